@@ -1,0 +1,136 @@
+//! The registry of codes: every refusal, empty cell and user-facing error has one, with its text and
+//! its hint. `docs/reference/codes.md` is generated from it.
+
+/// One entry of the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code {
+    /// `UP0101` is 101.
+    pub number: u16,
+    /// Stable, upper case with underscores; what `-o json` shows as a reason.
+    pub name: &'static str,
+    /// What happened.
+    pub text: &'static str,
+    /// What to do about it.
+    pub hint: &'static str,
+}
+
+macro_rules! codes {
+    ($($number:literal $name:ident $text:literal $hint:literal;)*) => {
+        /// Numbers, for `SockState::reason` and the programs.
+        pub mod code {
+            $(#[doc = $text] pub const $name: u16 = $number;)*
+        }
+        /// The whole registry, by number.
+        pub const CODES: &[Code] = &[
+            $(Code { number: $number, name: stringify!($name), text: $text, hint: $hint },)*
+        ];
+    };
+}
+
+codes! {
+    // 100-199: why a connection was refused, or ended
+    101 POLICY_DENIED "an authorization policy does not allow this source"
+        "`underpass explain SRC DST:PORT` shows the policy and the rule that is missing";
+    102 DEFAULT_DENY "no policy selects the destination and the node's default is deny"
+        "add an AuthorizationPolicy that allows the source, or start the agent with --default-policy allow";
+    103 WOULD_DENY "allowed, but a policy in audit mode does not allow this source"
+        "add the source to the policy before you set `audit: false`";
+    104 NO_ENDPOINTS "the service has no ready endpoint"
+        "look at the service's EndpointSlices: `underpass stat`, `underpass check -f DIR`";
+    105 NO_SOCKET_STORAGE "the kernel had no memory for the connection's state"
+        "raise net.core.optmem_max, or lower the application's socket options";
+    106 SOCKET_CGROUP_DENIED "the socket was made in another workload, which may not open this connection"
+        "allow both workloads, or let the process that connects make its own sockets";
+    107 FLOW_TABLE_FULL "the table of connections under way is full, so the source could not be proven"
+        "see `flows_full` in `underpass status`; too many connects hang in SYN_SENT";
+    110 PEER_REFUSED "the peer answered with a reset"
+        "nothing listens on that port, or the peer's policy refused";
+    111 TIMED_OUT "no answer to the SYN, or no acknowledgement in time"
+        "check that the endpoint's host is up and reachable";
+    112 UNREACHABLE "no route to the destination"
+        "check routes and the endpoint's address";
+    113 CONNECT_FAILED "the connect ended before it was established"
+        "the application closed the socket, or the kernel refused it (local port, address)";
+    120 CLOSED_NORMALLY "both ends closed with FIN" "";
+    121 RESET_BY_PEER "the peer sent a reset" "the peer closed with unread data, crashed or refused";
+    122 RESET_LOCALLY "this end sent a reset" "it closed with unread data or with SO_LINGER 0";
+    123 POLICY_CHANGED "a policy change denies this connection, so it was reset"
+        "--keep-denied-connections leaves established connections alone";
+    124 STILL_CLOSING "the application has closed; TCP is still sending or waiting" "";
+    // 200-299: why a cell is empty or a layer was chosen
+    201 NO_TRAFFIC "nothing was counted yet" "";
+    202 NOT_OBSERVED "this layer does not see that value" "";
+    203 BEFORE_MESH "the connection is older than the mesh on this node"
+        "it is counted by sock_diag until it ends; new connections are full rows";
+    204 NOT_ENROLLED "the object has no `underpass.dev/mesh: enabled` label, on itself or its namespace"
+        "label the namespace or the object";
+    205 NO_L7_NEEDED "no object asks for more than the kernel layer" "";
+    206 NOT_A_WORKLOAD "the address belongs to nothing that the mesh knows" "";
+    207 EVENTS_LOST "rows are missing because the event ring was full; totals are exact"
+        "read more often, or raise the agent's CPU share";
+    // 300-399: configuration
+    301 NOT_IMPLEMENTED "this is not built yet" "remove it; the release notes list what is planned";
+    302 BAD_YAML "the file is no valid YAML" "fix the named line; the last good plan stays in force";
+    303 BAD_FIELD "a field has a wrong type, name or value" "fix the named field; the last good plan stays in force";
+    304 UNKNOWN_KIND "the object's kind is none that the mesh reads" "remove it or move it out of the directory";
+    305 DUPLICATE_OBJECT "the same object is in two files" "keep one; the first by file name counts";
+    306 SELECTS_NOTHING "a policy selects no workload and no service" "check its labels and namespace";
+    307 SERVICE_WITHOUT_ENDPOINTS "a service has no endpoint at all" "add an EndpointSlice with its `kubernetes.io/service-name` label";
+    308 DUPLICATE_ADDRESS "two workloads claim one address" "addresses are unique, unless the workloads share the node's";
+    309 LIMIT_EXCEEDED "the plan is larger than a map" "`underpass status` shows each map's fullness";
+    310 DANGLING_REFERENCE "an object refers to one that does not exist" "create it or fix the name";
+    311 TOO_LARGE "a file or directory is larger than the reader accepts" "split it; the limits are in docs/reference/limits.md";
+    312 UNREADABLE "a file cannot be read" "check its permissions";
+    // 400-499: the node
+    401 NO_BPF_CAPABILITY "the process may not load BPF programs"
+        "run as root or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN";
+    402 NO_BTF "the kernel has no BTF (/sys/kernel/btf/vmlinux)" "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y";
+    403 NO_BPFFS "no bpffs is mounted and it could not be mounted"
+        "mount -t bpf bpf /sys/fs/bpf, or give --pin-dir on a bpffs";
+    404 NO_CGROUP2 "no cgroup2 hierarchy is mounted" "mount -t cgroup2 none /sys/fs/cgroup/unified, or give --cgroup-root";
+    405 NODE_BUSY "another agent holds this node's pins" "stop it first; two agents would undo each other's plans";
+    406 KERNEL_TOO_OLD "the kernel lacks a feature that the mesh needs" "5.15 is the minimum, 6.1 or newer is recommended";
+    407 PROGRAM_REFUSED "the verifier refused a program" "report it with the attached log";
+    408 PINS_INCOMPATIBLE "the pinned maps were made by another version" "run `underpass-agent --uninstall`, then start again";
+    409 NO_OBJECT "the agent was built without its BPF object" "build with `cargo xtask build-ebpf` first";
+    410 API_UNREACHABLE "the agent's socket does not answer" "is underpass-agent running? `--api PATH` names its socket";
+    411 API_FORBIDDEN "the agent does not accept this user" "run as root or as the agent's user";
+    412 NO_SOCK_DESTROY "the kernel cannot end connections (CONFIG_INET_DIAG_DESTROY)"
+        "a policy change then holds for new connections only";
+    413 FEATURE_OFF "a kernel feature is missing, so a part of the mesh is off" "the same line of `underpass check` names it";
+    414 NETNS_UNREACHABLE "a network namespace could not be entered" "is its path right and still there?";
+    415 CGROUP_MISSING "a workload's cgroup does not exist (yet)" "it joins when the cgroup appears";
+    416 UNIT_MISSING "a workload's systemd unit has no cgroup (yet)" "it joins when the unit starts";
+    417 CONFLICT "another program works on the same hook" "see docs/how-to/coexist.md";
+    418 STATE_DIR "the state directory cannot be used" "give --state-dir a writable directory";
+    419 METRICS_ADDRESS "the metrics address cannot be bound" "choose another with --metrics ADDR:PORT";
+    // 500-599: command line
+    501 BAD_FILTER "a filter is not understood" "see `underpass conns --help`";
+    502 NOT_FOUND "no such object" "`underpass status` lists what the node knows";
+    503 BAD_ARGUMENT "an argument is not understood" "see --help";
+}
+
+impl Code {
+    /// Looks an entry up by its number.
+    pub fn find(number: u16) -> Option<&'static Code> {
+        CODES.iter().find(|c| c.number == number)
+    }
+}
+
+/// The stable name of a reason code, empty for 0 or an unknown number.
+pub fn name(number: u16) -> &'static str {
+    Code::find(number).map_or("", |c| c.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CODES;
+
+    #[test]
+    fn numbers_and_names_are_unique_and_ascend() {
+        for pair in CODES.windows(2) {
+            assert!(pair[0].number < pair[1].number, "{} before {}", pair[0].name, pair[1].name);
+            assert!(CODES.iter().filter(|c| c.name == pair[0].name).count() == 1);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What the kernel keeps of one connection, and what it tells about it.
+
+use crate::addr::Ip;
+
+/// The lowest layer that fulfils the policy (DESIGN law 1).
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Layer {
+    #[default]
+    None = 0,
+    Kernel = 1,
+    Tunnel = 2,
+    Http = 3,
+    /// Older than the mesh: counted, never rewritten.
+    BeforeMesh = 5,
+}
+
+impl Layer {
+    pub const fn from_u8(v: u8) -> Self {
+        match v {
+            1 => Self::Kernel,
+            2 => Self::Tunnel,
+            3 => Self::Http,
+            5 => Self::BeforeMesh,
+            _ => Self::None,
+        }
+    }
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Kernel => "kernel",
+            Self::Tunnel => "tunnel",
+            Self::Http => "http",
+            Self::BeforeMesh => "before-mesh",
+        }
+    }
+}
+
+/// Bits of [`SockState::flags`].
+pub mod flag {
+    /// This socket dialed; else it was accepted.
+    pub const ACTIVE: u32 = 1;
+    /// The destination was rewritten to an endpoint: `getpeername` shows `dialed`.
+    pub const REWRITTEN: u32 = 1 << 1;
+    /// The source is a process of this node outside every workload.
+    pub const SOURCE_HOST: u32 = 1 << 2;
+    /// The source is no workload and not on this node.
+    pub const SOURCE_OUTSIDE: u32 = 1 << 3;
+    /// TCP_CONNECT_CB was seen: the SYN left.
+    pub const SYN_SENT: u32 = 1 << 4;
+    /// Counted in `TOTALS` as opened.
+    pub const OPENED: u32 = 1 << 5;
+    /// The last close was seen and counted; nothing counts this socket again.
+    pub const RELEASED: u32 = 1 << 6;
+    /// TCP reached CLOSE (or TIME_WAIT).
+    pub const CLOSED: u32 = 1 << 7;
+    /// The peer's FIN was acknowledged or ours was sent: corrections of the byte counts.
+    pub const FIN_SENT: u32 = 1 << 8;
+    /// The destination is on this node, and its end may hold a `FLOWS` entry of ours.
+    pub const LOCAL_DESTINATION: u32 = 1 << 9;
+    /// The `FLOWS` entry could not be written: the other end takes the source for unknown.
+    pub const FLOW_FAILED: u32 = 1 << 10;
+    /// The dialed address was a service's.
+    pub const SERVICE: u32 = 1 << 11;
+    /// A connect that ended before it was established.
+    pub const FAILED: u32 = 1 << 12;
+}
+
+/// Per-socket state in `SOCKS` (`BPF_MAP_TYPE_SK_STORAGE`) and the body of every event.
+/// Times are nanoseconds of `CLOCK_BOOTTIME`; ports are in host byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SockState {
+    /// Socket cookie: unique on this node until it reboots.
+    pub cookie: u64,
+    /// Kernel address of the `tcp_sock`; zero in events.
+    pub tcp_sock: u64,
+    /// Cookie of the socket's network namespace.
+    pub netns: u64,
+    /// cgroup id of the task that dialed; 0 for accepted sockets.
+    pub cgroup: u64,
+    pub opened_ns: u64,
+    /// 0: not (yet) established.
+    pub established_ns: u64,
+    /// 0: open.
+    pub closed_ns: u64,
+    pub local: Ip,
+    pub remote: Ip,
+    /// What the application asked for (equal to `remote` if nothing was rewritten).
+    pub dialed: Ip,
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub dialed_port: u16,
+    /// IPPROTO_TCP or IPPROTO_UDP.
+    pub proto: u8,
+    /// A [`Layer`].
+    pub layer: u8,
+    /// Workload indexes, 0: none.
+    pub source: u32,
+    pub destination: u32,
+    /// Service index, 0: none.
+    pub service: u32,
+    /// Policy index that decided, 0: the default policy.
+    pub policy: u32,
+    /// Bits of [`flag`].
+    pub flags: u32,
+    /// A [`crate::reason::Reason`] code, 0: none. Why a verdict or a close.
+    pub reason: u16,
+    /// A [`crate::verdict::Verdict`].
+    pub verdict: u8,
+    /// Kernel TCP state (`TCP_ESTABLISHED` = 1 …).
+    pub tcp_state: u8,
+    /// `write_seq` just before the first payload byte.
+    pub write_seq_start: u32,
+    /// `copied_seq` just before the first payload byte.
+    pub copied_seq_start: u32,
+    /// What TCP had counted when this copy was made.
+    pub tcp: TcpCounts,
+}
+
+/// Counters of one TCP socket, corrected to payload bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpCounts {
+    /// Accepted from `send`.
+    pub sent: u64,
+    /// Read by the application.
+    pub received: u64,
+    /// Acknowledged by the peer's kernel.
+    pub delivered: u64,
+    pub segments_out: u32,
+    pub retransmits: u32,
+    /// Smoothed round-trip time in microseconds.
+    pub srtt_us: u32,
+    /// `sk_err` (an errno) when the connection ended, else 0.
+    pub error: u32,
+}
+
+/// What an event in the ring says.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A connect or an inbound SYN was refused; there is no socket state.
+    Refused = 1,
+    /// The last close (`cgroup/sock_release`): `sent` and `received` are final.
+    Released = 2,
+    /// TCP reached CLOSE: `delivered`, segments, retransmits and the error are final.
+    Closed = 3,
+    /// A workload listens in a namespace that no `sk_lookup` program guards yet.
+    Unguarded = 4,
+    /// A connect of this socket ended before it was established.
+    Failed = 5,
+    /// Allowed, but a policy in audit mode would deny.
+    Audited = 6,
+}
+
+impl EventKind {
+    pub const fn from_u32(v: u32) -> Option<Self> {
+        Some(match v {
+            1 => Self::Refused,
+            2 => Self::Released,
+            3 => Self::Closed,
+            4 => Self::Unguarded,
+            5 => Self::Failed,
+            6 => Self::Audited,
+            _ => return None,
+        })
+    }
+}
+
+/// One entry of the `EVENTS` ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// An [`EventKind`].
+    pub kind: u32,
+    /// Calling process (tgid) for `Refused` and `Unguarded`, else 0.
+    pub pid: u32,
+    pub at_ns: u64,
+    pub sock: SockState,
+}
+
+/// Key of `TOTALS`: exact per-CPU sums that no lost event can touch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TotalKey {
+    pub source: u32,
+    pub destination: u32,
+    pub service: u32,
+    pub proto: u8,
+    /// 1: the source is on this node (outbound), 2: it is not (inbound).
+    pub direction: u8,
+    pub layer: u8,
+    pub verdict: u8,
+    /// Only [`flag::SOURCE_HOST`] and [`flag::SOURCE_OUTSIDE`].
+    pub source_kind: u32,
+}
+
+/// Value of `TOTALS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Established connections (TCP); connected sockets (UDP).
+    pub opened: u64,
+    /// Of `opened`, those that ended.
+    pub closed: u64,
+    /// Denied, refused, or never established.
+    pub refused: u64,
+    /// Payload bytes at the last close.
+    pub sent: u64,
+    pub received: u64,
+    pub retransmits: u64,
+    pub segments_out: u64,
+    /// UDP only: datagrams sent and received on unconnected sockets through a service address.
+    pub datagrams: u64,
+}
+
+/// Indexes into the per-CPU `COUNTERS` array.
+pub mod counter {
+    /// Ring buffer full: rows lost, totals unaffected.
+    pub const EVENTS_LOST: u32 = 0;
+    /// `TOTALS` full: sums lost.
+    pub const TOTALS_FULL: u32 = 1;
+    /// `FLOWS` full: the source is unknown to the other end, which fails closed.
+    pub const FLOWS_FULL: u32 = 2;
+    /// No memory for per-socket state: connect refused.
+    pub const STORAGE_FAILED: u32 = 3;
+    pub const LISTENERS_FULL: u32 = 4;
+    /// Inbound connections whose state could not be kept: they are not rows.
+    pub const INBOUND_UNTRACKED: u32 = 5;
+    /// Values that belonged to another key by the time they were read.
+    pub const STALE_READS: u32 = 6;
+    /// Connects of kernel sockets, left alone.
+    pub const KERNEL_SOCKETS: u32 = 7;
+    pub const COUNT: usize = 16;
+    pub const NAMES: [&str; 8] = [
+        "events_lost",
+        "totals_full",
+        "flows_full",
+        "storage_failed",
+        "listeners_full",
+        "inbound_untracked",
+        "stale_reads",
+        "kernel_sockets",
+    ];
+}
+
+/// Offsets of kernel struct fields, in bytes, read from BTF at load and set as the object's
+/// `OFFSETS` global. A program never contains one as a constant.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    pub tcp_write_seq: u32,
+    pub tcp_copied_seq: u32,
+    pub tcp_rcv_nxt: u32,
+    pub tcp_snd_una: u32,
+    pub tcp_bytes_acked: u32,
+    pub tcp_bytes_received: u32,
+    pub tcp_bytes_sent: u32,
+    pub tcp_bytes_retrans: u32,
+    pub tcp_segs_out: u32,
+    pub tcp_total_retrans: u32,
+    pub tcp_srtt_us: u32,
+    /// `sock.__sk_common.skc_state`.
+    pub sk_state: u32,
+    pub sk_err: u32,
+    pub sk_shutdown: u32,
+    /// The word that holds `sk_flags` (`sock.__sk_common.skc_flags`).
+    pub sk_flags: u32,
+    pub sk_socket: u32,
+    pub socket_file: u32,
+    /// `sock.sk_cgrp_data.cgroup`.
+    pub sk_cgroup: u32,
+    /// `cgroup.kn`.
+    pub cgroup_kn: u32,
+    /// `kernfs_node.id`.
+    pub kn_id: u32,
+    pub cgroup_level: u32,
+    pub cgroup_ancestors: u32,
+}
+
+const _: () = assert!(size_of::<SockState>() == 184);
+const _: () = assert!(size_of::<Event>() == 200);
+const _: () = assert!(size_of::<TotalKey>() == 20);
+const _: () = assert!(size_of::<Total>() == 64);

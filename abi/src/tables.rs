@@ -1,0 +1,420 @@
+//! What user space writes and programs read: keys, values and the words that tie them together.
+//!
+//! Rules that make a change atomic (measured, `docs/explanation/kernel-tables.md`):
+//! * everything that a hook run needs of one service or one workload's policy hangs on **one**
+//!   8-byte word in an array ([`SERVICES`](maps::SERVICES), [`WORKLOADS`](maps::WORKLOADS)),
+//!   which the run reads once;
+//! * what a word refers to is written under a fresh index before the word, never rewritten in
+//!   place, and its index is used again only after a grace period (RCU);
+//! * hash values never change once inserted: a freed hash element is given to the next insert at
+//!   once while a reader may still hold it, so deletes come after a grace period and the inserts of
+//!   the next change after another one;
+//! * hashes that programs themselves write carry a check of their key in the 8-byte value.
+
+use crate::addr::Ip;
+
+/// Names of the pinned maps, as in the object and below `<pin dir>/maps/`.
+pub mod maps {
+    pub const SETTINGS: &str = "SETTINGS";
+    pub const SERVICE_IDS: &str = "SERVICE_IDS";
+    pub const SERVICES: &str = "SERVICES";
+    pub const SLOTS: &str = "SLOTS";
+    pub const BACKENDS: &str = "BACKENDS";
+    pub const BACKEND_LIFE: &str = "BACKEND_LIFE";
+    pub const AFFINITY: &str = "AFFINITY";
+    pub const CGROUPS: &str = "CGROUPS";
+    pub const NETNS: &str = "NETNS";
+    pub const ADDRESSES: &str = "ADDRESSES";
+    pub const WORKLOADS: &str = "WORKLOADS";
+    pub const IDENTITIES: &str = "IDENTITIES";
+    pub const HOMES: &str = "HOMES";
+    pub const POLICIES: &str = "POLICIES";
+    pub const RULES: &str = "RULES";
+    pub const BLOCKS: &str = "BLOCKS";
+    pub const NAMES: &str = "NAMES";
+    pub const LISTENERS: &str = "LISTENERS";
+    pub const FLOWS: &str = "FLOWS";
+    pub const UDP_REVERSE: &str = "UDP_REVERSE";
+    pub const SOCKS: &str = "SOCKS";
+    pub const EVENTS: &str = "EVENTS";
+    pub const TOTALS: &str = "TOTALS";
+    pub const COUNTERS: &str = "COUNTERS";
+
+    /// All of them, for pinning, `status` and uninstall.
+    pub const ALL: [&str; 24] = [
+        SETTINGS, SERVICE_IDS, SERVICES, SLOTS, BACKENDS, BACKEND_LIFE, AFFINITY, CGROUPS, NETNS,
+        ADDRESSES, WORKLOADS, IDENTITIES, HOMES, POLICIES, RULES, BLOCKS, NAMES, LISTENERS, FLOWS,
+        UDP_REVERSE, SOCKS, EVENTS, TOTALS, COUNTERS,
+    ];
+}
+
+/// Capacity of each map: the bound, and the default.
+pub mod limits {
+    pub const SERVICES: usize = 16_384;
+    pub const SLOTS: usize = 262_144;
+    pub const BACKENDS: usize = 65_536;
+    pub const AFFINITY: usize = 65_536;
+    pub const WORKLOADS: usize = 32_768;
+    pub const NETNS: usize = 4_096;
+    pub const ADDRESSES: usize = 65_536;
+    pub const POLICIES: usize = 16_384;
+    pub const RULES: usize = 131_072;
+    pub const BLOCKS: usize = 65_536;
+    pub const NAMES: usize = 65_536;
+    pub const LISTENERS: usize = 32_768;
+    pub const FLOWS: usize = 32_768;
+    pub const UDP_REVERSE: usize = 32_768;
+    pub const EVENTS_BYTES: usize = 4 << 20;
+    pub const TOTALS: usize = 16_384;
+}
+
+/// Indexes into the `SETTINGS` array of `u64`.
+pub mod setting {
+    /// Bit *n* set: workload cgroups exist *n* levels below the cgroup2 root.
+    pub const CGROUP_LEVELS: u32 = 0;
+    /// Cookie of the node's own (initial) network namespace.
+    pub const HOST_NETNS: u32 = 1;
+    /// Policy table of a meshed workload that no policy selects (`--default-policy`).
+    pub const DEFAULT_POLICY: u32 = 2;
+    /// Count of plans applied since the pins were made; shown as the plan's version.
+    pub const PLAN_VERSION: u32 = 3;
+    pub const COUNT: usize = 16;
+}
+
+/// Key of `SERVICE_IDS`: where an application dials a service. The value is a service index (`u64`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    pub ip: Ip,
+    /// Host byte order.
+    pub port: u16,
+    /// IPPROTO_TCP (6) or IPPROTO_UDP (17).
+    pub proto: u8,
+    pub pad: u8,
+}
+
+/// A `SERVICES` word: where the service's current table starts in `SLOTS`, and its version.
+/// Zero means no such service.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceWord(pub u64);
+
+impl ServiceWord {
+    pub const fn new(offset: u32, version: u32) -> Self {
+        Self((version as u64) << 32 | offset as u64)
+    }
+    #[inline(always)]
+    pub const fn offset(self) -> u32 {
+        self.0 as u32
+    }
+    /// Grows by one with each table of this service, starting at 1.
+    #[inline(always)]
+    pub const fn version(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Number of `SLOTS` words before the alias slots of a table: [`SlotHeader`], then the policy
+/// table id of the service (0 = none).
+pub const TABLE_HEADER: u32 = 2;
+
+/// First word of a table in `SLOTS`.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotHeader(pub u64);
+
+impl SlotHeader {
+    /// `count` slots; `affinity_secs` > 0 keeps a client on its endpoint for that long after its
+    /// last connect (Kubernetes `sessionAffinityConfig.clientIP.timeoutSeconds`).
+    pub const fn new(count: u32, affinity_secs: u32) -> Self {
+        Self((affinity_secs as u64) << 32 | count as u64)
+    }
+    #[inline(always)]
+    pub const fn count(self) -> u32 {
+        self.0 as u32
+    }
+    #[inline(always)]
+    pub const fn affinity_secs(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// One slot of Vose's alias method: uniform slot choice, then `backend` with probability
+/// `threshold / 65536` (a threshold of 0 means always `backend`), else `alias`.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AliasSlot(pub u64);
+
+impl AliasSlot {
+    pub const fn new(backend: u32, alias: u32, threshold: u16) -> Self {
+        Self(
+            (backend as u64 & 0xff_ffff)
+                | (alias as u64 & 0xff_ffff) << 24
+                | (threshold as u64) << 48,
+        )
+    }
+    #[inline(always)]
+    pub const fn backend(self) -> u32 {
+        (self.0 & 0xff_ffff) as u32
+    }
+    #[inline(always)]
+    pub const fn alias(self) -> u32 {
+        (self.0 >> 24 & 0xff_ffff) as u32
+    }
+    #[inline(always)]
+    pub const fn threshold(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+    /// `random` decides within the slot; only its low 16 bits count.
+    #[inline(always)]
+    pub const fn choose(self, random: u32) -> u32 {
+        let threshold = self.threshold() as u32;
+        if threshold == 0 || (random & 0xffff) < threshold { self.backend() } else { self.alias() }
+    }
+}
+
+/// Value of the `BACKENDS` array: one endpoint of one service port. Immutable while in use.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    pub ip: Ip,
+    /// Host byte order.
+    pub port: u16,
+    pub pad: u16,
+    /// Workload index behind the address, 0 if it is none of the mesh's.
+    pub workload: u32,
+    pub service: u32,
+    pub pad2: u32,
+}
+
+/// Value of `BACKEND_LIFE`: table versions (of the backend's service) that may choose it, both
+/// inclusive. Session affinity checks a remembered backend against the version in the service
+/// word, so that membership hangs on that one word too.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life(pub u64);
+
+impl Life {
+    pub const fn new(from: u32, to: u32) -> Self {
+        Self((to as u64) << 32 | from as u64)
+    }
+    #[inline(always)]
+    pub const fn holds(self, version: u32) -> bool {
+        self.from() <= version && version <= self.to()
+    }
+    #[inline(always)]
+    pub const fn from(self) -> u32 {
+        self.0 as u32
+    }
+    #[inline(always)]
+    pub const fn to(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Key of the `AFFINITY` LRU. The value is `backend: u32 | seconds since boot << 32`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AffinityKey {
+    /// Network namespace cookie, or the cgroup id for sources in the node's own namespace.
+    pub client: u64,
+    pub service: u32,
+    pub pad: u32,
+}
+
+/// Value of `ADDRESSES` (keyed by [`Ip`]): the workload in the low half, flags in the high half.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressWord(pub u64);
+
+impl AddressWord {
+    /// The address is on this node: its identity is never taken from the address.
+    pub const LOCAL: u32 = 1;
+    /// Several workloads share the address (the node's own): the owner of a port is learnt when it
+    /// listens.
+    pub const SHARED: u32 = 2;
+
+    pub const fn new(workload: u32, flags: u32) -> Self {
+        Self((flags as u64) << 32 | workload as u64)
+    }
+    #[inline(always)]
+    pub const fn workload(self) -> u32 {
+        self.0 as u32
+    }
+    #[inline(always)]
+    pub const fn flags(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Value of `IDENTITIES`, by workload index: who it is in policies. Immutable while in use.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdentityPair {
+    /// A [`crate::verdict::subject`] of kind identity.
+    pub identity: u32,
+    /// A subject of kind namespace.
+    pub namespace: u32,
+}
+
+/// Key of `LISTENERS`, written by `sock_ops` when a socket listens and seeded by the agent.
+/// The value is `workload: u32 | check(key) << 32`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ListenKey {
+    pub netns: u64,
+    /// [`Ip::ANY`] for a wildcard listener.
+    pub ip: Ip,
+    /// Host byte order.
+    pub port: u16,
+    pub proto: u8,
+    pub pad: u8,
+    pub pad2: u32,
+}
+
+/// Key of `FLOWS`: a local source's connection under way, written at TCP_CONNECT_CB before the SYN
+/// and removed when the passive end is established or the source closes.
+/// The value is `workload: u32 | check(key) << 32` (workload 0: a process outside the mesh).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Namespace in which the SYN will arrive: the caller's for loopback, else that of the
+    /// destination workload.
+    pub netns: u64,
+    pub source: Ip,
+    pub destination: Ip,
+    /// Host byte order, as are all ports here.
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub pad: u32,
+}
+
+/// Key of `UDP_REVERSE`: what an unconnected UDP socket was answered by.
+/// The value is `service: u32 | check(key) << 32`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct UdpReverseKey {
+    pub cookie: u64,
+    pub ip: Ip,
+    pub port: u16,
+    pub pad: u16,
+    pub pad2: u32,
+}
+
+/// Key of `BLOCKS` (LPM): a set of CIDRs of one plan generation, then the address.
+/// Prefix length = 32 + 96 + IPv4 prefix, or 32 + IPv6 prefix. The value is a subject (`u64`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockKey {
+    /// Big endian, so that it takes part in the prefix.
+    pub set_be: u32,
+    pub ip: Ip,
+}
+
+/// What a name in `NAMES` belongs to.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NameKind {
+    Workload = 1,
+    Service = 2,
+    Identity = 3,
+    Namespace = 4,
+    Policy = 5,
+}
+
+/// Key of `NAMES`: the durable index ↔ object register. Programs never read it; it shares the life
+/// of the pins, so that a restarted agent knows what the indexes in open sockets mean.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NameKey {
+    /// A [`NameKind`].
+    pub kind: u32,
+    pub index: u32,
+}
+
+/// Longest name in `NAMES`, in bytes; shorter ones are padded with zeros. Kubernetes allows 63 for a
+/// namespace and 253 for a name: longer keys are cut and end in a hash.
+pub const NAME_LEN: usize = 184;
+
+/// A short check of a key, stored beside the payload in 8-byte values that programs write, because
+/// the element behind a looked-up pointer can be given to another key at any moment.
+#[inline(always)]
+pub fn check(words: &[u32]) -> u32 {
+    let mut h: u32 = 0x811c_9dc5;
+    let mut i = 0;
+    while i < words.len() {
+        h = (h ^ words[i]).wrapping_mul(0x0100_0193);
+        h ^= h >> 15;
+        i += 1;
+    }
+    h | 1
+}
+
+impl ListenKey {
+    #[inline(always)]
+    pub fn check(&self) -> u32 {
+        check(&[
+            self.netns as u32,
+            (self.netns >> 32) as u32,
+            self.ip.0[0],
+            self.ip.0[1],
+            self.ip.0[2],
+            self.ip.0[3],
+            self.port as u32 | (self.proto as u32) << 16,
+        ])
+    }
+}
+
+impl FlowKey {
+    #[inline(always)]
+    pub fn check(&self) -> u32 {
+        check(&[
+            self.netns as u32,
+            (self.netns >> 32) as u32,
+            self.source.0[0],
+            self.source.0[1],
+            self.source.0[2],
+            self.source.0[3],
+            self.destination.0[0],
+            self.destination.0[1],
+            self.destination.0[2],
+            self.destination.0[3],
+            self.source_port as u32 | (self.destination_port as u32) << 16,
+        ])
+    }
+}
+
+impl UdpReverseKey {
+    #[inline(always)]
+    pub fn check(&self) -> u32 {
+        check(&[
+            self.cookie as u32,
+            (self.cookie >> 32) as u32,
+            self.ip.0[0],
+            self.ip.0[1],
+            self.ip.0[2],
+            self.ip.0[3],
+            self.port as u32,
+        ])
+    }
+}
+
+/// Packs a checked 8-byte value.
+#[inline(always)]
+pub const fn checked(payload: u32, check: u32) -> u64 {
+    (check as u64) << 32 | payload as u64
+}
+
+/// Unpacks a checked 8-byte value; `None` if it belongs to another key.
+#[inline(always)]
+pub const fn unchecked(value: u64, check: u32) -> Option<u32> {
+    if (value >> 32) as u32 == check { Some(value as u32) } else { None }
+}
+
+const _: () = assert!(size_of::<ServiceKey>() == 20);
+const _: () = assert!(size_of::<Backend>() == 32);
+const _: () = assert!(size_of::<AffinityKey>() == 16);
+const _: () = assert!(size_of::<ListenKey>() == 32);
+const _: () = assert!(size_of::<FlowKey>() == 48);
+const _: () = assert!(size_of::<UdpReverseKey>() == 32);
+const _: () = assert!(size_of::<BlockKey>() == 20);
