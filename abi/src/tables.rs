@@ -302,6 +302,7 @@ pub struct UdpReverseKey {
 }
 
 /// Key of `BLOCKS` (LPM): a set of CIDRs of one plan generation, then the address.
+/// The map's key is `prefix length: u32` (native), then this struct: 28 bytes.
 /// Prefix length = 32 + 96 + IPv4 prefix, or 32 + IPv6 prefix. The value is a subject (`u64`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -309,6 +310,8 @@ pub struct BlockKey {
     /// Big endian, so that it takes part in the prefix.
     pub set_be: u32,
     pub ip: Ip,
+    /// Zero; never part of a prefix. Keeps the value behind it aligned.
+    pub pad: u32,
 }
 
 /// What a name in `NAMES` belongs to.
@@ -417,4 +420,4 @@ const _: () = assert!(size_of::<AffinityKey>() == 16);
 const _: () = assert!(size_of::<ListenKey>() == 32);
 const _: () = assert!(size_of::<FlowKey>() == 48);
 const _: () = assert!(size_of::<UdpReverseKey>() == 32);
-const _: () = assert!(size_of::<BlockKey>() == 20);
+const _: () = assert!(size_of::<BlockKey>() == 24);
