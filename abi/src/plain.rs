@@ -23,7 +23,7 @@ macro_rules! plain {
 
 plain!(
     Ip, ServiceKey, ServiceWord, SlotHeader, AliasSlot, Backend, Life, AffinityKey, AddressWord,
-    IdentityPair, ListenKey, FlowKey, UdpReverseKey, BlockKey, NameKey, RuleKey, RuleWord,
+    IdentityPair, ListenKey, FlowKey, UdpReverseKey, UdpReverse, BlockKey, NameKey, RuleKey, RuleWord,
     PolicyHeader, SockState, TcpCounts, Event, TotalKey, Total, Offsets,
 );
 

@@ -142,9 +142,11 @@ pub struct TcpCounts {
 pub enum EventKind {
     /// A connect or an inbound SYN was refused; there is no socket state.
     Refused = 1,
-    /// The last close (`cgroup/sock_release`): `sent` and `received` are final.
+    /// The last close (`cgroup/sock_release`): `sent` and `received` are final. Only sent when no
+    /// `Closed` will follow: TCP is in CLOSE already, or somebody turned our state callback off.
     Released = 2,
-    /// TCP reached CLOSE: `delivered`, segments, retransmits and the error are final.
+    /// TCP reached CLOSE: `delivered`, segments, retransmits and the error are final; so are `sent`
+    /// and `received` if `flag::RELEASED` is set (the usual case: one event per connection).
     Closed = 3,
     /// A workload listens in a namespace that no `sk_lookup` program guards yet.
     Unguarded = 4,
@@ -277,6 +279,9 @@ pub struct Offsets {
     pub kn_id: u32,
     pub cgroup_level: u32,
     pub cgroup_ancestors: u32,
+    /// `tcp_sock.bpf_sock_ops_cb_flags` (one byte).
+    pub tcp_cb_flags: u32,
+    pub pad: u32,
 }
 
 const _: () = assert!(size_of::<SockState>() == 184);

@@ -289,8 +289,7 @@ pub struct FlowKey {
     pub pad: u32,
 }
 
-/// Key of `UDP_REVERSE`: what an unconnected UDP socket was answered by.
-/// The value is `service: u32 | check(key) << 32`.
+/// Key of `UDP_REVERSE`: the endpoint that an unconnected UDP socket sent to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct UdpReverseKey {
@@ -299,6 +298,19 @@ pub struct UdpReverseKey {
     pub port: u16,
     pub pad: u16,
     pub pad2: u32,
+}
+
+/// Value of `UDP_REVERSE`: what the application dialed. Programs write it into elements that the
+/// LRU gives to other keys at any moment: a reader takes `check_last`, the fields, then
+/// `check_first`, and believes them only if both are its key's (the kernel writes upwards).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpReverse {
+    pub check_first: u32,
+    pub port: u32,
+    pub ip: Ip,
+    pub check_last: u32,
+    pub pad: u32,
 }
 
 /// Key of `BLOCKS` (LPM): a set of CIDRs of one plan generation, then the address.

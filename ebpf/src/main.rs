@@ -1,1 +1,46 @@
+//! The BPF programs of Underpass: one file per hook, helpers beside them. All state is in the maps
+//! of `maps.rs`; the contract with user space is the `abi` crate.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+/// On the host this crate is empty; `cargo xtask build-ebpf` compiles it for the kernel.
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+#[cfg(target_arch = "bpf")]
+mod authorize;
+#[cfg(target_arch = "bpf")]
+mod connect;
+#[cfg(target_arch = "bpf")]
+mod iter_socks;
+#[cfg(target_arch = "bpf")]
+mod kernel;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod peername;
+#[cfg(target_arch = "bpf")]
+mod record;
+#[cfg(target_arch = "bpf")]
+mod service;
+#[cfg(target_arch = "bpf")]
+mod sk_lookup;
+#[cfg(target_arch = "bpf")]
+mod sock_ops;
+#[cfg(target_arch = "bpf")]
+mod sock_release;
+#[cfg(target_arch = "bpf")]
+mod udp;
+#[cfg(target_arch = "bpf")]
+mod workload;
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel gives GPL-only helpers (`bpf_probe_read_kernel`, …) to GPL-compatible programs only.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,100 @@
+//! Reading kernel structures at offsets that came from BTF, and turning them into payload counts.
+
+use aya_ebpf::helpers::generated as h;
+use underpass_abi::sock::{SockState, TcpCounts, flag};
+
+/// One offset of `OFFSETS`, read from the frozen `.rodata`.
+macro_rules! offset {
+    ($field:ident) => {{
+        let offsets = (&raw const crate::maps::OFFSETS).cast::<underpass_abi::sock::Offsets>();
+        // SAFETY: `Global` is transparent; the static lives in the object's read-only data.
+        u64::from(unsafe { core::ptr::read_volatile(&raw const (*offsets).$field) })
+    }};
+}
+pub(crate) use offset;
+
+/// Reads a `T` at a kernel address; zero if the address is bad.
+#[inline(always)]
+pub fn read<T: Copy + Default>(address: u64) -> T {
+    let mut value = T::default();
+    // SAFETY: the helper checks the address and zeroes the destination when it fails.
+    unsafe {
+        h::bpf_probe_read_kernel(
+            (&raw mut value).cast(),
+            size_of::<T>() as u32,
+            address as *const core::ffi::c_void,
+        );
+    }
+    value
+}
+
+pub const TCP_ESTABLISHED: u32 = 1;
+pub const TCP_FIN_WAIT1: u32 = 4;
+pub const TCP_CLOSE: u32 = 7;
+pub const TCP_LAST_ACK: u32 = 9;
+/// FIN_WAIT1, FIN_WAIT2, TIME_WAIT, LAST_ACK, CLOSING: our FIN is in `write_seq`.
+const FIN_SENT_STATES: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11;
+/// `SOCK_DONE` in `sk_flags`: a FIN was received.
+const SOCK_DONE: u64 = 1 << 1;
+/// `BPF_SOCK_OPS_STATE_CB_FLAG`
+pub const STATE_CB: u32 = 1 << 2;
+
+/// Everything that TCP has counted, as payload bytes in 64 bits. `write_seq` and `copied_seq` are
+/// 32-bit and count FINs; `bytes_acked` and `bytes_received` give the upper half
+/// (measured against applications: `tests/tests/accounting.rs`).
+#[inline(always)]
+pub fn tcp_counts(s: &SockState) -> TcpCounts {
+    let tp = s.tcp_sock;
+    let write_seq: u32 = read(tp + offset!(tcp_write_seq));
+    let copied_seq: u32 = read(tp + offset!(tcp_copied_seq));
+    let rcv_nxt: u32 = read(tp + offset!(tcp_rcv_nxt));
+    let snd_una: u32 = read(tp + offset!(tcp_snd_una));
+    let acked: u64 = read(tp + offset!(tcp_bytes_acked));
+    let arrived: u64 = read(tp + offset!(tcp_bytes_received));
+    let state = u32::from(read::<u8>(tp + offset!(sk_state)));
+    let sk_flags: u64 = read(tp + offset!(sk_flags));
+    let srtt: u32 = read(tp + offset!(tcp_srtt_us));
+
+    let mut fin = 0;
+    if s.flags & flag::FIN_SENT != 0 || FIN_SENT_STATES & (1 << (state & 31)) != 0 {
+        fin = 1;
+    } else if state == TCP_CLOSE && s.flags & flag::CLOSED == 0 {
+        // Somebody turned our state callback off: a FIN was sent if one more than the payload that
+        // left is in write_seq.
+        let on_wire: u64 = read::<u64>(tp + offset!(tcp_bytes_sent))
+            .wrapping_sub(read::<u64>(tp + offset!(tcp_bytes_retrans)));
+        let written = write_seq.wrapping_sub(s.write_seq_start);
+        if written == (on_wire as u32).wrapping_add(1) {
+            fin = 1;
+        }
+    }
+    let syn_acked = if s.flags & flag::ACTIVE != 0 && acked > 0 { 1 } else { 0 };
+    let fin_acked = if fin == 1 && snd_una == write_seq { 1 } else { 0 };
+    let eof_read = if sk_flags & SOCK_DONE != 0 && copied_seq == rcv_nxt { 1 } else { 0 };
+
+    let written = write_seq.wrapping_sub(s.write_seq_start).wrapping_sub(fin);
+    let floor = if acked > 2 { acked - 2 } else { 0 };
+    let copied = copied_seq.wrapping_sub(s.copied_seq_start).wrapping_sub(eof_read);
+    TcpCounts {
+        sent: floor + u64::from(written.wrapping_sub(floor as u32)),
+        received: arrived - u64::from((arrived as u32).wrapping_sub(copied)),
+        delivered: acked.wrapping_sub(syn_acked + fin_acked),
+        segments_out: read(tp + offset!(tcp_segs_out)),
+        retransmits: read(tp + offset!(tcp_total_retrans)),
+        srtt_us: srtt >> 3,
+        error: read::<u32>(tp + offset!(sk_err)),
+    }
+}
+
+/// True if no file refers to the socket: one that the kernel made for itself (NFS, CIFS, …).
+#[inline(always)]
+pub fn is_kernel_socket(sk: u64) -> bool {
+    let socket: u64 = read(sk + offset!(sk_socket));
+    socket != 0 && read::<u64>(socket + offset!(socket_file)) == 0
+}
+
+/// True if an application can still reach the socket.
+#[inline(always)]
+pub fn has_socket(sk: u64) -> bool {
+    read::<u64>(sk + offset!(sk_socket)) != 0
+}

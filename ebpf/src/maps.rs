@@ -1,0 +1,138 @@
+//! The maps. Names, keys and values are the contract of `abi::tables`; all are pinned.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage},
+    macros::btf_map,
+};
+use underpass_abi::{
+    Ip,
+    sock::{Offsets, SockState, Total, TotalKey, counter},
+    tables::*,
+    verdict::RuleKey,
+};
+
+/// Elements are allocated when inserted: these maps are sized for large nodes.
+const LAZY: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub static SETTINGS: Array<u64, { setting::COUNT }> = Array::new();
+#[btf_map]
+pub static SERVICE_IDS: HashMap<ServiceKey, u64, { limits::SERVICES }, LAZY> = HashMap::new();
+#[btf_map]
+pub static SERVICES: Array<u64, { limits::SERVICES }> = Array::new();
+#[btf_map]
+pub static SLOTS: Array<u64, { limits::SLOTS }> = Array::new();
+#[btf_map]
+pub static BACKENDS: Array<Backend, { limits::BACKENDS }> = Array::new();
+#[btf_map]
+pub static BACKEND_LIFE: Array<u64, { limits::BACKENDS }> = Array::new();
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, u64, { limits::AFFINITY }> = LruHashMap::new();
+#[btf_map]
+pub static CGROUPS: HashMap<u64, u64, { limits::WORKLOADS }, LAZY> = HashMap::new();
+#[btf_map]
+pub static NETNS: HashMap<u64, u64, { limits::NETNS }, LAZY> = HashMap::new();
+#[btf_map]
+pub static ADDRESSES: HashMap<Ip, u64, { limits::ADDRESSES }, LAZY> = HashMap::new();
+#[btf_map]
+pub static WORKLOADS: Array<u64, { limits::WORKLOADS }> = Array::new();
+#[btf_map]
+pub static IDENTITIES: Array<IdentityPair, { limits::WORKLOADS }> = Array::new();
+#[btf_map]
+pub static HOMES: Array<u64, { limits::WORKLOADS }> = Array::new();
+#[btf_map]
+pub static POLICIES: Array<u64, { limits::POLICIES }> = Array::new();
+#[btf_map]
+pub static RULES: HashMap<RuleKey, u64, { limits::RULES }, LAZY> = HashMap::new();
+#[btf_map]
+pub static BLOCKS: LpmTrie<BlockKey, u64, { limits::BLOCKS }> = LpmTrie::new();
+/// Programs never read it: the agent's durable register of names.
+#[btf_map]
+pub static NAMES: HashMap<NameKey, [u8; NAME_LEN], { limits::NAMES }, LAZY> = HashMap::new();
+#[btf_map]
+pub static LISTENERS: HashMap<ListenKey, u64, { limits::LISTENERS }, LAZY> = HashMap::new();
+/// Preallocated: an insert must not fail for want of memory while there is room.
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, u64, { limits::FLOWS }> = HashMap::new();
+#[btf_map]
+pub static UDP_REVERSE: LruHashMap<UdpReverseKey, UdpReverse, { limits::UDP_REVERSE }> =
+    LruHashMap::new();
+#[btf_map]
+pub static SOCKS: SkStorage<SockState> = SkStorage::new();
+/// `()`: with a value type, libbpf's tools refuse the object.
+#[btf_map]
+pub static EVENTS: RingBuf<(), { limits::EVENTS_BYTES }> = RingBuf::new();
+/// Preallocated: sums must be exact.
+#[btf_map]
+pub static TOTALS: PerCpuHashMap<TotalKey, Total, { limits::TOTALS }> = PerCpuHashMap::new();
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { counter::COUNT }> = PerCpuArray::new();
+
+/// Kernel field offsets, set by the agent from BTF before the object is loaded.
+#[unsafe(no_mangle)]
+pub static OFFSETS: Global<Offsets> = Global::new(NO_OFFSETS);
+/// Cookie of the namespace that a `sk_lookup` program guards; the hook itself cannot tell.
+#[unsafe(no_mangle)]
+pub static NETNS_COOKIE: Global<u64> = Global::new(0);
+
+const NO_OFFSETS: Offsets = Offsets {
+    tcp_write_seq: 0,
+    tcp_copied_seq: 0,
+    tcp_rcv_nxt: 0,
+    tcp_snd_una: 0,
+    tcp_bytes_acked: 0,
+    tcp_bytes_received: 0,
+    tcp_bytes_sent: 0,
+    tcp_bytes_retrans: 0,
+    tcp_segs_out: 0,
+    tcp_total_retrans: 0,
+    tcp_srtt_us: 0,
+    sk_state: 0,
+    sk_err: 0,
+    sk_shutdown: 0,
+    sk_flags: 0,
+    sk_socket: 0,
+    socket_file: 0,
+    sk_cgroup: 0,
+    cgroup_kn: 0,
+    kn_id: 0,
+    cgroup_level: 0,
+    cgroup_ancestors: 0,
+    tcp_cb_flags: 0,
+    pad: 0,
+};
+
+/// Reads one array word once.
+macro_rules! word {
+    ($map:expr, $index:expr) => {
+        match $map.get_ptr($index) {
+            // SAFETY: the pointer is to a live, 8-byte aligned array element.
+            Some(p) => unsafe { core::ptr::read_volatile(p.cast::<u64>()) },
+            None => 0,
+        }
+    };
+}
+pub(crate) use word;
+
+/// Reads an 8-byte hash value once.
+macro_rules! entry {
+    ($map:expr, $key:expr) => {
+        match $map.get_ptr($key) {
+            // SAFETY: elements stay readable memory for the run, whoever they belong to by then.
+            Some(p) => Some(unsafe { core::ptr::read_volatile(p.cast::<u64>()) }),
+            None => None,
+        }
+    };
+}
+pub(crate) use entry;
+
+/// Adds one to a per-CPU counter.
+#[inline(always)]
+pub fn count(counter: u32) {
+    if let Some(p) = COUNTERS.get_ptr_mut(counter) {
+        // SAFETY: per-CPU element, no preemption within a run on this CPU.
+        unsafe { *p += 1 }
+    }
+}

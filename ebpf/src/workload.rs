@@ -1,0 +1,133 @@
+//! Who is who: the calling task's workload, a socket's own workload, the owner of an address.
+
+use aya_ebpf::helpers::generated as h;
+use underpass_abi::{
+    Ip,
+    tables::{AddressWord, ListenKey, setting, unchecked},
+};
+
+use crate::{
+    kernel::{offset, read},
+    maps::{ADDRESSES, CGROUPS, LISTENERS, NETNS, SETTINGS, count, entry, word},
+};
+
+/// Deepest level below the cgroup root at which a workload's cgroup may be.
+const LEVELS: u32 = 16;
+
+/// The workload whose cgroup is the deepest ancestor of the calling task's, 0 if none.
+#[inline(always)]
+pub fn of_current_cgroup() -> u32 {
+    let levels = word!(SETTINGS, setting::CGROUP_LEVELS);
+    let mut found = 0;
+    let mut level = LEVELS;
+    while level > 0 {
+        level -= 1;
+        if found == 0 && levels & (1 << level) != 0 {
+            // SAFETY: plain helper call; 0 if the task is not that deep.
+            let id = unsafe { h::bpf_get_current_ancestor_cgroup_id(level as i32) };
+            if id != 0 {
+                found = entry!(CGROUPS, &id).unwrap_or(0) as u32;
+            }
+        }
+    }
+    found
+}
+
+/// The workload of the cgroup in which the socket was made, 0 if none. `None`: it is the caller's
+/// own cgroup (the usual case).
+#[inline(always)]
+pub fn of_socket_cgroup(sk: u64, current: u64) -> Option<u32> {
+    let cgroup: u64 = read(sk + offset!(sk_cgroup));
+    if cgroup == 0 || cgroup_id(cgroup) == current {
+        return None;
+    }
+    let levels = word!(SETTINGS, setting::CGROUP_LEVELS);
+    let depth: u32 = read(cgroup + offset!(cgroup_level));
+    let mut found = 0;
+    let mut level = LEVELS;
+    while level > 0 {
+        level -= 1;
+        if found == 0 && level <= depth && levels & (1 << level) != 0 {
+            let ancestor: u64 = read(cgroup + offset!(cgroup_ancestors) + 8 * u64::from(level));
+            let id = cgroup_id(ancestor);
+            found = entry!(CGROUPS, &id).unwrap_or(0) as u32;
+        }
+    }
+    Some(found)
+}
+
+#[inline(always)]
+fn cgroup_id(cgroup: u64) -> u64 {
+    let kn: u64 = read(cgroup + offset!(cgroup_kn));
+    read(kn + offset!(kn_id))
+}
+
+/// The workload that owns a network namespace: `Some(0)` if several share it, `None` if the
+/// namespace holds no workload.
+#[inline(always)]
+pub fn of_netns(cookie: u64) -> Option<u32> {
+    entry!(NETNS, &cookie).map(|w| w as u32)
+}
+
+/// The source of a connection: the caller's workload by cgroup, else by namespace; 0 = a process of
+/// this node outside the mesh.
+#[inline(always)]
+pub fn of_caller(netns: u64) -> u32 {
+    match of_current_cgroup() {
+        0 => of_netns(netns).unwrap_or(0),
+        workload => workload,
+    }
+}
+
+/// What an address is, from the caller's point of view.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The workload that answers on (address, port), 0 if none is known.
+    pub workload: u32,
+    /// The address is on this node.
+    pub local: bool,
+}
+
+/// Finds who answers on (ip, port) as dialed from namespace `netns`.
+#[inline(always)]
+pub fn of_address(ip: &Ip, port: u16, proto: u8, netns: u64) -> Place {
+    let mut home = netns;
+    if !ip.is_loopback() {
+        let Some(value) = entry!(ADDRESSES, ip) else {
+            return Place { workload: 0, local: false };
+        };
+        let address = AddressWord(value);
+        let local = address.flags() & AddressWord::LOCAL != 0;
+        if address.workload() != 0 || !local {
+            return Place { workload: address.workload(), local };
+        }
+        home = word!(SETTINGS, setting::HOST_NETNS);
+    }
+    Place { workload: of_port(ip, port, proto, home), local: true }
+}
+
+/// The workload that owns a port of a namespace: the namespace's only one, or whoever listened.
+#[inline(always)]
+pub fn of_port(ip: &Ip, port: u16, proto: u8, netns: u64) -> u32 {
+    if let Some(owner) = of_netns(netns)
+        && owner != 0
+    {
+        return owner;
+    }
+    let mut key = ListenKey { netns, ip: *ip, port, proto, pad: 0, pad2: 0 };
+    if let Some(owner) = listener(&key) {
+        return owner;
+    }
+    key.ip = Ip::ANY;
+    listener(&key).unwrap_or(0)
+}
+
+#[inline(always)]
+fn listener(key: &ListenKey) -> Option<u32> {
+    let value = entry!(LISTENERS, key)?;
+    let owner = unchecked(value, key.check());
+    if owner.is_none() {
+        count(underpass_abi::sock::counter::STALE_READS);
+    }
+    owner
+}
