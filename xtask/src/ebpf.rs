@@ -9,7 +9,7 @@ use std::{
 use crate::{
     Result,
     flags::{Flag, Flags, Verb},
-    process, workspace,
+    process, setup, workspace,
 };
 
 pub const VERB: Verb = Verb {
@@ -24,6 +24,7 @@ pub const VERB: Verb = Verb {
 };
 
 fn run(flags: &Flags) -> Result<()> {
+    setup::build_tools()?;
     let out = flags.get("--out").map_or_else(workspace::object, |out| {
         env::current_dir().unwrap_or_else(|_| workspace::root()).join(out)
     });

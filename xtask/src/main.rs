@@ -7,6 +7,8 @@ use std::process::ExitCode;
 mod ebpf;
 mod flags;
 mod process;
+mod servers;
+mod setup;
 mod workspace;
 
 use flags::{Flags, Verb};
@@ -14,7 +16,7 @@ use flags::{Flags, Verb};
 /// Why a verb failed, as the user reads it.
 type Result<T> = std::result::Result<T, String>;
 
-const VERBS: &[Verb] = &[ebpf::VERB];
+const VERBS: &[Verb] = &[setup::VERB, ebpf::VERB];
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);

@@ -1,0 +1,122 @@
+//! Real third-party servers for the tests and the demo, unpacked from Debian packages into a
+//! private prefix: never installed, never started as services.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use crate::{
+    Result,
+    process::{output, step},
+    setup,
+};
+
+/// Programs that must run from the prefix (or the system), and the packages that hold them.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("nginx", "nginx"),
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+    ("curl", "curl"),
+];
+const PLACES: &[&str] = &["usr/sbin", "usr/bin"];
+const LIBRARIES: &[&str] = &["usr/lib", "lib"];
+
+/// Unpacks what is missing. A machine without apt is told so, and that is no error.
+pub fn unpack(prefix: &Path) -> Result<()> {
+    let missing = missing(prefix);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
+    println!("missing: {}; unpacking them into {}", names.join(", "), prefix.display());
+    if output("apt-get", &["--version"]).is_none() || output("dpkg", &["--version"]).is_none() {
+        println!("there is no apt-get here: what needs {} cannot run", names.join(", "));
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    if fetch(prefix, &packages).is_err() {
+        // Stale or absent lists. Without root or a network this fails too; then say what is missing.
+        let tried = setup::apt_update().and_then(|()| fetch(prefix, &packages));
+        if let Err(why) = tried {
+            println!("{why}");
+        }
+    }
+    let still = self::missing(prefix);
+    for (program, package) in &still {
+        println!("still missing: {program} (package {package}); what needs it cannot run");
+    }
+    Ok(())
+}
+
+fn missing(prefix: &Path) -> Vec<(&'static str, &'static str)> {
+    PROGRAMS.iter().filter(|(program, _)| !runs(prefix, program)).copied().collect()
+}
+
+/// True if the program starts: its file is there and its libraries are found.
+fn runs(prefix: &Path, program: &str) -> bool {
+    let flag = if program == "nginx" { "-v" } else { "--version" };
+    let quiet = |command: &mut Command| {
+        command
+            .arg(flag)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    };
+    let unpacked = PLACES.iter().map(|dir| prefix.join(dir).join(program)).find(|p| p.exists());
+    match unpacked {
+        Some(path) => quiet(Command::new(path).env("LD_LIBRARY_PATH", library_path(prefix))),
+        None => quiet(&mut Command::new(program)),
+    }
+}
+
+/// Directories of the prefix's libraries, as `LD_LIBRARY_PATH` wants them.
+fn library_path(prefix: &Path) -> String {
+    let arch = std::env::consts::ARCH;
+    let dirs = LIBRARIES.iter().flat_map(|dir| {
+        let dir = prefix.join(dir);
+        [dir.join(format!("{arch}-linux-gnu")), dir]
+    });
+    dirs.map(|d| d.to_string_lossy().into_owned()).collect::<Vec<_>>().join(":")
+}
+
+fn fetch(prefix: &Path, packages: &[&str]) -> Result<()> {
+    let debs = prefix.join("debs");
+    fs::create_dir_all(&debs).map_err(|e| format!("{}: {e}", debs.display()))?;
+    let wanted = with_libraries(packages);
+    let mut apt = Command::new("apt-get");
+    apt.args(["--quiet", "download"]).args(&wanted).current_dir(&debs).stdout(Stdio::null());
+    step(&format!("apt-get download {}", packages.join(" ")), &mut apt, Duration::from_secs(300))?;
+    for entry in fs::read_dir(&debs).map_err(|e| e.to_string())?.flatten() {
+        let mut dpkg = Command::new("dpkg");
+        dpkg.arg("-x").arg(entry.path()).arg(prefix);
+        if !dpkg.status().is_ok_and(|s| s.success()) {
+            return Err(format!("dpkg -x {} failed", entry.path().display()));
+        }
+    }
+    fs::remove_dir_all(&debs).map_err(|e| format!("{}: {e}", debs.display()))
+}
+
+/// The packages, and the libraries below them that this machine does not have.
+fn with_libraries(packages: &[&str]) -> BTreeSet<String> {
+    let mut args = vec!["depends", "--recurse"];
+    args.extend(["--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks"]);
+    args.extend(["--no-replaces", "--no-enhances"]);
+    args.extend(packages);
+    let below = output("apt-cache", &args).unwrap_or_default();
+    let here = output("dpkg-query", &["-W", "-f", "${Package} ${db:Status-Status}\n"]);
+    let here = here.unwrap_or_default();
+    let here: BTreeSet<&str> = here.lines().filter_map(|l| l.strip_suffix(" installed")).collect();
+    let library = |name: &&str| {
+        ["lib", "lua", "zlib"].iter().any(|start| name.starts_with(start))
+            && !name.contains([':', '<', '|', ' '])
+            && !here.contains(name)
+    };
+    let libraries = below.lines().filter(library).map(str::to_owned);
+    packages.iter().map(|p| (*p).to_owned()).chain(libraries).collect()
+}
