@@ -1,0 +1,332 @@
+//! `cgroup/connect4` and `connect6`: who dials what, may they, and which endpoint answers.
+
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr},
+    helpers::generated as h,
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use underpass_abi::{
+    Ip,
+    reason::code,
+    sock::{EventKind, Layer, SockState, counter, flag},
+    tables::setting,
+    verdict::{Decision, Verdict},
+};
+
+use crate::{
+    authorize::{self, Source},
+    kernel,
+    maps::{SETTINGS, SOCKS, count, word},
+    record, service,
+    sock_release::retire,
+    workload,
+};
+
+pub const ALLOW: i32 = 1;
+pub const DENY: i32 = 0;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+const ECONNREFUSED: i32 = 111;
+const ENOMEM: i32 = 12;
+
+#[cgroup_sock_addr(connect4)]
+pub fn up_connect4(ctx: SockAddrContext) -> i32 {
+    // SAFETY: context fields, one 32-bit read each.
+    let (ip, port) = unsafe {
+        let a = ctx.sock_addr;
+        (
+            Ip::v4(core::ptr::read_volatile(&raw const (*a).user_ip4)),
+            core::ptr::read_volatile(&raw const (*a).user_port),
+        )
+    };
+    connect(ctx.sock_addr, ip, port_of(port))
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn up_connect6(ctx: SockAddrContext) -> i32 {
+    let (ip, port) = user_ip6(ctx.sock_addr);
+    connect(ctx.sock_addr, ip, port)
+}
+
+/// `user_port` is big endian in the low half of a 32-bit word.
+#[inline(always)]
+pub fn port_of(user_port: u32) -> u16 {
+    u16::from_be(user_port as u16)
+}
+
+#[inline(always)]
+pub fn user_ip6(a: *mut bpf_sock_addr) -> (Ip, u16) {
+    // SAFETY: context fields, one 32-bit read each.
+    unsafe {
+        let ip = [
+            core::ptr::read_volatile(&raw const (*a).user_ip6[0]),
+            core::ptr::read_volatile(&raw const (*a).user_ip6[1]),
+            core::ptr::read_volatile(&raw const (*a).user_ip6[2]),
+            core::ptr::read_volatile(&raw const (*a).user_ip6[3]),
+        ];
+        (Ip(ip), port_of(core::ptr::read_volatile(&raw const (*a).user_port)))
+    }
+}
+
+/// Writes an address back in the family of the hook. An IPv4-mapped address on an IPv6 socket
+/// arrives at the IPv6 hook and stays mapped.
+#[inline(always)]
+pub fn set_user(a: *mut bpf_sock_addr, ip: &Ip, port: u16) {
+    // SAFETY: context fields, one 32-bit write each.
+    unsafe {
+        if core::ptr::read_volatile(&raw const (*a).user_family) == 2 {
+            core::ptr::write_volatile(&raw mut (*a).user_ip4, ip.0[3]);
+        } else {
+            core::ptr::write_volatile(&raw mut (*a).user_ip6[0], ip.0[0]);
+            core::ptr::write_volatile(&raw mut (*a).user_ip6[1], ip.0[1]);
+            core::ptr::write_volatile(&raw mut (*a).user_ip6[2], ip.0[2]);
+            core::ptr::write_volatile(&raw mut (*a).user_ip6[3], ip.0[3]);
+        }
+        core::ptr::write_volatile(&raw mut (*a).user_port, u32::from(port.to_be()));
+    }
+}
+
+/// The socket behind the context, as a kernel address.
+#[inline(always)]
+pub fn sk_of(a: *mut bpf_sock_addr) -> *mut core::ffi::c_void {
+    // SAFETY: context field.
+    unsafe { (*a).__bindgen_anon_1.sk.cast() }
+}
+
+/// What is known about a connect before a verdict.
+#[derive(Clone, Copy)]
+pub struct Dial {
+    pub ip: Ip,
+    pub port: u16,
+    pub proto: u8,
+    pub netns: u64,
+    pub cgroup: u64,
+    pub source: u32,
+    pub service: Option<service::Table>,
+    pub place: workload::Place,
+}
+
+impl Dial {
+    /// Finds both ends; `None` if neither is known to the mesh.
+    #[inline(always)]
+    pub fn find(a: *mut bpf_sock_addr, ip: Ip, port: u16, proto: u8) -> Option<Self> {
+        // SAFETY: plain helper calls.
+        let (netns, cgroup) =
+            unsafe { (h::bpf_get_netns_cookie(a.cast()), h::bpf_get_current_cgroup_id()) };
+        let source = workload::of_caller(netns);
+        let service = service::table(&ip, port, proto);
+        let place = if service.is_some() {
+            workload::Place { workload: 0, local: false }
+        } else {
+            workload::of_address(&ip, port, proto, netns)
+        };
+        if source == 0 && service.is_none() && place.workload == 0 {
+            return None;
+        }
+        Some(Self { ip, port, proto, netns, cgroup, source, service, place })
+    }
+
+    /// Who counts as one client for session affinity: a namespace, or a cgroup in the node's own.
+    #[inline(always)]
+    pub fn client(&self) -> u64 {
+        if self.netns == word!(SETTINGS, setting::HOST_NETNS) { self.cgroup } else { self.netns }
+    }
+
+    /// The verdict for the caller and, if the socket was made in another workload, for that too.
+    #[inline(always)]
+    pub fn decide(&self, sk: u64, destination: u32, port: u16) -> Decision {
+        let source = Source::local(self.source);
+        let mut decision = self.decide_for(&source, destination, port);
+        if decision.verdict as u8 != Verdict::Denied as u8
+            && let Some(maker) = workload::of_socket_cgroup(sk, self.cgroup)
+            && maker != 0
+            && maker != self.source
+        {
+            let made_by = Source::Workload(maker);
+            decision = authorize::stricter(decision, self.decide_for(&made_by, destination, port));
+        }
+        decision
+    }
+
+    #[inline(always)]
+    fn decide_for(&self, source: &Source, destination: u32, port: u16) -> Decision {
+        let own = authorize::by_workload(destination, source, port, self.proto);
+        match &self.service {
+            Some(t) if t.policy != 0 => {
+                authorize::stricter(authorize::by_table(t.policy, source, self.port, self.proto), own)
+            }
+            _ => own,
+        }
+    }
+
+    /// Tells about a connect that was refused before it had any state.
+    #[inline(always)]
+    pub fn refuse(&self, decision: Decision, reason: u16, destination: u32) {
+        let mut s = SockState {
+            netns: self.netns,
+            cgroup: self.cgroup,
+            opened_ns: record::now(),
+            dialed: self.ip,
+            dialed_port: self.port,
+            proto: self.proto,
+            layer: Layer::Kernel as u8,
+            source: self.source,
+            destination,
+            policy: decision.policy,
+            verdict: decision.verdict as u8,
+            reason,
+            flags: flag::ACTIVE,
+            ..SockState::default()
+        };
+        if self.source == 0 {
+            s.flags |= flag::SOURCE_HOST;
+        }
+        if let Some(t) = &self.service {
+            s.service = t.service;
+            s.flags |= flag::SERVICE;
+        }
+        record::count_refused(&s);
+        // SAFETY: plain helper call.
+        let pid = unsafe { h::bpf_get_current_pid_tgid() >> 32 };
+        record::emit(EventKind::Refused, pid as u32, &s);
+    }
+}
+
+/// The reason code of a denial.
+#[inline(always)]
+pub fn denial(decision: Decision) -> u16 {
+    if decision.policy == 0 { code::DEFAULT_DENY } else { code::POLICY_DENIED }
+}
+
+#[inline(always)]
+fn connect(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
+    // SAFETY: context field.
+    let proto = unsafe { core::ptr::read_volatile(&raw const (*a).protocol) } as u8;
+    if proto != TCP && proto != UDP {
+        return ALLOW;
+    }
+    let Some(dial) = Dial::find(a, ip, port, proto) else {
+        return ALLOW;
+    };
+    let sk = sk_of(a);
+    if kernel::is_kernel_socket(sk as u64) {
+        count(counter::KERNEL_SOCKETS);
+        return ALLOW;
+    }
+    let mut remote = (dial.ip, dial.port);
+    let mut destination = dial.place.workload;
+    let mut flags = flag::ACTIVE;
+    let mut local = dial.place.local;
+    if let Some(t) = &dial.service {
+        flags |= flag::SERVICE;
+        let Some(backend) = t.pick(dial.client()) else {
+            return refuse(&dial, code::NO_ENDPOINTS, ECONNREFUSED);
+        };
+        remote = (backend.ip, backend.port);
+        destination = backend.workload;
+        let place = workload::of_address(&backend.ip, backend.port, proto, dial.netns);
+        local = place.local;
+        if destination == 0 {
+            destination = place.workload;
+        }
+        flags |= flag::REWRITTEN;
+    }
+    let decision = dial.decide(sk as u64, destination, remote.1);
+    if decision.verdict as u8 == Verdict::Denied as u8 {
+        dial.refuse(decision, denial(decision), destination);
+        return DENY;
+    }
+    if local {
+        flags |= flag::LOCAL_DESTINATION;
+    }
+    if dial.source == 0 {
+        flags |= flag::SOURCE_HOST;
+    }
+    if !remember(a, &dial, &remote, destination, flags, decision) {
+        count(counter::STORAGE_FAILED);
+        return refuse(&dial, code::NO_SOCKET_STORAGE, ENOMEM);
+    }
+    if flags & flag::REWRITTEN != 0 {
+        set_user(a, &remote.0, remote.1);
+    }
+    ALLOW
+}
+
+#[inline(always)]
+fn refuse(dial: &Dial, reason: u16, errno: i32) -> i32 {
+    dial.refuse(Decision { verdict: Verdict::Refused, policy: 0 }, reason, 0);
+    // SAFETY: plain helper call; the error that connect(2) returns.
+    unsafe { h::bpf_set_retval(-errno) };
+    DENY
+}
+
+/// Writes the connection's state to the socket. False if the kernel has no memory for it.
+#[inline(always)]
+fn remember(
+    a: *mut bpf_sock_addr,
+    dial: &Dial,
+    remote: &(Ip, u16),
+    destination: u32,
+    flags: u32,
+    decision: Decision,
+) -> bool {
+    // SAFETY: helper calls on a live map and the context's socket.
+    let (state, cookie) = unsafe {
+        let map = (&raw const SOCKS).cast_mut().cast();
+        let create = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+        let p = h::bpf_sk_storage_get(map, sk_of(a), core::ptr::null_mut(), create);
+        (p.cast::<SockState>(), h::bpf_get_socket_cookie(a.cast()))
+    };
+    if state.is_null() {
+        return false;
+    }
+    // SAFETY: the socket's own element, alive for the run.
+    let s = unsafe { &mut *state };
+    if s.cookie != 0 {
+        // The same socket dialed before: that attempt ends here.
+        retire(s);
+    }
+    let audited = decision.verdict as u8 == Verdict::Audited as u8;
+    s.cookie = cookie;
+    s.tcp_sock = 0;
+    s.netns = dial.netns;
+    s.cgroup = dial.cgroup;
+    s.opened_ns = record::now();
+    s.established_ns = 0;
+    s.closed_ns = 0;
+    s.local = Ip::ANY;
+    s.remote = remote.0;
+    s.dialed = dial.ip;
+    s.local_port = 0;
+    s.remote_port = remote.1;
+    s.dialed_port = dial.port;
+    s.proto = dial.proto;
+    s.layer = Layer::Kernel as u8;
+    s.source = dial.source;
+    s.destination = destination;
+    s.service = match &dial.service {
+        Some(t) => t.service,
+        None => 0,
+    };
+    s.policy = decision.policy;
+    s.flags = flags;
+    s.reason = if audited { code::WOULD_DENY } else { 0 };
+    s.verdict = decision.verdict as u8;
+    s.tcp_state = 0;
+    s.write_seq_start = 0;
+    s.copied_seq_start = 0;
+    s.tcp = Default::default();
+    if dial.proto == UDP {
+        // A connected UDP socket is open at once; its datagrams are not seen.
+        s.flags |= flag::OPENED;
+        s.established_ns = s.opened_ns;
+        if let Some(t) = record::total(s) {
+            t.opened += 1;
+        }
+    }
+    if audited {
+        record::emit(EventKind::Audited, 0, s);
+    }
+    true
+}

@@ -1,0 +1,53 @@
+//! `cgroup/getpeername4|6`: the application sees the address that it dialed.
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr, helpers::generated as h, macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use underpass_abi::{
+    Ip,
+    sock::{SockState, flag},
+};
+
+use crate::{
+    connect::{ALLOW, port_of, set_user, sk_of, user_ip6},
+    maps::SOCKS,
+};
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn up_getpeername4(ctx: SockAddrContext) -> i32 {
+    // SAFETY: context fields, one 32-bit read each.
+    let (ip, port) = unsafe {
+        let a = ctx.sock_addr;
+        (
+            Ip::v4(core::ptr::read_volatile(&raw const (*a).user_ip4)),
+            core::ptr::read_volatile(&raw const (*a).user_port),
+        )
+    };
+    restore(ctx.sock_addr, ip, port_of(port))
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn up_getpeername6(ctx: SockAddrContext) -> i32 {
+    let (ip, port) = user_ip6(ctx.sock_addr);
+    restore(ctx.sock_addr, ip, port)
+}
+
+#[inline(always)]
+fn restore(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
+    // SAFETY: helper call on a live map and the context's socket.
+    let state = unsafe {
+        let map = (&raw const SOCKS).cast_mut().cast();
+        h::bpf_sk_storage_get(map, sk_of(a), core::ptr::null_mut(), 0).cast::<SockState>()
+    };
+    if state.is_null() {
+        return ALLOW;
+    }
+    // SAFETY: the socket's own element, alive for the run.
+    let s = unsafe { &*state };
+    if s.flags & flag::REWRITTEN != 0 && s.remote == ip && s.remote_port == port {
+        let dialed = s.dialed;
+        set_user(a, &dialed, s.dialed_port);
+    }
+    ALLOW
+}

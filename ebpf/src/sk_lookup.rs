@@ -1,0 +1,108 @@
+//! `sk_lookup`, one program per namespace of meshed workloads: refuses what no connect hook of this
+//! node has judged, and judges again what one has (the address may have been translated since).
+
+use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
+use underpass_abi::{
+    Ip,
+    sock::{EventKind, Layer, SockState, flag},
+    tables::{FlowKey, unchecked},
+    verdict::Verdict,
+};
+
+use crate::{
+    authorize::{Source, by_workload},
+    connect::{TCP, denial},
+    maps::{FLOWS, NETNS_COOKIE, entry},
+    record, workload,
+};
+
+const SK_DROP: u32 = 0;
+const SK_PASS: u32 = 1;
+
+#[sk_lookup]
+pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
+    let c = ctx.lookup;
+    // SAFETY: context field.
+    if unsafe { core::ptr::read_volatile(&raw const (*c).protocol) } != u32::from(TCP) {
+        return SK_PASS;
+    }
+    let netns = NETNS_COOKIE.load();
+    let (local, local_port, remote, remote_port) = ends(c);
+    let owner = workload::of_port(&local, local_port, TCP, netns);
+    if owner == 0 {
+        return SK_PASS;
+    }
+    let key = FlowKey {
+        netns,
+        source: remote,
+        destination: local,
+        source_port: remote_port,
+        destination_port: local_port,
+        pad: 0,
+    };
+    let proven = entry!(FLOWS, &key).and_then(|v| unchecked(v, key.check()));
+    let source = match proven {
+        Some(workload) => Source::local(workload),
+        None => Source::by_address(&remote, &local),
+    };
+    let decision = by_workload(owner, &source, local_port, TCP);
+    if decision.verdict as u8 != Verdict::Denied as u8 {
+        return SK_PASS;
+    }
+    let outside = matches!(source, Source::Outside(_));
+    let s = SockState {
+        netns,
+        opened_ns: record::now(),
+        local,
+        local_port,
+        remote,
+        remote_port,
+        dialed: local,
+        dialed_port: local_port,
+        proto: TCP,
+        layer: Layer::Kernel as u8,
+        source: source.workload(),
+        destination: owner,
+        policy: decision.policy,
+        verdict: decision.verdict as u8,
+        reason: denial(decision),
+        flags: if outside {
+            flag::SOURCE_OUTSIDE
+        } else if source.workload() == 0 {
+            flag::SOURCE_HOST
+        } else {
+            0
+        },
+        ..SockState::default()
+    };
+    record::count_refused(&s);
+    record::emit(EventKind::Refused, 0, &s);
+    SK_DROP
+}
+
+#[inline(always)]
+fn ends(c: *mut bpf_sk_lookup) -> (Ip, u16, Ip, u16) {
+    // SAFETY: context fields, one read each in their own width.
+    unsafe {
+        let local_port = core::ptr::read_volatile(&raw const (*c).local_port) as u16;
+        let remote_port = u16::from_be(core::ptr::read_volatile(&raw const (*c).remote_port));
+        if core::ptr::read_volatile(&raw const (*c).family) == 2 {
+            let local = Ip::v4(core::ptr::read_volatile(&raw const (*c).local_ip4));
+            let remote = Ip::v4(core::ptr::read_volatile(&raw const (*c).remote_ip4));
+            return (local, local_port, remote, remote_port);
+        }
+        let local = Ip([
+            core::ptr::read_volatile(&raw const (*c).local_ip6[0]),
+            core::ptr::read_volatile(&raw const (*c).local_ip6[1]),
+            core::ptr::read_volatile(&raw const (*c).local_ip6[2]),
+            core::ptr::read_volatile(&raw const (*c).local_ip6[3]),
+        ]);
+        let remote = Ip([
+            core::ptr::read_volatile(&raw const (*c).remote_ip6[0]),
+            core::ptr::read_volatile(&raw const (*c).remote_ip6[1]),
+            core::ptr::read_volatile(&raw const (*c).remote_ip6[2]),
+            core::ptr::read_volatile(&raw const (*c).remote_ip6[3]),
+        ]);
+        (local, local_port, remote, remote_port)
+    }
+}

@@ -1,0 +1,327 @@
+//! `sock_ops`: a connection's life as TCP sees it.
+
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_ops},
+    helpers::generated as h,
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+use underpass_abi::{
+    Ip,
+    reason::code,
+    sock::{EventKind, Layer, SockState, counter, flag},
+    tables::{FlowKey, ListenKey, checked, setting, unchecked},
+    verdict::Verdict,
+};
+
+use crate::{
+    authorize::{Source, by_workload},
+    connect::TCP,
+    kernel::{
+        self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, offset, read, tcp_counts,
+    },
+    maps::{FLOWS, HOMES, LISTENERS, NETNS, SETTINGS, SOCKS, count, entry, word},
+    record,
+    sock_release::{close_reason, count_closed, fail},
+    workload,
+};
+
+// enum in include/uapi/linux/bpf.h
+const TCP_CONNECT_CB: u32 = 3;
+const ACTIVE_ESTABLISHED_CB: u32 = 4;
+const PASSIVE_ESTABLISHED_CB: u32 = 5;
+const STATE_CHANGED_CB: u32 = 10;
+const TCP_LISTEN_CB: u32 = 11;
+
+#[sock_ops]
+pub fn up_sock_ops(ctx: SockOpsContext) -> u32 {
+    let ops = ctx.ops;
+    // SAFETY: context field.
+    match unsafe { core::ptr::read_volatile(&raw const (*ops).op) } {
+        TCP_CONNECT_CB => connecting(ops),
+        ACTIVE_ESTABLISHED_CB => dialed(ops),
+        PASSIVE_ESTABLISHED_CB => accepted(ops),
+        STATE_CHANGED_CB => state_changed(ops),
+        TCP_LISTEN_CB => listening(ops),
+        _ => {}
+    }
+    1
+}
+
+/// The socket's state, made if `create`.
+#[inline(always)]
+fn state(ops: *mut bpf_sock_ops, create: bool) -> Option<&'static mut SockState> {
+    // SAFETY: helper calls on a live map and the context's socket, checked for null.
+    unsafe {
+        let sk = (*ops).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return None;
+        }
+        let map = (&raw const SOCKS).cast_mut().cast();
+        let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+        let p = h::bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), flags);
+        p.cast::<SockState>().as_mut()
+    }
+}
+
+/// Address of the `tcp_sock`, as a number: some hooks may read it but not ask for it.
+#[inline(always)]
+fn tcp_sock(ops: *mut bpf_sock_ops) -> u64 {
+    // SAFETY: as in `state`.
+    unsafe {
+        let sk = (*ops).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return 0;
+        }
+        h::bpf_skc_to_tcp_sock(sk.cast()) as u64
+    }
+}
+
+#[inline(always)]
+fn watch_states(ops: *mut bpf_sock_ops) {
+    // SAFETY: context field and plain helper call. OR: others' flags stay.
+    unsafe {
+        let flags = core::ptr::read_volatile(&raw const (*ops).bpf_sock_ops_cb_flags);
+        h::bpf_sock_ops_cb_flags_set(ops, (flags | STATE_CB) as i32);
+    }
+}
+
+/// Local and remote end of the context's socket.
+#[inline(always)]
+fn ends(ops: *mut bpf_sock_ops) -> (Ip, u16, Ip, u16) {
+    // SAFETY: context fields, one 32-bit read each.
+    unsafe {
+        let local_port = core::ptr::read_volatile(&raw const (*ops).local_port) as u16;
+        // Network byte order in the upper half… of a word that the verifier rewrites to a shift.
+        let remote_port =
+            u32::from_be(core::ptr::read_volatile(&raw const (*ops).remote_port)) as u16;
+        if core::ptr::read_volatile(&raw const (*ops).family) == 2 {
+            let local = Ip::v4(core::ptr::read_volatile(&raw const (*ops).local_ip4));
+            let remote = Ip::v4(core::ptr::read_volatile(&raw const (*ops).remote_ip4));
+            return (local, local_port, remote, remote_port);
+        }
+        let local = Ip([
+            core::ptr::read_volatile(&raw const (*ops).local_ip6[0]),
+            core::ptr::read_volatile(&raw const (*ops).local_ip6[1]),
+            core::ptr::read_volatile(&raw const (*ops).local_ip6[2]),
+            core::ptr::read_volatile(&raw const (*ops).local_ip6[3]),
+        ]);
+        let remote = Ip([
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[0]),
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[1]),
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[2]),
+            core::ptr::read_volatile(&raw const (*ops).remote_ip6[3]),
+        ]);
+        (local, local_port, remote, remote_port)
+    }
+}
+
+/// Before the SYN: ports are final, so the source can be proven to the other end.
+#[inline(always)]
+fn connecting(ops: *mut bpf_sock_ops) {
+    let Some(s) = state(ops, false) else { return };
+    if s.flags & flag::OPENED != 0 {
+        return;
+    }
+    let tp = tcp_sock(ops);
+    let (local, local_port, remote, remote_port) = ends(ops);
+    s.tcp_sock = tp;
+    s.local = local;
+    s.local_port = local_port;
+    s.remote = remote;
+    s.remote_port = remote_port;
+    // The SYN takes one; data in a Fast Open SYN comes after it.
+    s.write_seq_start = read::<u32>(tp + offset!(tcp_write_seq)).wrapping_add(1);
+    s.flags |= flag::SYN_SENT;
+    watch_states(ops);
+    if s.flags & flag::LOCAL_DESTINATION != 0 {
+        let key = flow_key(s);
+        if FLOWS.insert(&key, &checked(s.source, key.check()), 0).is_err() {
+            count(counter::FLOWS_FULL);
+            s.flags |= flag::FLOW_FAILED;
+        }
+    }
+}
+
+/// Key of this source's entry in `FLOWS`.
+#[inline(always)]
+fn flow_key(s: &SockState) -> FlowKey {
+    let netns = if s.remote.is_loopback() || s.remote == s.local {
+        s.netns
+    } else {
+        match word!(HOMES, s.destination) {
+            0 => word!(SETTINGS, setting::HOST_NETNS),
+            home => home,
+        }
+    };
+    FlowKey {
+        netns,
+        source: s.local,
+        destination: s.remote,
+        source_port: s.local_port,
+        destination_port: s.remote_port,
+        pad: 0,
+    }
+}
+
+#[inline(always)]
+pub fn forget_flow(s: &SockState) {
+    let _ = FLOWS.remove(&flow_key(s));
+}
+
+#[inline(always)]
+fn dialed(ops: *mut bpf_sock_ops) {
+    let Some(s) = state(ops, false) else { return };
+    if s.tcp_sock == 0 || s.flags & flag::OPENED != 0 {
+        return;
+    }
+    s.copied_seq_start = read(s.tcp_sock + offset!(tcp_copied_seq));
+    s.established_ns = record::now();
+    s.flags |= flag::OPENED;
+    // A foreign program may have replaced the flags since the SYN.
+    watch_states(ops);
+    if let Some(t) = record::total(s) {
+        t.opened += 1;
+    }
+}
+
+/// An accepted connection is a row of this node only if its source is not.
+#[inline(always)]
+fn accepted(ops: *mut bpf_sock_ops) {
+    // SAFETY: plain helper call.
+    let netns = unsafe { h::bpf_get_netns_cookie(ops.cast()) };
+    let (local, local_port, remote, remote_port) = ends(ops);
+    let owner = workload::of_port(&local, local_port, TCP, netns);
+    let key = FlowKey {
+        netns,
+        source: remote,
+        destination: local,
+        source_port: remote_port,
+        destination_port: local_port,
+        pad: 0,
+    };
+    if let Some(value) = entry!(FLOWS, &key)
+        && unchecked(value, key.check()).is_some()
+    {
+        let _ = FLOWS.remove(&key);
+        return;
+    }
+    if owner == 0 {
+        return;
+    }
+    let source = Source::by_address(&remote, &local);
+    if matches!(source, Source::UnknownLocal) {
+        // Its own end reports it, or `sk_lookup` has already judged it as unknown.
+        return;
+    }
+    let tp = tcp_sock(ops);
+    let Some(s) = state(ops, true) else {
+        count(counter::INBOUND_UNTRACKED);
+        return;
+    };
+    let decision = by_workload(owner, &source, local_port, TCP);
+    // SAFETY: plain helper call.
+    s.cookie = unsafe { h::bpf_get_socket_cookie(ops.cast()) };
+    s.tcp_sock = tp;
+    s.netns = netns;
+    s.opened_ns = record::now();
+    s.established_ns = s.opened_ns;
+    s.local = local;
+    s.local_port = local_port;
+    s.remote = remote;
+    s.remote_port = remote_port;
+    s.dialed = local;
+    s.dialed_port = local_port;
+    s.proto = TCP;
+    s.layer = Layer::Kernel as u8;
+    s.source = source.workload();
+    s.destination = owner;
+    s.policy = decision.policy;
+    s.verdict = decision.verdict as u8;
+    s.reason =
+        if decision.verdict as u8 == Verdict::Audited as u8 { code::WOULD_DENY } else { 0 };
+    s.flags = flag::OPENED | if s.source == 0 { flag::SOURCE_OUTSIDE } else { 0 };
+    s.write_seq_start = read(tp + offset!(tcp_write_seq));
+    s.copied_seq_start = read(tp + offset!(tcp_copied_seq));
+    watch_states(ops);
+    if let Some(t) = record::total(s) {
+        t.opened += 1;
+    }
+}
+
+#[inline(always)]
+fn state_changed(ops: *mut bpf_sock_ops) {
+    let Some(s) = state(ops, false) else { return };
+    // SAFETY: context field.
+    let new = unsafe { core::ptr::read_volatile(&raw const (*ops).__bindgen_anon_1.args[1]) };
+    if new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK {
+        s.flags |= flag::FIN_SENT;
+    }
+    if new != TCP_CLOSE || s.tcp_sock == 0 || s.flags & flag::CLOSED != 0 {
+        return;
+    }
+    s.tcp_state = TCP_CLOSE as u8;
+    if s.flags & flag::OPENED == 0 {
+        let error: u32 = read(s.tcp_sock + offset!(sk_err));
+        fail(s, connect_failure(error));
+        return;
+    }
+    let sk = s.tcp_sock;
+    let before = s.tcp;
+    s.tcp = tcp_counts(s);
+    if s.flags & flag::RELEASED != 0 {
+        // What the application sent and read was final at its last close.
+        s.tcp.sent = before.sent;
+        s.tcp.received = before.received;
+    }
+    s.flags |= flag::CLOSED;
+    s.closed_ns = record::now();
+    s.reason = close_reason(s, TCP_CLOSE);
+    if s.flags & flag::RELEASED == 0 && !kernel::has_socket(sk) {
+        // Never accepted: no application will ever close it.
+        s.flags |= flag::RELEASED;
+        count_closed(s);
+    }
+    record::emit(EventKind::Closed, 0, s);
+}
+
+#[inline(always)]
+fn connect_failure(error: u32) -> u16 {
+    const ENETUNREACH: u32 = 101;
+    const ECONNREFUSED: u32 = 111;
+    const ECONNRESET: u32 = 104;
+    const ETIMEDOUT: u32 = 110;
+    const EHOSTUNREACH: u32 = 113;
+    match error {
+        ECONNREFUSED | ECONNRESET => code::PEER_REFUSED,
+        ETIMEDOUT => code::TIMED_OUT,
+        ENETUNREACH | EHOSTUNREACH => code::UNREACHABLE,
+        _ => code::CONNECT_FAILED,
+    }
+}
+
+/// Learns who owns a port. Runs in the task that calls `listen`.
+#[inline(always)]
+fn listening(ops: *mut bpf_sock_ops) {
+    // SAFETY: plain helper call.
+    let netns = unsafe { h::bpf_get_netns_cookie(ops.cast()) };
+    let (local, port, _, _) = ends(ops);
+    let owner = workload::of_caller(netns);
+    let ip = if local == Ip::v4(0) { Ip::ANY } else { local };
+    let key = ListenKey { netns, ip, port, proto: TCP, pad: 0, pad2: 0 };
+    if owner == 0 {
+        if LISTENERS.get_ptr(&key).is_some() {
+            let _ = LISTENERS.remove(&key);
+        }
+        return;
+    }
+    if LISTENERS.insert(&key, &checked(owner, key.check()), 0).is_err() {
+        count(counter::LISTENERS_FULL);
+    }
+    if NETNS.get_ptr(&netns).is_none() {
+        let s = SockState { netns, destination: owner, local_port: port, ..SockState::default() };
+        // SAFETY: plain helper call.
+        let pid = unsafe { h::bpf_get_current_pid_tgid() >> 32 };
+        record::emit(EventKind::Unguarded, pid as u32, &s);
+    }
+}

@@ -1,0 +1,115 @@
+//! `cgroup/sock_release`: the application's last close, also after `kill -9`.
+
+use aya_ebpf::{helpers::generated as h, macros::cgroup_sock, programs::SockContext};
+use underpass_abi::{
+    reason::code,
+    sock::{EventKind, SockState, flag},
+};
+
+use crate::{
+    connect::TCP,
+    kernel::{STATE_CB, TCP_CLOSE, TCP_ESTABLISHED, offset, read, tcp_counts},
+    maps::SOCKS,
+    record,
+    sock_ops::forget_flow,
+};
+
+#[cgroup_sock(sock_release)]
+pub fn up_sock_release(ctx: SockContext) -> i32 {
+    // SAFETY: helper call on a live map and the context's socket.
+    let state = unsafe {
+        let map = (&raw const SOCKS).cast_mut().cast();
+        h::bpf_sk_storage_get(map, ctx.sock.cast(), core::ptr::null_mut(), 0).cast::<SockState>()
+    };
+    if !state.is_null() {
+        // SAFETY: the socket's own element, alive for the run.
+        retire(unsafe { &mut *state });
+    }
+    1
+}
+
+/// Ends a connection for its application: sums first, then the row.
+#[inline(always)]
+pub fn retire(s: &mut SockState) {
+    if s.flags & flag::RELEASED != 0 {
+        return;
+    }
+    if s.flags & flag::OPENED == 0 {
+        fail(s, if s.flags & flag::SYN_SENT != 0 { code::CONNECT_FAILED } else { code::UNREACHABLE });
+        s.flags |= flag::RELEASED;
+        return;
+    }
+    if s.proto != TCP {
+        s.flags |= flag::RELEASED;
+        if let Some(t) = record::total(s) {
+            t.closed += 1;
+        }
+        return;
+    }
+    let error = s.tcp.error;
+    s.tcp = tcp_counts(s);
+    if s.tcp.error == 0 {
+        // The application has fetched the error meanwhile; the state callback kept it.
+        s.tcp.error = error;
+    }
+    s.tcp_state = read(s.tcp_sock + offset!(sk_state));
+    s.flags |= flag::RELEASED;
+    count_closed(s);
+    // Usually the row follows when TCP is done. Not if it is already, or nobody will tell.
+    let callbacks: u8 = read(s.tcp_sock + offset!(tcp_cb_flags));
+    if s.tcp_state as u32 == TCP_CLOSE || u32::from(callbacks) & STATE_CB == 0 {
+        if s.closed_ns == 0 {
+            s.closed_ns = record::now();
+        }
+        if s.reason == 0 || s.reason == code::WOULD_DENY {
+            s.reason = close_reason(s, u32::from(s.tcp_state));
+        }
+        record::emit(EventKind::Released, 0, s);
+    }
+}
+
+/// Adds an ended connection to the sums; called once per connection.
+#[inline(always)]
+pub fn count_closed(s: &SockState) {
+    if let Some(t) = record::total(s) {
+        t.closed += 1;
+        t.sent += s.tcp.sent;
+        t.received += s.tcp.received;
+        t.retransmits += u64::from(s.tcp.retransmits);
+        t.segments_out += u64::from(s.tcp.segments_out);
+    }
+}
+
+/// Ends a connect that was never established; tells once.
+#[inline(always)]
+pub fn fail(s: &mut SockState, reason: u16) {
+    if s.flags & flag::FAILED != 0 {
+        return;
+    }
+    s.flags |= flag::FAILED;
+    s.closed_ns = record::now();
+    s.reason = reason;
+    if s.flags & flag::LOCAL_DESTINATION != 0 {
+        forget_flow(s);
+    }
+    record::count_refused(s);
+    record::emit(EventKind::Failed, 0, s);
+}
+
+/// Why a connection ended, from its last error and the FINs seen.
+#[inline(always)]
+pub fn close_reason(s: &SockState, state: u32) -> u16 {
+    const EPIPE: u32 = 32;
+    const ECONNABORTED: u32 = 103;
+    const ECONNRESET: u32 = 104;
+    const ETIMEDOUT: u32 = 110;
+    match s.tcp.error {
+        EPIPE | ECONNRESET => code::RESET_BY_PEER,
+        ETIMEDOUT => code::TIMED_OUT,
+        // `tcp_abort`: somebody destroyed the socket by sock_diag; the agent knows if it was us.
+        ECONNABORTED => code::RESET_LOCALLY,
+        _ if s.flags & flag::FIN_SENT != 0 => code::CLOSED_NORMALLY,
+        _ if state == TCP_ESTABLISHED => code::STILL_CLOSING,
+        _ => code::RESET_LOCALLY,
+    }
+}
