@@ -16,8 +16,16 @@ pub const VERB: Verb = Verb {
     name: "build-ebpf",
     about: "builds the BPF programs into target/bpf/underpass.o",
     flags: &[
-        Flag { name: "--out", value: Some("PATH"), help: "write the object here instead" },
-        Flag { name: "--features", value: Some("LIST"), help: "features of the ebpf crate" },
+        Flag {
+            name: "--out",
+            value: Some("PATH"),
+            help: "write the object here instead",
+        },
+        Flag {
+            name: "--features",
+            value: Some("LIST"),
+            help: "features of the ebpf crate",
+        },
     ],
     rest: None,
     run,
@@ -26,7 +34,9 @@ pub const VERB: Verb = Verb {
 fn run(flags: &Flags) -> Result<()> {
     setup::build_tools()?;
     let out = flags.get("--out").map_or_else(workspace::object, |out| {
-        env::current_dir().unwrap_or_else(|_| workspace::root()).join(out)
+        env::current_dir()
+            .unwrap_or_else(|_| workspace::root())
+            .join(out)
     });
     build(&out, flags.get("--features"))
 }
@@ -40,8 +50,17 @@ fn build(out: &Path, features: Option<&str>) -> Result<()> {
     let target = workspace::target().join("bpf-build");
     let target_text = target.to_string_lossy();
     let mut args = vec![
-        "build", "--package", "underpass-ebpf", "--bins", "--release", "--target",
-        "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir", &target_text,
+        "build",
+        "--package",
+        "underpass-ebpf",
+        "--bins",
+        "--release",
+        "--target",
+        "bpfel-unknown-none",
+        "-Z",
+        "build-std=core",
+        "--target-dir",
+        &target_text,
     ];
     args.extend(features.into_iter().flat_map(|f| ["--features", f]));
     let flags = [
@@ -53,7 +72,10 @@ fn build(out: &Path, features: Option<&str>) -> Result<()> {
     .join("\x1f");
     let mut cargo = process::cargo(&args);
     cargo
-        .env("PATH", workspace::path_with(&[&workspace::tools().join("bin")]))
+        .env(
+            "PATH",
+            workspace::path_with(&[&workspace::tools().join("bin")]),
+        )
         // Only for this child: crates that probe for nightly features change behavior under it.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags);

@@ -27,7 +27,10 @@ pub struct Flags {
 impl Flags {
     /// `Ok(None)` means that help was asked for.
     pub fn parse(verb: &Verb, args: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut flags = Self { given: Vec::new(), rest: Vec::new() };
+        let mut flags = Self {
+            given: Vec::new(),
+            rest: Vec::new(),
+        };
         let mut args = args;
         while let Some(arg) = args.next() {
             if arg == "-h" || arg == "--help" {
@@ -60,7 +63,10 @@ impl Flags {
     }
 
     pub fn none() -> Self {
-        Self { given: Vec::new(), rest: Vec::new() }
+        Self {
+            given: Vec::new(),
+            rest: Vec::new(),
+        }
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -69,7 +75,11 @@ impl Flags {
 
     /// The last value given.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.given.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| v.as_str())
+        self.given
+            .iter()
+            .rev()
+            .find(|(n, _)| *n == name)
+            .map(|(_, v)| v.as_str())
     }
 }
 
@@ -105,8 +115,16 @@ mod tests {
         name: "v",
         about: "",
         flags: &[
-            Flag { name: "--out", value: Some("PATH"), help: "" },
-            Flag { name: "--keep", value: None, help: "" },
+            Flag {
+                name: "--out",
+                value: Some("PATH"),
+                help: "",
+            },
+            Flag {
+                name: "--keep",
+                value: None,
+                help: "",
+            },
         ],
         rest: None,
         run: |_| Ok(()),
@@ -118,7 +136,9 @@ mod tests {
 
     #[test]
     fn takes_both_forms_and_the_last_value() {
-        let flags = parse(&["--out", "a", "--keep", "--out=b"]).unwrap().unwrap();
+        let flags = parse(&["--out", "a", "--keep", "--out=b"])
+            .unwrap()
+            .unwrap();
         assert_eq!(flags.get("--out"), Some("b"));
         assert!(flags.has("--keep"));
     }

@@ -4,11 +4,15 @@
 
 use std::process::ExitCode;
 
+mod demo;
 mod ebpf;
 mod flags;
 mod process;
 mod servers;
 mod setup;
+mod test;
+mod tidy;
+mod verify;
 mod workspace;
 
 use flags::{Flags, Verb};
@@ -16,7 +20,15 @@ use flags::{Flags, Verb};
 /// Why a verb failed, as the user reads it.
 type Result<T> = std::result::Result<T, String>;
 
-const VERBS: &[Verb] = &[setup::VERB, ebpf::VERB];
+const VERBS: &[Verb] = &[
+    demo::DEMO,
+    test::VERB,
+    demo::BENCH,
+    setup::VERB,
+    ebpf::VERB,
+    verify::VERB,
+    tidy::VERB,
+];
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -55,7 +67,8 @@ fn main() -> ExitCode {
 }
 
 fn overview() -> String {
-    let mut text = String::from("Usage: cargo xtask VERB [FLAGS]   (VERB --help shows its flags)\n\n");
+    let mut text =
+        String::from("Usage: cargo xtask VERB [FLAGS]   (VERB --help shows its flags)\n\n");
     for verb in VERBS {
         text += &format!("  {:<12} {}\n", verb.name, verb.about);
     }

@@ -32,9 +32,16 @@ pub fn unpack(prefix: &Path) -> Result<()> {
         return Ok(());
     }
     let names: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
-    println!("missing: {}; unpacking them into {}", names.join(", "), prefix.display());
+    println!(
+        "missing: {}; unpacking them into {}",
+        names.join(", "),
+        prefix.display()
+    );
     if output("apt-get", &["--version"]).is_none() || output("dpkg", &["--version"]).is_none() {
-        println!("there is no apt-get here: what needs {} cannot run", names.join(", "));
+        println!(
+            "there is no apt-get here: what needs {} cannot run",
+            names.join(", ")
+        );
         return Ok(());
     }
     let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
@@ -53,12 +60,20 @@ pub fn unpack(prefix: &Path) -> Result<()> {
 }
 
 fn missing(prefix: &Path) -> Vec<(&'static str, &'static str)> {
-    PROGRAMS.iter().filter(|(program, _)| !runs(prefix, program)).copied().collect()
+    PROGRAMS
+        .iter()
+        .filter(|(program, _)| !runs(prefix, program))
+        .copied()
+        .collect()
 }
 
 /// True if the program starts: its file is there and its libraries are found.
 fn runs(prefix: &Path, program: &str) -> bool {
-    let flag = if program == "nginx" { "-v" } else { "--version" };
+    let flag = if program == "nginx" {
+        "-v"
+    } else {
+        "--version"
+    };
     let quiet = |command: &mut Command| {
         command
             .arg(flag)
@@ -68,7 +83,10 @@ fn runs(prefix: &Path, program: &str) -> bool {
             .status()
             .is_ok_and(|s| s.success())
     };
-    let unpacked = PLACES.iter().map(|dir| prefix.join(dir).join(program)).find(|p| p.exists());
+    let unpacked = PLACES
+        .iter()
+        .map(|dir| prefix.join(dir).join(program))
+        .find(|p| p.exists());
     match unpacked {
         Some(path) => quiet(Command::new(path).env("LD_LIBRARY_PATH", library_path(prefix))),
         None => quiet(&mut Command::new(program)),
@@ -82,7 +100,9 @@ fn library_path(prefix: &Path) -> String {
         let dir = prefix.join(dir);
         [dir.join(format!("{arch}-linux-gnu")), dir]
     });
-    dirs.map(|d| d.to_string_lossy().into_owned()).collect::<Vec<_>>().join(":")
+    dirs.map(|d| d.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(":")
 }
 
 fn fetch(prefix: &Path, packages: &[&str]) -> Result<()> {
@@ -90,8 +110,15 @@ fn fetch(prefix: &Path, packages: &[&str]) -> Result<()> {
     fs::create_dir_all(&debs).map_err(|e| format!("{}: {e}", debs.display()))?;
     let wanted = with_libraries(packages);
     let mut apt = Command::new("apt-get");
-    apt.args(["--quiet", "download"]).args(&wanted).current_dir(&debs).stdout(Stdio::null());
-    step(&format!("apt-get download {}", packages.join(" ")), &mut apt, Duration::from_secs(300))?;
+    apt.args(["--quiet", "download"])
+        .args(&wanted)
+        .current_dir(&debs)
+        .stdout(Stdio::null());
+    step(
+        &format!("apt-get download {}", packages.join(" ")),
+        &mut apt,
+        Duration::from_secs(300),
+    )?;
     for entry in fs::read_dir(&debs).map_err(|e| e.to_string())?.flatten() {
         let mut dpkg = Command::new("dpkg");
         dpkg.arg("-x").arg(entry.path()).arg(prefix);
@@ -105,18 +132,35 @@ fn fetch(prefix: &Path, packages: &[&str]) -> Result<()> {
 /// The packages, and the libraries below them that this machine does not have.
 fn with_libraries(packages: &[&str]) -> BTreeSet<String> {
     let mut args = vec!["depends", "--recurse"];
-    args.extend(["--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks"]);
+    args.extend([
+        "--no-recommends",
+        "--no-suggests",
+        "--no-conflicts",
+        "--no-breaks",
+    ]);
     args.extend(["--no-replaces", "--no-enhances"]);
     args.extend(packages);
     let below = output("apt-cache", &args).unwrap_or_default();
-    let here = output("dpkg-query", &["-W", "-f", "${Package} ${db:Status-Status}\n"]);
+    let here = output(
+        "dpkg-query",
+        &["-W", "-f", "${Package} ${db:Status-Status}\n"],
+    );
     let here = here.unwrap_or_default();
-    let here: BTreeSet<&str> = here.lines().filter_map(|l| l.strip_suffix(" installed")).collect();
+    let here: BTreeSet<&str> = here
+        .lines()
+        .filter_map(|l| l.strip_suffix(" installed"))
+        .collect();
     let library = |name: &&str| {
-        ["lib", "lua", "zlib"].iter().any(|start| name.starts_with(start))
+        ["lib", "lua", "zlib"]
+            .iter()
+            .any(|start| name.starts_with(start))
             && !name.contains([':', '<', '|', ' '])
             && !here.contains(name)
     };
     let libraries = below.lines().filter(library).map(str::to_owned);
-    packages.iter().map(|p| (*p).to_owned()).chain(libraries).collect()
+    packages
+        .iter()
+        .map(|p| (*p).to_owned())
+        .chain(libraries)
+        .collect()
 }

@@ -57,7 +57,10 @@ pub fn cargo_deny() -> Result<PathBuf> {
     let _lock = lock()?;
     let binary = workspace::tools().join("bin/cargo-deny");
     if !installed(&format!("cargo-deny {DENY}"), "") {
-        println!("cargo-deny {DENY} is not in {}; building it", workspace::tools().display());
+        println!(
+            "cargo-deny {DENY} is not in {}; building it",
+            workspace::tools().display()
+        );
         install(&["cargo-deny", "--version", &format!("={DENY}")], |_| ())?;
     }
     Ok(binary)
@@ -67,7 +70,10 @@ pub fn cargo_deny() -> Result<PathBuf> {
 /// the linker's own message for a mismatch is "Invalid record".
 fn same_llvm() -> Result<()> {
     let version = output("rustc", &["-vV"]).ok_or("rustc does not run: is rustup installed?")?;
-    let llvm = version.lines().find_map(|l| l.strip_prefix("LLVM version: ")).unwrap_or("?");
+    let llvm = version
+        .lines()
+        .find_map(|l| l.strip_prefix("LLVM version: "))
+        .unwrap_or("?");
     if llvm.split('.').next() == Some(LLVM) {
         return Ok(());
     }
@@ -80,12 +86,17 @@ fn same_llvm() -> Result<()> {
 
 fn rust_src() -> Result<()> {
     let sysroot = output("rustc", &["--print", "sysroot"]).unwrap_or_default();
-    if Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").exists() {
+    if Path::new(sysroot.trim())
+        .join("lib/rustlib/src/rust/library/core")
+        .exists()
+    {
         return Ok(());
     }
     println!("the standard library's source (rust-src) is missing; adding it with rustup");
     let mut rustup = Command::new("rustup");
-    rustup.args(["component", "add", "rust-src"]).current_dir(workspace::root());
+    rustup
+        .args(["component", "add", "rust-src"])
+        .current_dir(workspace::root());
     step("rust-src", &mut rustup, MINUTES(5))
 }
 
@@ -109,12 +120,25 @@ fn bpf_linker() -> Result<()> {
     println!("bpf-linker {LINKER} for LLVM {LLVM} is missing; building it (about a minute)");
     let feature = format!("llvm-{LLVM}");
     let version = format!("={LINKER}");
-    let args = ["bpf-linker", "--version", &version, "--no-default-features", "--features", &feature];
+    let args = [
+        "bpf-linker",
+        "--version",
+        &version,
+        "--no-default-features",
+        "--features",
+        &feature,
+    ];
     install(&args, |cargo| {
         // Without both the link ends in "unable to find library -lLLVM".
-        cargo.env("LLVM_PREFIX", &llvm).env("PATH", workspace::path_with(&[&llvm.join("bin")]));
+        cargo
+            .env("LLVM_PREFIX", &llvm)
+            .env("PATH", workspace::path_with(&[&llvm.join("bin")]));
     })?;
-    if linker_runs() { Ok(()) } else { Err("bpf-linker was built but does not run".to_owned()) }
+    if linker_runs() {
+        Ok(())
+    } else {
+        Err("bpf-linker was built but does not run".to_owned())
+    }
 }
 
 fn linker_runs() -> bool {
@@ -125,7 +149,9 @@ fn linker_runs() -> bool {
 /// True if cargo noted this package in the prefix, built with `feature`.
 fn installed(package: &str, feature: &str) -> bool {
     let noted = fs::read_to_string(workspace::tools().join(".crates2.json")).unwrap_or_default();
-    let Some((_, entry)) = noted.split_once(&format!("\"{package} ")) else { return false };
+    let Some((_, entry)) = noted.split_once(&format!("\"{package} ")) else {
+        return false;
+    };
     entry.split('}').next().is_some_and(|e| e.contains(feature))
 }
 
@@ -133,9 +159,18 @@ fn install(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Result<()> {
     let tools = workspace::tools();
     let build = tools.join("build");
     let mut cargo = process::cargo(&["install", "--locked", "--force"]);
-    cargo.args(args).arg("--root").arg(&tools).arg("--target-dir").arg(&build);
+    cargo
+        .args(args)
+        .arg("--root")
+        .arg(&tools)
+        .arg("--target-dir")
+        .arg(&build);
     prepare(&mut cargo);
-    let result = step(&format!("cargo install {}", args[0]), &mut cargo, MINUTES(20));
+    let result = step(
+        &format!("cargo install {}", args[0]),
+        &mut cargo,
+        MINUTES(20),
+    );
     let _ = fs::remove_dir_all(&build);
     result
 }
@@ -148,14 +183,18 @@ pub fn apt_install(packages: &[&str]) -> Result<()> {
         return Err(format!("there is no apt-get; these are missing: {wanted}"));
     }
     if output("id", &["-u"]).is_none_or(|id| id.trim() != "0") {
-        return Err(format!("not root, so packages cannot be installed. {by_hand}"));
+        return Err(format!(
+            "not root, so packages cannot be installed. {by_hand}"
+        ));
     }
     let install = || {
         let mut apt = apt(&["install", "--yes", "--no-install-recommends"]);
         apt.args(packages);
         step(&format!("apt-get install {wanted}"), &mut apt, MINUTES(10))
     };
-    install().or_else(|_| apt_update().and_then(|()| install())).map_err(|e| format!("{e}. {by_hand}"))
+    install()
+        .or_else(|_| apt_update().and_then(|()| install()))
+        .map_err(|e| format!("{e}. {by_hand}"))
 }
 
 pub fn apt_update() -> Result<()> {
@@ -164,7 +203,10 @@ pub fn apt_update() -> Result<()> {
 
 fn apt(args: &[&str]) -> Command {
     let mut apt = Command::new("apt-get");
-    apt.arg("--quiet").args(args).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+    apt.arg("--quiet")
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdout(Stdio::null());
     apt
 }
 

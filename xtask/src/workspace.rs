@@ -10,7 +10,10 @@ pub fn root() -> PathBuf {
     // Set by `cargo run`; the compiled-in value is for calling the binary by hand.
     let xtask = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    xtask.parent().expect("xtask/ lies in the clone").to_path_buf()
+    xtask
+        .parent()
+        .expect("xtask/ lies in the clone")
+        .to_path_buf()
 }
 
 /// Cargo's target directory.
@@ -38,6 +41,9 @@ pub fn tools() -> PathBuf {
 /// `PATH` with `first` in front.
 pub fn path_with(first: &[&Path]) -> std::ffi::OsString {
     let old = env::var_os("PATH").unwrap_or_default();
-    let all = first.iter().map(|p| p.to_path_buf()).chain(env::split_paths(&old));
+    let all = first
+        .iter()
+        .map(|p| p.to_path_buf())
+        .chain(env::split_paths(&old));
     env::join_paths(all).expect("paths of this project hold no colon")
 }

@@ -1,0 +1,221 @@
+//! Docs that are generated from code or compared with it.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use super::Repository;
+use crate::Result;
+
+#[path = "../../../abi/src/reason.rs"]
+#[expect(dead_code, reason = "only the registry itself is used here")]
+mod reason;
+
+const CODES: &str = "docs/reference/codes.md";
+const UNIT: &str = "deploy/systemd/underpass-agent.service";
+const CAPABILITIES: &str = "agent/src/kernel/caps.rs";
+/// Top-level folders that are no rooms.
+const NO_ROOMS: &[&str] = &[".cargo", ".ci", ".github"];
+
+/// Writes what is generated.
+pub fn write(root: &Path) -> Result<()> {
+    fs::write(root.join(CODES), codes()).map_err(|e| format!("{CODES}: {e}"))
+}
+
+pub fn generated(repository: &Repository) -> Vec<String> {
+    let current = repository.text(CODES) == codes();
+    if current {
+        Vec::new()
+    } else {
+        vec![format!("{CODES} is stale: cargo xtask tidy --fix")]
+    }
+}
+
+fn codes() -> String {
+    let mut text = String::from(
+        "# Codes\n\n\
+         <!-- Generated from abi/src/reason.rs by `cargo xtask tidy --fix`. -->\n\n\
+         Every refusal, every empty cell and every error has one of these. \
+         `-o json` shows the name, messages show number and name. Names never change their meaning.\n",
+    );
+    let mut hundred = 0;
+    for code in reason::CODES {
+        if code.number / 100 != hundred {
+            hundred = code.number / 100;
+            text += &format!("\n## {}\n\n", chapter(hundred));
+            text += "| code | name | what happened | what to do |\n|---|---|---|---|\n";
+        }
+        let (what, hint) = (cell(code.text), cell(code.hint));
+        text += &format!(
+            "| UP{:04} | `{}` | {what} | {hint} |\n",
+            code.number, code.name
+        );
+    }
+    text
+}
+
+fn cell(text: &str) -> String {
+    if text.is_empty() {
+        "–".to_owned()
+    } else {
+        text.replace('|', "\\|")
+    }
+}
+
+fn chapter(hundred: u16) -> &'static str {
+    match hundred {
+        1 => "Why a connection was refused, or ended",
+        2 => "Why a cell is empty, or a layer was chosen",
+        3 => "Configuration",
+        4 => "The node",
+        5 => "Command line",
+        _ => "Other",
+    }
+}
+
+pub fn folders(repository: &Repository) -> Vec<String> {
+    let text = repository.text("docs/ARCHITECTURE.md");
+    let folders: BTreeSet<&str> = repository
+        .files
+        .iter()
+        .filter_map(|f| Some(f.split_once('/')?.0))
+        .collect();
+    let missing = |f: &&&str| !NO_ROOMS.contains(*f) && !text.contains(&format!("`{f}/`"));
+    folders
+        .iter()
+        .filter(missing)
+        .map(|f| format!("{f}/ is not in docs/ARCHITECTURE.md"))
+        .collect()
+}
+
+pub fn limits(repository: &Repository) -> Vec<String> {
+    let page = repository.text("docs/reference/limits.md");
+    let tables = repository.text("abi/src/tables.rs");
+    let mut problems = Vec::new();
+    for (name, value) in constants(module(&tables, "limits")) {
+        let row = format!("| `{name}` | {value} |");
+        if !page.contains(&row) {
+            problems.push(format!("docs/reference/limits.md lacks the row `{row}`"));
+        }
+    }
+    let page = repository.text("docs/reference/counters.md");
+    let sock = repository.text("abi/src/sock.rs");
+    for name in module(&sock, "counter").split('"').skip(1).step_by(2) {
+        if !page.contains(&format!("| `{name}` |")) {
+            problems.push(format!("docs/reference/counters.md lacks `{name}`"));
+        }
+    }
+    problems
+}
+
+/// The body of `pub mod NAME { … }` that ends with a brace in the first column.
+fn module<'a>(source: &'a str, name: &str) -> &'a str {
+    let Some((_, rest)) = source.split_once(&format!("pub mod {name} {{\n")) else {
+        return "";
+    };
+    rest.split("\n}").next().unwrap_or_default()
+}
+
+/// `pub const NAME: usize = 4 << 20;` as (NAME, `4 << 20`), digits without underscores.
+fn constants(body: &str) -> Vec<(&str, String)> {
+    let row = |line: &'_ str| -> Option<(usize, usize)> {
+        let at = line.find("pub const ")? + 10;
+        Some((at, line.find(": usize = ")?))
+    };
+    let lines = body
+        .lines()
+        .filter_map(|l| row(l).map(|(from, to)| (&l[from..to], &l[to + 10..])));
+    lines
+        .map(|(name, value)| (name, value.trim_end_matches(';').replace('_', "")))
+        .collect()
+}
+
+pub fn capabilities(repository: &Repository) -> Vec<String> {
+    let source = repository.text(CAPABILITIES);
+    if source.is_empty() {
+        return vec![format!("{CAPABILITIES} is missing")];
+    }
+    let unit = repository.text(UNIT);
+    let page = repository.text("docs/reference/capabilities.md");
+    let kept = names(
+        &source
+            .split("#[cfg(test)]")
+            .next()
+            .unwrap_or_default()
+            .replace("\\\n", ""),
+    );
+    let mut problems = Vec::new();
+    for key in ["CapabilityBoundingSet=", "AmbientCapabilities="] {
+        let line = unit
+            .lines()
+            .find_map(|l| l.strip_prefix(key))
+            .unwrap_or_default();
+        if names(line) != kept {
+            problems.push(format!(
+                "{UNIT}: {key} has {:?}, {CAPABILITIES} {kept:?}",
+                names(line)
+            ));
+        }
+    }
+    let missing = kept
+        .iter()
+        .filter(|name| !page.contains(&format!("| `{name}` |")));
+    problems
+        .extend(missing.map(|n| format!("docs/reference/capabilities.md does not justify {n}")));
+    problems
+}
+
+/// `CAP_…` words of a text.
+fn names(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !c.is_ascii_uppercase() && c != '_')
+        .filter(|w| w.starts_with("CAP_") && w.len() > 4)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Relative links of every page lead to a file.
+pub fn links(repository: &Repository) -> Vec<String> {
+    let mut problems = Vec::new();
+    for page in repository.ending(&[".md"]) {
+        let text = repository.text(page);
+        let targets = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|t| !t.contains("://") && !t.starts_with('#')) {
+            let file = target.split('#').next().unwrap_or_default();
+            let from = repository.root.join(page);
+            if !from.parent().is_some_and(|dir| dir.join(file).exists()) {
+                problems.push(format!("{page}: {target} does not exist"));
+            }
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_constants_and_modules() {
+        let source = "pub mod limits {\n    pub const A: usize = 16_384;\n    pub const B: usize = 4 << 20;\n}\n";
+        let expected = vec![("A", "16384".to_owned()), ("B", "4 << 20".to_owned())];
+        assert_eq!(constants(module(source, "limits")), expected);
+    }
+
+    #[test]
+    fn every_code_has_a_row() {
+        let text = codes();
+        for code in reason::CODES {
+            assert!(text.contains(&format!("| UP{:04} | `{}` |", code.number, code.name)));
+        }
+    }
+
+    #[test]
+    fn finds_capability_names() {
+        let found = names("CAP_BPF CAP_NET_ADMIN; CAP_");
+        assert_eq!(
+            found.into_iter().collect::<Vec<_>>(),
+            ["CAP_BPF", "CAP_NET_ADMIN"]
+        );
+    }
+}
