@@ -68,6 +68,9 @@ codes! {
     206 NOT_A_WORKLOAD "the address belongs to nothing that the mesh knows" "";
     207 EVENTS_LOST "rows are missing because the event ring was full; totals are exact"
         "read more often, or raise the agent's CPU share";
+    208 ADDRESS_DIALED "the application dialed an address that is no service's" "";
+    209 NOTHING_TO_DECIDE "neither end is guarded by a policy" "";
+    210 STILL_OPEN "the connection has not ended" "";
     // 300-399: configuration
     301 NOT_IMPLEMENTED "this is not built yet" "remove it; the release notes list what is planned";
     302 BAD_YAML "the file is no valid YAML" "fix the named line; the last good plan stays in force";
@@ -129,7 +132,12 @@ mod tests {
     #[test]
     fn numbers_and_names_are_unique_and_ascend() {
         for pair in CODES.windows(2) {
-            assert!(pair[0].number < pair[1].number, "{} before {}", pair[0].name, pair[1].name);
+            assert!(
+                pair[0].number < pair[1].number,
+                "{} before {}",
+                pair[0].name,
+                pair[1].name
+            );
             assert!(CODES.iter().filter(|c| c.name == pair[0].name).count() == 1);
         }
     }
