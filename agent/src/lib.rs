@@ -1,1 +1,10 @@
-//! 
+//! The node agent: loads and pins the BPF programs, finds local workloads, applies plans to the maps,
+//! keeps telemetry and serves the node API.
+#![deny(unsafe_code)]
+
+pub mod kernel;
+pub mod log;
+pub mod options;
+pub mod problem;
+pub mod sys;
+pub mod watch;

@@ -1,0 +1,117 @@
+//! The command line of `underpass-agent`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, ValueEnum};
+
+/// Underpass's node agent: loads the mesh into this machine's kernel and keeps it up to date.
+///
+/// Exit codes: 0 stopped or uninstalled, 1 failed (the message starts with a code, see
+/// docs/reference/codes.md), 2 bad usage.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "underpass-agent", version)]
+pub struct Options {
+    /// Directory of Kubernetes manifests (*.yaml, *.yml, *.json) that describe the mesh
+    #[arg(long, value_name = "DIR", required_unless_present = "uninstall")]
+    pub mesh: Option<PathBuf>,
+
+    /// This node's name, as in the manifests' `nodeName` [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+
+    /// The cgroup2 directory to attach to [default: the cgroup2 mount in /proc/self/mountinfo]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// Directory on a bpffs for maps and links; mounted if missing
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/underpass")]
+    pub pin_dir: PathBuf,
+
+    /// Directory for the agent's lock
+    #[arg(long, value_name = "DIR", default_value = "/run/underpass")]
+    pub state_dir: PathBuf,
+
+    /// Unix socket of the node API
+    #[arg(long, value_name = "PATH", default_value = underpass_api::DEFAULT_SOCKET)]
+    pub api: PathBuf,
+
+    /// Where /metrics, /healthz and /readyz are served
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464")]
+    pub metrics: SocketAddr,
+
+    /// What holds for a meshed workload that no policy selects
+    #[arg(long, value_enum, value_name = "POLICY", default_value = "allow")]
+    pub default_policy: DefaultPolicy,
+
+    /// Form of the log on standard output
+    #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
+    pub log: LogForm,
+
+    /// Leave established connections alone when a policy change denies them
+    #[arg(long)]
+    pub keep_denied_connections: bool,
+
+    /// Do not mount a bpffs if --pin-dir is not on one
+    #[arg(long)]
+    pub no_mount: bool,
+
+    /// Remove every program and map of the mesh from this node, say what was removed, and exit
+    #[arg(long)]
+    pub uninstall: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DefaultPolicy {
+    Allow,
+    Deny,
+    Audit,
+}
+
+impl DefaultPolicy {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogForm {
+    Text,
+    Json,
+}
+
+impl Options {
+    /// `--node`, or the host name.
+    pub fn node_name(&self) -> String {
+        self.node.clone().unwrap_or_else(|| {
+            rustix::system::uname().nodename().to_string_lossy().into_owned()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn needs_a_directory_unless_it_uninstalls() {
+        assert!(Options::try_parse_from(["underpass-agent"]).is_err());
+        let options = Options::try_parse_from(["underpass-agent", "--uninstall"]).unwrap();
+        assert_eq!(options.pin_dir, PathBuf::from("/sys/fs/bpf/underpass"));
+        assert!(!options.node_name().is_empty());
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        let parse = |extra: [&str; 2]| {
+            Options::try_parse_from(["underpass-agent", "--mesh", "."].iter().chain(&extra))
+        };
+        assert_eq!(parse(["--default-policy", "audit"]).unwrap().default_policy.name(), "audit");
+        assert!(parse(["--default-policy", "maybe"]).is_err());
+        assert!(parse(["--metrics", "nowhere"]).is_err());
+        assert!(parse(["--log", "xml"]).is_err());
+    }
+}
