@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod docs;
+mod generate;
 mod rooms;
 mod source;
 
@@ -60,7 +61,7 @@ pub struct Repository {
 
 fn run(flags: &Flags) -> Result<()> {
     if flags.has("--fix") {
-        docs::write(&workspace::root())?;
+        docs::write(&Repository::read(&workspace::root()))?;
     }
     let checked = check()?;
     println!("{checked} rules hold");

@@ -1,74 +1,32 @@
 //! Docs that are generated from code or compared with it.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs};
 
-use super::Repository;
+use super::{Repository, generate};
 use crate::Result;
 
-#[path = "../../../abi/src/reason.rs"]
-#[expect(dead_code, reason = "only the registry itself is used here")]
-mod reason;
-
-const CODES: &str = "docs/reference/codes.md";
 const UNIT: &str = "deploy/systemd/underpass-agent.service";
 const CAPABILITIES: &str = "agent/src/kernel/caps.rs";
 /// Top-level folders that are no rooms.
 const NO_ROOMS: &[&str] = &[".cargo", ".ci", ".github"];
 
 /// Writes what is generated.
-pub fn write(root: &Path) -> Result<()> {
-    fs::write(root.join(CODES), codes()).map_err(|e| format!("{CODES}: {e}"))
+pub fn write(repository: &Repository) -> Result<()> {
+    for (path, text) in generate::pages(repository) {
+        if repository.text(path) != text {
+            println!("writing {path}");
+            fs::write(repository.root.join(path), text).map_err(|e| format!("{path}: {e}"))?;
+        }
+    }
+    Ok(())
 }
 
 pub fn generated(repository: &Repository) -> Vec<String> {
-    let current = repository.text(CODES) == codes();
-    if current {
-        Vec::new()
-    } else {
-        vec![format!("{CODES} is stale: cargo xtask tidy --fix")]
-    }
-}
-
-fn codes() -> String {
-    let mut text = String::from(
-        "# Codes\n\n\
-         <!-- Generated from abi/src/reason.rs by `cargo xtask tidy --fix`. -->\n\n\
-         Every refusal, every empty cell and every error has one of these. \
-         `-o json` shows the name, messages show number and name. Names never change their meaning.\n",
-    );
-    let mut hundred = 0;
-    for code in reason::CODES {
-        if code.number / 100 != hundred {
-            hundred = code.number / 100;
-            text += &format!("\n## {}\n\n", chapter(hundred));
-            text += "| code | name | what happened | what to do |\n|---|---|---|---|\n";
-        }
-        let (what, hint) = (cell(code.text), cell(code.hint));
-        text += &format!(
-            "| UP{:04} | `{}` | {what} | {hint} |\n",
-            code.number, code.name
-        );
-    }
-    text
-}
-
-fn cell(text: &str) -> String {
-    if text.is_empty() {
-        "–".to_owned()
-    } else {
-        text.replace('|', "\\|")
-    }
-}
-
-fn chapter(hundred: u16) -> &'static str {
-    match hundred {
-        1 => "Why a connection was refused, or ended",
-        2 => "Why a cell is empty, or a layer was chosen",
-        3 => "Configuration",
-        4 => "The node",
-        5 => "Command line",
-        _ => "Other",
-    }
+    let pages = generate::pages(repository).into_iter();
+    let stale = pages.filter(|(path, text)| repository.text(path) != *text);
+    stale
+        .map(|(path, _)| format!("{path} is stale: cargo xtask tidy --fix"))
+        .collect()
 }
 
 pub fn folders(repository: &Repository) -> Vec<String> {
@@ -200,14 +158,6 @@ mod tests {
         let source = "pub mod limits {\n    pub const A: usize = 16_384;\n    pub const B: usize = 4 << 20;\n}\n";
         let expected = vec![("A", "16384".to_owned()), ("B", "4 << 20".to_owned())];
         assert_eq!(constants(module(source, "limits")), expected);
-    }
-
-    #[test]
-    fn every_code_has_a_row() {
-        let text = codes();
-        for code in reason::CODES {
-            assert!(text.contains(&format!("| UP{:04} | `{}` |", code.number, code.name)));
-        }
     }
 
     #[test]
