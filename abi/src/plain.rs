@@ -22,9 +22,31 @@ macro_rules! plain {
 }
 
 plain!(
-    Ip, ServiceKey, ServiceWord, SlotHeader, AliasSlot, Backend, Life, AffinityKey, AddressWord,
-    IdentityPair, ListenKey, FlowKey, UdpReverseKey, UdpReverse, BlockKey, NameKey, RuleKey, RuleWord,
-    PolicyHeader, SockState, TcpCounts, Event, TotalKey, Total, Offsets,
+    Ip,
+    ServiceKey,
+    ServiceWord,
+    SlotHeader,
+    AliasSlot,
+    Backend,
+    Life,
+    AffinityKey,
+    AddressWord,
+    IdentityPair,
+    ListenKey,
+    FlowKey,
+    UdpReverseKey,
+    UdpReverse,
+    BlockKey,
+    NameKey,
+    RuleKey,
+    RuleWord,
+    PolicyHeader,
+    SockState,
+    TcpCounts,
+    Event,
+    TotalKey,
+    Total,
+    Offsets,
 );
 
 // SAFETY: integers.

@@ -42,9 +42,30 @@ pub mod maps {
 
     /// All of them, for pinning, `status` and uninstall.
     pub const ALL: [&str; 24] = [
-        SETTINGS, SERVICE_IDS, SERVICES, SLOTS, BACKENDS, BACKEND_LIFE, AFFINITY, CGROUPS, NETNS,
-        ADDRESSES, WORKLOADS, IDENTITIES, HOMES, POLICIES, RULES, BLOCKS, NAMES, LISTENERS, FLOWS,
-        UDP_REVERSE, SOCKS, EVENTS, TOTALS, COUNTERS,
+        SETTINGS,
+        SERVICE_IDS,
+        SERVICES,
+        SLOTS,
+        BACKENDS,
+        BACKEND_LIFE,
+        AFFINITY,
+        CGROUPS,
+        NETNS,
+        ADDRESSES,
+        WORKLOADS,
+        IDENTITIES,
+        HOMES,
+        POLICIES,
+        RULES,
+        BLOCKS,
+        NAMES,
+        LISTENERS,
+        FLOWS,
+        UDP_REVERSE,
+        SOCKS,
+        EVENTS,
+        TOTALS,
+        COUNTERS,
     ];
 }
 
@@ -169,7 +190,11 @@ impl AliasSlot {
     #[inline(always)]
     pub const fn choose(self, random: u32) -> u32 {
         let threshold = self.threshold() as u32;
-        if threshold == 0 || (random & 0xffff) < threshold { self.backend() } else { self.alias() }
+        if threshold == 0 || (random & 0xffff) < threshold {
+            self.backend()
+        } else {
+            self.alias()
+        }
     }
 }
 
@@ -351,66 +376,56 @@ pub struct NameKey {
 /// namespace and 253 for a name: longer keys are cut and end in a hash.
 pub const NAME_LEN: usize = 184;
 
-/// A short check of a key, stored beside the payload in 8-byte values that programs write, because
-/// the element behind a looked-up pointer can be given to another key at any moment.
+// A short check of a key is stored beside the payload in 8-byte values that programs write, because
+// the element behind a looked-up pointer can be given to another key at any moment.
 #[inline(always)]
-pub fn check(words: &[u32]) -> u32 {
-    let mut h: u32 = 0x811c_9dc5;
-    let mut i = 0;
-    while i < words.len() {
-        h = (h ^ words[i]).wrapping_mul(0x0100_0193);
-        h ^= h >> 15;
-        i += 1;
-    }
-    h | 1
+const fn mix(h: u32, word: u32) -> u32 {
+    let h = (h ^ word).wrapping_mul(0x0100_0193);
+    h ^ h >> 15
 }
 
+#[inline(always)]
+const fn mix_u64(h: u32, word: u64) -> u32 {
+    mix(mix(h, word as u32), (word >> 32) as u32)
+}
+
+#[inline(always)]
+const fn mix_ip(h: u32, ip: &Ip) -> u32 {
+    mix(mix(mix(mix(h, ip.0[0]), ip.0[1]), ip.0[2]), ip.0[3])
+}
+
+const SEED: u32 = 0x811c_9dc5;
+
 impl ListenKey {
+    /// Never zero, like every check.
     #[inline(always)]
-    pub fn check(&self) -> u32 {
-        check(&[
-            self.netns as u32,
-            (self.netns >> 32) as u32,
-            self.ip.0[0],
-            self.ip.0[1],
-            self.ip.0[2],
-            self.ip.0[3],
-            self.port as u32 | (self.proto as u32) << 16,
-        ])
+    pub const fn check(&self) -> u32 {
+        let h = mix_ip(mix_u64(SEED, self.netns), &self.ip);
+        mix(h, self.port as u32 | (self.proto as u32) << 16) | 1
     }
 }
 
 impl FlowKey {
     #[inline(always)]
-    pub fn check(&self) -> u32 {
-        check(&[
-            self.netns as u32,
-            (self.netns >> 32) as u32,
-            self.source.0[0],
-            self.source.0[1],
-            self.source.0[2],
-            self.source.0[3],
-            self.destination.0[0],
-            self.destination.0[1],
-            self.destination.0[2],
-            self.destination.0[3],
+    pub const fn check(&self) -> u32 {
+        let h = mix_ip(
+            mix_ip(mix_u64(SEED, self.netns), &self.source),
+            &self.destination,
+        );
+        mix(
+            h,
             self.source_port as u32 | (self.destination_port as u32) << 16,
-        ])
+        ) | 1
     }
 }
 
 impl UdpReverseKey {
     #[inline(always)]
-    pub fn check(&self) -> u32 {
-        check(&[
-            self.cookie as u32,
-            (self.cookie >> 32) as u32,
-            self.ip.0[0],
-            self.ip.0[1],
-            self.ip.0[2],
-            self.ip.0[3],
+    pub const fn check(&self) -> u32 {
+        mix(
+            mix_ip(mix_u64(SEED, self.cookie), &self.ip),
             self.port as u32,
-        ])
+        ) | 1
     }
 }
 
@@ -423,7 +438,11 @@ pub const fn checked(payload: u32, check: u32) -> u64 {
 /// Unpacks a checked 8-byte value; `None` if it belongs to another key.
 #[inline(always)]
 pub const fn unchecked(value: u64, check: u32) -> Option<u32> {
-    if (value >> 32) as u32 == check { Some(value as u32) } else { None }
+    if (value >> 32) as u32 == check {
+        Some(value as u32)
+    } else {
+        None
+    }
 }
 
 const _: () = assert!(size_of::<ServiceKey>() == 20);

@@ -185,13 +185,22 @@ pub fn decide(
     mut lookup: impl FnMut(&RuleKey) -> Option<RuleWord>,
 ) -> Decision {
     if !header.has(PolicyHeader::DENY) && !header.has(PolicyHeader::AUDIT) {
-        return Decision { verdict: Verdict::Allowed, policy: 0 };
+        return Decision {
+            verdict: Verdict::Allowed,
+            policy: 0,
+        };
     }
     let mut allowed_by = 0;
     let mut flags = 0;
     let mut try_subject = |subject: u32| {
         if header.has(PolicyHeader::ALL_PORTS) {
-            let key = RuleKey { table, subject, port: 0, proto: 0, pad: 0 };
+            let key = RuleKey {
+                table,
+                subject,
+                port: 0,
+                proto: 0,
+                pad: 0,
+            };
             if let Some(word) = lookup(&key) {
                 if word.flags() & !flags & RuleWord::ENFORCED != 0 {
                     allowed_by = word.policy();
@@ -200,7 +209,13 @@ pub fn decide(
             }
         }
         if header.has(PolicyHeader::BY_PORT) && flags & RuleWord::ENFORCED == 0 {
-            let key = RuleKey { table, subject, port, proto, pad: 0 };
+            let key = RuleKey {
+                table,
+                subject,
+                port,
+                proto,
+                pad: 0,
+            };
             if let Some(word) = lookup(&key) {
                 if word.flags() & !flags & RuleWord::ENFORCED != 0 {
                     allowed_by = word.policy();
@@ -214,15 +229,27 @@ pub fn decide(
         || (header.has(PolicyHeader::BY_WIDE) && subjects[1] != 0 && try_subject(subjects[1]))
         || (header.has(PolicyHeader::BY_ANY) && try_subject(subject::ANY));
     if flags & RuleWord::ENFORCED != 0 {
-        return Decision { verdict: Verdict::Allowed, policy: allowed_by };
+        return Decision {
+            verdict: Verdict::Allowed,
+            policy: allowed_by,
+        };
     }
     if header.has(PolicyHeader::DENY) {
-        return Decision { verdict: Verdict::Denied, policy: header.deny_policy() };
+        return Decision {
+            verdict: Verdict::Denied,
+            policy: header.deny_policy(),
+        };
     }
     if flags & RuleWord::AUDITED != 0 {
-        return Decision { verdict: Verdict::Allowed, policy: 0 };
+        return Decision {
+            verdict: Verdict::Allowed,
+            policy: 0,
+        };
     }
-    Decision { verdict: Verdict::Audited, policy: header.audit_policy() }
+    Decision {
+        verdict: Verdict::Audited,
+        policy: header.audit_policy(),
+    }
 }
 
 const _: () = assert!(size_of::<RuleKey>() == 12);
@@ -235,9 +262,7 @@ mod tests {
     const SHOP: u32 = subject::namespace(1);
 
     fn one_rule(subject: u32, port: u16, flags: u32) -> impl FnMut(&RuleKey) -> Option<RuleWord> {
-        move |key| {
-            (key.subject == subject && key.port == port).then_some(RuleWord::new(flags, 7))
-        }
+        move |key| (key.subject == subject && key.port == port).then_some(RuleWord::new(flags, 7))
     }
 
     #[test]
@@ -246,18 +271,35 @@ mod tests {
         let header = PolicyHeader::new(flags, 0, 9, 0);
         let rule = || one_rule(SHOP, 80, RuleWord::ENFORCED);
         let allowed = decide(header, 1, [WEB, SHOP], 80, 6, rule());
-        assert_eq!(allowed, Decision { verdict: Verdict::Allowed, policy: 7 });
+        assert_eq!(
+            allowed,
+            Decision {
+                verdict: Verdict::Allowed,
+                policy: 7
+            }
+        );
         let denied = decide(header, 1, [WEB, SHOP], 81, 6, rule());
-        assert_eq!(denied, Decision { verdict: Verdict::Denied, policy: 9 });
+        assert_eq!(
+            denied,
+            Decision {
+                verdict: Verdict::Denied,
+                policy: 9
+            }
+        );
     }
 
     #[test]
     fn an_audited_rule_grants_nothing_where_a_policy_is_enforced() {
-        let flags =
-            PolicyHeader::DENY | PolicyHeader::AUDIT | PolicyHeader::BY_ANY | PolicyHeader::ALL_PORTS;
+        let flags = PolicyHeader::DENY
+            | PolicyHeader::AUDIT
+            | PolicyHeader::BY_ANY
+            | PolicyHeader::ALL_PORTS;
         let header = PolicyHeader::new(flags, 0, 9, 3);
         let rule = one_rule(subject::ANY, 0, RuleWord::AUDITED);
-        assert_eq!(decide(header, 1, [WEB, SHOP], 80, 6, rule).verdict, Verdict::Denied);
+        assert_eq!(
+            decide(header, 1, [WEB, SHOP], 80, 6, rule).verdict,
+            Verdict::Denied
+        );
     }
 
     #[test]
@@ -265,8 +307,17 @@ mod tests {
         let flags = PolicyHeader::AUDIT | PolicyHeader::BY_NARROW | PolicyHeader::ALL_PORTS;
         let header = PolicyHeader::new(flags, 0, 0, 3);
         let rule = || one_rule(WEB, 0, RuleWord::AUDITED);
-        assert_eq!(decide(header, 1, [WEB, SHOP], 80, 6, rule()).verdict, Verdict::Allowed);
+        assert_eq!(
+            decide(header, 1, [WEB, SHOP], 80, 6, rule()).verdict,
+            Verdict::Allowed
+        );
         let would = decide(header, 1, [subject::HOST, 0], 80, 6, rule());
-        assert_eq!(would, Decision { verdict: Verdict::Audited, policy: 3 });
+        assert_eq!(
+            would,
+            Decision {
+                verdict: Verdict::Audited,
+                policy: 3
+            }
+        );
     }
 }

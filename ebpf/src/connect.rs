@@ -9,7 +9,7 @@ use aya_ebpf::{
 use underpass_abi::{
     Ip,
     reason::code,
-    sock::{EventKind, Layer, SockState, counter, flag},
+    sock::{EventKind, Layer, SockState, TotalKey, counter, flag},
     tables::setting,
     verdict::{Decision, Verdict},
 };
@@ -40,13 +40,13 @@ pub fn up_connect4(ctx: SockAddrContext) -> i32 {
             core::ptr::read_volatile(&raw const (*a).user_port),
         )
     };
-    connect(ctx.sock_addr, ip, port_of(port))
+    connect::<false>(ctx.sock_addr, ip, port_of(port))
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn up_connect6(ctx: SockAddrContext) -> i32 {
     let (ip, port) = user_ip6(ctx.sock_addr);
-    connect(ctx.sock_addr, ip, port)
+    connect::<true>(ctx.sock_addr, ip, port)
 }
 
 /// `user_port` is big endian in the low half of a 32-bit word.
@@ -65,17 +65,20 @@ pub fn user_ip6(a: *mut bpf_sock_addr) -> (Ip, u16) {
             core::ptr::read_volatile(&raw const (*a).user_ip6[2]),
             core::ptr::read_volatile(&raw const (*a).user_ip6[3]),
         ];
-        (Ip(ip), port_of(core::ptr::read_volatile(&raw const (*a).user_port)))
+        (
+            Ip(ip),
+            port_of(core::ptr::read_volatile(&raw const (*a).user_port)),
+        )
     }
 }
 
-/// Writes an address back in the family of the hook. An IPv4-mapped address on an IPv6 socket
-/// arrives at the IPv6 hook and stays mapped.
+/// Writes an address back in the family of the hook (the verifier knows no other's fields). An
+/// IPv4-mapped address on an IPv6 socket arrives at the IPv6 hook and stays mapped.
 #[inline(always)]
-pub fn set_user(a: *mut bpf_sock_addr, ip: &Ip, port: u16) {
+pub fn set_user<const V6: bool>(a: *mut bpf_sock_addr, ip: &Ip, port: u16) {
     // SAFETY: context fields, one 32-bit write each.
     unsafe {
-        if core::ptr::read_volatile(&raw const (*a).user_family) == 2 {
+        if !V6 {
             core::ptr::write_volatile(&raw mut (*a).user_ip4, ip.0[3]);
         } else {
             core::ptr::write_volatile(&raw mut (*a).user_ip6[0], ip.0[0]);
@@ -103,34 +106,56 @@ pub struct Dial {
     pub netns: u64,
     pub cgroup: u64,
     pub source: u32,
-    pub service: Option<service::Table>,
+    pub service: service::Table,
     pub place: workload::Place,
 }
 
 impl Dial {
-    /// Finds both ends; `None` if neither is known to the mesh.
+    /// Finds both ends.
     #[inline(always)]
-    pub fn find(a: *mut bpf_sock_addr, ip: Ip, port: u16, proto: u8) -> Option<Self> {
+    pub fn find(a: *mut bpf_sock_addr, ip: Ip, port: u16, proto: u8) -> Self {
         // SAFETY: plain helper calls.
-        let (netns, cgroup) =
-            unsafe { (h::bpf_get_netns_cookie(a.cast()), h::bpf_get_current_cgroup_id()) };
+        let (netns, cgroup) = unsafe {
+            (
+                h::bpf_get_netns_cookie(a.cast()),
+                h::bpf_get_current_cgroup_id(),
+            )
+        };
         let source = workload::of_caller(netns);
         let service = service::table(&ip, port, proto);
-        let place = if service.is_some() {
-            workload::Place { workload: 0, local: false }
-        } else {
-            workload::of_address(&ip, port, proto, netns)
+        let mut place = workload::Place {
+            workload: 0,
+            local: false,
         };
-        if source == 0 && service.is_none() && place.workload == 0 {
-            return None;
+        if !service.is_some() {
+            place = workload::of_address(&ip, port, proto, netns);
         }
-        Some(Self { ip, port, proto, netns, cgroup, source, service, place })
+        Self {
+            ip,
+            port,
+            proto,
+            netns,
+            cgroup,
+            source,
+            service,
+            place,
+        }
+    }
+
+    /// False if neither end is known to the mesh.
+    #[inline(always)]
+    pub fn is_known(&self) -> bool {
+        self.source != 0 || self.service.is_some() || self.place.workload != 0
     }
 
     /// Who counts as one client for session affinity: a namespace, or a cgroup in the node's own.
     #[inline(always)]
     pub fn client(&self) -> u64 {
-        if self.netns == word!(SETTINGS, setting::HOST_NETNS) { self.cgroup } else { self.netns }
+        if self.netns == word!(SETTINGS, setting::HOST_NETNS) {
+            self.cgroup
+        } else {
+            self.netns
+        }
     }
 
     /// The verdict for the caller and, if the socket was made in another workload, for that too.
@@ -152,65 +177,76 @@ impl Dial {
     #[inline(always)]
     fn decide_for(&self, source: &Source, destination: u32, port: u16) -> Decision {
         let own = authorize::by_workload(destination, source, port, self.proto);
-        match &self.service {
-            Some(t) if t.policy != 0 => {
-                authorize::stricter(authorize::by_table(t.policy, source, self.port, self.proto), own)
-            }
-            _ => own,
+        if self.service.policy == 0 {
+            return own;
+        }
+        let service = authorize::by_table(self.service.policy, source, self.port, self.proto);
+        authorize::stricter(service, own)
+    }
+
+    /// The key of this connect's sums.
+    #[inline(always)]
+    pub fn key(&self, destination: u32, verdict: Verdict) -> TotalKey {
+        TotalKey {
+            source: self.source,
+            destination,
+            service: self.service.service,
+            proto: self.proto,
+            direction: record::OUTBOUND,
+            layer: Layer::Kernel as u8,
+            verdict: verdict as u8,
+            source_kind: if self.source == 0 {
+                flag::SOURCE_HOST
+            } else {
+                0
+            },
         }
     }
 
     /// Tells about a connect that was refused before it had any state.
-    #[inline(always)]
-    pub fn refuse(&self, decision: Decision, reason: u16, destination: u32) {
-        let mut s = SockState {
-            netns: self.netns,
-            cgroup: self.cgroup,
-            opened_ns: record::now(),
-            dialed: self.ip,
-            dialed_port: self.port,
-            proto: self.proto,
-            layer: Layer::Kernel as u8,
-            source: self.source,
-            destination,
-            policy: decision.policy,
-            verdict: decision.verdict as u8,
-            reason,
-            flags: flag::ACTIVE,
-            ..SockState::default()
-        };
-        if self.source == 0 {
-            s.flags |= flag::SOURCE_HOST;
-        }
-        if let Some(t) = &self.service {
-            s.service = t.service;
-            s.flags |= flag::SERVICE;
-        }
-        record::count_refused(&s);
+    #[inline(never)]
+    pub fn refuse(&self, verdict: Verdict, policy: u32, reason: u16, destination: u32) {
         // SAFETY: plain helper call.
-        let pid = unsafe { h::bpf_get_current_pid_tgid() >> 32 };
-        record::emit(EventKind::Refused, pid as u32, &s);
+        let pid = unsafe { h::bpf_get_current_pid_tgid() >> 32 } as u32;
+        let key = self.key(destination, verdict);
+        record::refused(EventKind::Refused, pid, &key, |s| {
+            s.netns = self.netns;
+            s.cgroup = self.cgroup;
+            s.dialed = self.ip;
+            s.dialed_port = self.port;
+            s.policy = policy;
+            s.reason = reason;
+            s.flags |= flag::ACTIVE;
+            if self.service.is_some() {
+                s.flags |= flag::SERVICE;
+            }
+        });
     }
 }
 
 /// The reason code of a denial.
 #[inline(always)]
 pub fn denial(decision: Decision) -> u16 {
-    if decision.policy == 0 { code::DEFAULT_DENY } else { code::POLICY_DENIED }
+    if decision.policy == 0 {
+        code::DEFAULT_DENY
+    } else {
+        code::POLICY_DENIED
+    }
 }
 
 #[inline(always)]
-fn connect(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
+fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     // SAFETY: context field.
     let proto = unsafe { core::ptr::read_volatile(&raw const (*a).protocol) } as u8;
     if proto != TCP && proto != UDP {
         return ALLOW;
     }
-    let Some(dial) = Dial::find(a, ip, port, proto) else {
+    let dial = Dial::find(a, ip, port, proto);
+    if !dial.is_known() {
         return ALLOW;
-    };
-    let sk = sk_of(a);
-    if kernel::is_kernel_socket(sk as u64) {
+    }
+    let sk = kernel::address(sk_of(a));
+    if kernel::is_kernel_socket(sk) {
         count(counter::KERNEL_SOCKETS);
         return ALLOW;
     }
@@ -218,9 +254,9 @@ fn connect(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     let mut destination = dial.place.workload;
     let mut flags = flag::ACTIVE;
     let mut local = dial.place.local;
-    if let Some(t) = &dial.service {
+    if dial.service.is_some() {
         flags |= flag::SERVICE;
-        let Some(backend) = t.pick(dial.client()) else {
+        let Some(backend) = dial.service.pick(dial.client()) else {
             return refuse(&dial, code::NO_ENDPOINTS, ECONNREFUSED);
         };
         remote = (backend.ip, backend.port);
@@ -232,9 +268,14 @@ fn connect(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         }
         flags |= flag::REWRITTEN;
     }
-    let decision = dial.decide(sk as u64, destination, remote.1);
+    let decision = dial.decide(sk, destination, remote.1);
     if decision.verdict as u8 == Verdict::Denied as u8 {
-        dial.refuse(decision, denial(decision), destination);
+        dial.refuse(
+            decision.verdict,
+            decision.policy,
+            denial(decision),
+            destination,
+        );
         return DENY;
     }
     if local {
@@ -248,14 +289,14 @@ fn connect(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         return refuse(&dial, code::NO_SOCKET_STORAGE, ENOMEM);
     }
     if flags & flag::REWRITTEN != 0 {
-        set_user(a, &remote.0, remote.1);
+        set_user::<V6>(a, &remote.0, remote.1);
     }
     ALLOW
 }
 
 #[inline(always)]
 fn refuse(dial: &Dial, reason: u16, errno: i32) -> i32 {
-    dial.refuse(Decision { verdict: Verdict::Refused, policy: 0 }, reason, 0);
+    dial.refuse(Verdict::Refused, 0, reason, 0);
     // SAFETY: plain helper call; the error that connect(2) returns.
     unsafe { h::bpf_set_retval(-errno) };
     DENY
@@ -287,46 +328,36 @@ fn remember(
         // The same socket dialed before: that attempt ends here.
         retire(s);
     }
+    // SAFETY: the socket's own element.
+    unsafe { kernel::zero(s) };
     let audited = decision.verdict as u8 == Verdict::Audited as u8;
     s.cookie = cookie;
-    s.tcp_sock = 0;
     s.netns = dial.netns;
     s.cgroup = dial.cgroup;
     s.opened_ns = record::now();
-    s.established_ns = 0;
-    s.closed_ns = 0;
-    s.local = Ip::ANY;
     s.remote = remote.0;
     s.dialed = dial.ip;
-    s.local_port = 0;
     s.remote_port = remote.1;
     s.dialed_port = dial.port;
     s.proto = dial.proto;
     s.layer = Layer::Kernel as u8;
     s.source = dial.source;
     s.destination = destination;
-    s.service = match &dial.service {
-        Some(t) => t.service,
-        None => 0,
-    };
+    s.service = dial.service.service;
     s.policy = decision.policy;
     s.flags = flags;
     s.reason = if audited { code::WOULD_DENY } else { 0 };
     s.verdict = decision.verdict as u8;
-    s.tcp_state = 0;
-    s.write_seq_start = 0;
-    s.copied_seq_start = 0;
-    s.tcp = Default::default();
     if dial.proto == UDP {
         // A connected UDP socket is open at once; its datagrams are not seen.
         s.flags |= flag::OPENED;
         s.established_ns = s.opened_ns;
-        if let Some(t) = record::total(s) {
+        if let Some(t) = record::total(&record::key_of(s)) {
             t.opened += 1;
         }
     }
     if audited {
-        record::emit(EventKind::Audited, 0, s);
+        record::emit(EventKind::Audited, s);
     }
     true
 }

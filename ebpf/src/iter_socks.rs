@@ -1,11 +1,11 @@
 //! `iter/bpf_sk_storage_map`: the agent's list of open connections, of all namespaces at once.
 
 use aya_ebpf::{bindings::seq_file, helpers::generated as h};
-use underpass_abi::sock::{SockState, flag};
+use underpass_abi::sock::{SockState, TcpCounts, flag};
 
 use crate::{
     connect::TCP,
-    kernel::{offset, read, tcp_counts},
+    kernel::{offset, read, tcp_counts, zeroed},
 };
 
 #[repr(C)]
@@ -28,27 +28,28 @@ pub struct Context {
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 fn up_iter_socks(ctx: *mut Context) -> i32 {
     // SAFETY: the kernel's iterator context; `value` is null at the end of the walk.
+    let value = unsafe { (*ctx).value };
+    if value.is_null() {
+        return 0;
+    }
+    // SAFETY: checked for null; the element is as large as a `SockState`.
+    let mut s = unsafe { *value };
+    if s.proto != TCP || s.flags & flag::FAILED != 0 {
+        return 0;
+    }
+    if s.tcp_sock != 0 && s.flags & flag::OPENED != 0 {
+        if s.flags & flag::RELEASED == 0 {
+            zeroed!(counts: TcpCounts);
+            tcp_counts(&s, counts);
+            s.tcp = *counts;
+        }
+        s.tcp_state = read(s.tcp_sock + offset!(sk_state));
+    }
+    s.tcp_sock = 0;
+    // SAFETY: helper call with the context's own seq file and a live stack value.
     unsafe {
-        let value = (*ctx).value;
-        if value.is_null() {
-            return 0;
-        }
-        if (*value).proto != TCP || (*value).flags & flag::FAILED != 0 {
-            return 0;
-        }
-        let mut s = *value;
-        if s.tcp_sock != 0 && s.flags & flag::OPENED != 0 {
-            if s.flags & flag::RELEASED == 0 {
-                s.tcp = tcp_counts(&s);
-            }
-            s.tcp_state = read(s.tcp_sock + offset!(sk_state));
-        }
-        s.tcp_sock = 0;
-        h::bpf_seq_write(
-            (*(*ctx).meta).seq,
-            (&raw const s).cast(),
-            size_of::<SockState>() as u32,
-        );
+        let size = size_of::<SockState>() as u32;
+        h::bpf_seq_write((*(*ctx).meta).seq, (&raw const s).cast(), size);
     }
     0
 }

@@ -1,7 +1,10 @@
 //! Reading kernel structures at offsets that came from BTF, and turning them into payload counts.
 
 use aya_ebpf::helpers::generated as h;
-use underpass_abi::sock::{SockState, TcpCounts, flag};
+use underpass_abi::{
+    plain::Plain,
+    sock::{SockState, TcpCounts, flag},
+};
 
 /// One offset of `OFFSETS`, read from the frozen `.rodata`.
 macro_rules! offset {
@@ -28,6 +31,43 @@ pub fn read<T: Copy + Default>(address: u64) -> T {
     value
 }
 
+/// Writes zeros word by word: LLVM would call `memset`, which costs a call and which libbpf's loader
+/// refuses.
+///
+/// # Safety
+/// `p` points to writable memory of the type's size.
+#[inline(always)]
+pub unsafe fn zero<T: Plain>(p: *mut T) {
+    let words = p.cast::<u32>();
+    let mut i = 0;
+    while i < size_of::<T>() / 4 {
+        // SAFETY: within the value, whose size is a multiple of 4.
+        unsafe { core::ptr::write_volatile(words.add(i), 0) };
+        i += 1;
+    }
+}
+
+/// Declares a mutable reference to a value of zeros on the stack, never moved: a move would become
+/// `memset` again.
+macro_rules! zeroed {
+    ($name:ident: $t:ty) => {
+        let mut slot = core::mem::MaybeUninit::<$t>::uninit();
+        // SAFETY: every word is written, and zeros are a valid `Plain`.
+        let $name = unsafe {
+            $crate::kernel::zero(slot.as_mut_ptr());
+            slot.assume_init_mut()
+        };
+    };
+}
+pub(crate) use zeroed;
+
+/// The address of a socket as a number. The verifier forbids arithmetic on the context's socket
+/// pointer; a copy that went through a helper is a plain number to it.
+#[inline(always)]
+pub fn address(sk: *mut core::ffi::c_void) -> u64 {
+    read((&raw const sk) as u64)
+}
+
 pub const TCP_ESTABLISHED: u32 = 1;
 pub const TCP_FIN_WAIT1: u32 = 4;
 pub const TCP_CLOSE: u32 = 7;
@@ -42,8 +82,8 @@ pub const STATE_CB: u32 = 1 << 2;
 /// Everything that TCP has counted, as payload bytes in 64 bits. `write_seq` and `copied_seq` are
 /// 32-bit and count FINs; `bytes_acked` and `bytes_received` give the upper half
 /// (measured against applications: `tests/tests/accounting.rs`).
-#[inline(always)]
-pub fn tcp_counts(s: &SockState) -> TcpCounts {
+#[inline(never)]
+pub fn tcp_counts(s: &SockState, counts: &mut TcpCounts) {
     let tp = s.tcp_sock;
     let write_seq: u32 = read(tp + offset!(tcp_write_seq));
     let copied_seq: u32 = read(tp + offset!(tcp_copied_seq));
@@ -68,14 +108,28 @@ pub fn tcp_counts(s: &SockState) -> TcpCounts {
             fin = 1;
         }
     }
-    let syn_acked = if s.flags & flag::ACTIVE != 0 && acked > 0 { 1 } else { 0 };
-    let fin_acked = if fin == 1 && snd_una == write_seq { 1 } else { 0 };
-    let eof_read = if sk_flags & SOCK_DONE != 0 && copied_seq == rcv_nxt { 1 } else { 0 };
+    let syn_acked = if s.flags & flag::ACTIVE != 0 && acked > 0 {
+        1
+    } else {
+        0
+    };
+    let fin_acked = if fin == 1 && snd_una == write_seq {
+        1
+    } else {
+        0
+    };
+    let eof_read = if sk_flags & SOCK_DONE != 0 && copied_seq == rcv_nxt {
+        1
+    } else {
+        0
+    };
 
     let written = write_seq.wrapping_sub(s.write_seq_start).wrapping_sub(fin);
     let floor = if acked > 2 { acked - 2 } else { 0 };
-    let copied = copied_seq.wrapping_sub(s.copied_seq_start).wrapping_sub(eof_read);
-    TcpCounts {
+    let copied = copied_seq
+        .wrapping_sub(s.copied_seq_start)
+        .wrapping_sub(eof_read);
+    *counts = TcpCounts {
         sent: floor + u64::from(written.wrapping_sub(floor as u32)),
         received: arrived - u64::from((arrived as u32).wrapping_sub(copied)),
         delivered: acked.wrapping_sub(syn_acked + fin_acked),
@@ -83,7 +137,7 @@ pub fn tcp_counts(s: &SockState) -> TcpCounts {
         retransmits: read(tp + offset!(tcp_total_retrans)),
         srtt_us: srtt >> 3,
         error: read::<u32>(tp + offset!(sk_err)),
-    }
+    };
 }
 
 /// True if no file refers to the socket: one that the kernel made for itself (NFS, CIFS, …).

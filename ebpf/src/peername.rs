@@ -24,17 +24,17 @@ pub fn up_getpeername4(ctx: SockAddrContext) -> i32 {
             core::ptr::read_volatile(&raw const (*a).user_port),
         )
     };
-    restore(ctx.sock_addr, ip, port_of(port))
+    restore::<false>(ctx.sock_addr, ip, port_of(port))
 }
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn up_getpeername6(ctx: SockAddrContext) -> i32 {
     let (ip, port) = user_ip6(ctx.sock_addr);
-    restore(ctx.sock_addr, ip, port)
+    restore::<true>(ctx.sock_addr, ip, port)
 }
 
 #[inline(always)]
-fn restore(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
+fn restore<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     // SAFETY: helper call on a live map and the context's socket.
     let state = unsafe {
         let map = (&raw const SOCKS).cast_mut().cast();
@@ -47,7 +47,7 @@ fn restore(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     let s = unsafe { &*state };
     if s.flags & flag::REWRITTEN != 0 && s.remote == ip && s.remote_port == port {
         let dialed = s.dialed;
-        set_user(a, &dialed, s.dialed_port);
+        set_user::<V6>(a, &dialed, s.dialed_port);
     }
     ALLOW
 }

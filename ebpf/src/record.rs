@@ -5,16 +5,19 @@ use aya_ebpf::{
     helpers::generated as h,
 };
 use underpass_abi::{
-    sock::{Event, EventKind, SockState, Total, TotalKey, counter, flag},
+    sock::{Event, EventKind, Layer, SockState, Total, TotalKey, counter, flag},
     tables::limits,
 };
 
-use crate::maps::{EVENTS, TOTALS, count};
+use crate::{
+    kernel::{zero, zeroed},
+    maps::{EVENTS, TOTALS, count},
+};
 
-/// `Total::direction`: the source is on this node.
-const OUTBOUND: u8 = 1;
+/// `TotalKey::direction`: the source is on this node.
+pub const OUTBOUND: u8 = 1;
 /// The source is not on this node.
-const INBOUND: u8 = 2;
+pub const INBOUND: u8 = 2;
 
 #[inline(always)]
 pub fn now() -> u64 {
@@ -22,30 +25,36 @@ pub fn now() -> u64 {
     unsafe { h::bpf_ktime_get_boot_ns() }
 }
 
-/// The sums of this connection's kind on this CPU.
+/// The key of this connection's sums.
 #[inline(always)]
-pub fn total(s: &SockState) -> Option<&'static mut Total> {
-    let key = TotalKey {
+pub fn key_of(s: &SockState) -> TotalKey {
+    TotalKey {
         source: s.source,
         destination: s.destination,
         service: s.service,
         proto: s.proto,
-        direction: if s.flags & flag::SOURCE_OUTSIDE != 0 || s.flags & flag::ACTIVE == 0 {
-            INBOUND
-        } else {
+        direction: if s.flags & flag::ACTIVE != 0 {
             OUTBOUND
+        } else {
+            INBOUND
         },
         layer: s.layer,
         verdict: s.verdict,
         source_kind: s.flags & (flag::SOURCE_HOST | flag::SOURCE_OUTSIDE),
-    };
-    if let Some(p) = TOTALS.get_ptr_mut(&key) {
+    }
+}
+
+/// This CPU's sums under a key.
+#[inline(never)]
+pub fn total(key: &TotalKey) -> Option<&'static mut Total> {
+    if let Some(p) = TOTALS.get_ptr_mut(key) {
         // SAFETY: this CPU's element; keys are only removed by user space long after they are idle.
         return Some(unsafe { &mut *p });
     }
+    zeroed!(none: Total);
     // NOEXIST: another CPU may have made it meanwhile, with counts in it.
-    let _ = TOTALS.insert(&key, &Total::default(), 1);
-    match TOTALS.get_ptr_mut(&key) {
+    let _ = TOTALS.insert(key, none, 1);
+    match TOTALS.get_ptr_mut(key) {
         // SAFETY: as above.
         Some(p) => Some(unsafe { &mut *p }),
         None => {
@@ -55,17 +64,44 @@ pub fn total(s: &SockState) -> Option<&'static mut Total> {
     }
 }
 
+/// Tells about a connection that was refused before it had any state: sum, then event. `fill`
+/// writes into the zeroed event; there is no room for a `SockState` on the stack.
 #[inline(always)]
-pub fn count_refused(s: &SockState) {
-    if let Some(t) = total(s) {
+pub fn refused(kind: EventKind, pid: u32, key: &TotalKey, fill: impl FnOnce(&mut SockState)) {
+    if matches!(kind, EventKind::Refused)
+        && let Some(t) = total(key)
+    {
         t.refused += 1;
     }
+    let Some(mut entry) = EVENTS.reserve_untyped::<Event>(0) else {
+        count(counter::EVENTS_LOST);
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the reservation is as large as an `Event`; zeros are a valid one.
+    unsafe {
+        zero(event);
+        (*event).kind = kind as u32;
+        (*event).pid = pid;
+        (*event).at_ns = now();
+        let s = &mut (*event).sock;
+        s.opened_ns = (*event).at_ns;
+        s.layer = Layer::Kernel as u8;
+        s.source = key.source;
+        s.destination = key.destination;
+        s.service = key.service;
+        s.proto = key.proto;
+        s.verdict = key.verdict;
+        s.flags = key.source_kind;
+        fill(s);
+    }
+    entry.submit(wakeup(kind));
 }
 
 /// Sends a copy of the socket's state. Rows can wait for the agent's next look unless the ring
 /// fills up; refusals wake it.
-#[inline(always)]
-pub fn emit(kind: EventKind, pid: u32, s: &SockState) {
+#[inline(never)]
+pub fn emit(kind: EventKind, s: &SockState) {
     let Some(mut entry) = EVENTS.reserve_untyped::<Event>(0) else {
         count(counter::EVENTS_LOST);
         return;
@@ -74,7 +110,7 @@ pub fn emit(kind: EventKind, pid: u32, s: &SockState) {
     // SAFETY: the reservation is as large as an `Event`.
     unsafe {
         (*event).kind = kind as u32;
-        (*event).pid = pid;
+        (*event).pid = 0;
         (*event).at_ns = now();
         core::ptr::copy_nonoverlapping(core::ptr::from_ref(s), &raw mut (*event).sock, 1);
         (*event).sock.tcp_sock = 0;
@@ -84,12 +120,18 @@ pub fn emit(kind: EventKind, pid: u32, s: &SockState) {
 
 #[inline(always)]
 fn wakeup(kind: EventKind) -> u64 {
-    if matches!(kind, EventKind::Refused | EventKind::Unguarded | EventKind::Audited) {
+    if matches!(
+        kind,
+        EventKind::Refused | EventKind::Unguarded | EventKind::Audited
+    ) {
         return BPF_RB_FORCE_WAKEUP.into();
     }
     // SAFETY: plain helper call on a live map.
     let waiting = unsafe {
-        h::bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA.into())
+        h::bpf_ringbuf_query(
+            (&raw const EVENTS).cast_mut().cast(),
+            BPF_RB_AVAIL_DATA.into(),
+        )
     };
     if waiting > limits::EVENTS_BYTES as u64 / 4 {
         BPF_RB_FORCE_WAKEUP.into()

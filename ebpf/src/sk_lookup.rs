@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
 use underpass_abi::{
     Ip,
-    sock::{EventKind, Layer, SockState, flag},
+    sock::{EventKind, Layer, TotalKey, flag},
     tables::{FlowKey, unchecked},
     verdict::Verdict,
 };
@@ -50,59 +50,63 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         return SK_PASS;
     }
     let outside = matches!(source, Source::Outside(_));
-    let s = SockState {
-        netns,
-        opened_ns: record::now(),
-        local,
-        local_port,
-        remote,
-        remote_port,
-        dialed: local,
-        dialed_port: local_port,
-        proto: TCP,
-        layer: Layer::Kernel as u8,
+    let about = TotalKey {
         source: source.workload(),
         destination: owner,
-        policy: decision.policy,
+        service: 0,
+        proto: TCP,
+        direction: record::INBOUND,
+        layer: Layer::Kernel as u8,
         verdict: decision.verdict as u8,
-        reason: denial(decision),
-        flags: if outside {
-            flag::SOURCE_OUTSIDE
-        } else if source.workload() == 0 {
-            flag::SOURCE_HOST
-        } else {
-            0
+        source_kind: match source.workload() {
+            0 if outside => flag::SOURCE_OUTSIDE,
+            0 => flag::SOURCE_HOST,
+            _ => 0,
         },
-        ..SockState::default()
     };
-    record::count_refused(&s);
-    record::emit(EventKind::Refused, 0, &s);
+    record::refused(EventKind::Refused, 0, &about, |s| {
+        s.netns = netns;
+        s.local = key.destination;
+        s.local_port = local_port;
+        s.remote = key.source;
+        s.remote_port = remote_port;
+        s.dialed = key.destination;
+        s.dialed_port = local_port;
+        s.policy = decision.policy;
+        s.reason = denial(decision);
+    });
     SK_DROP
 }
 
 #[inline(always)]
 fn ends(c: *mut bpf_sk_lookup) -> (Ip, u16, Ip, u16) {
+    // Both families are read at once: a choice of field before the load would become pointer
+    // arithmetic on the context, which the verifier refuses.
     // SAFETY: context fields, one read each in their own width.
     unsafe {
         let local_port = core::ptr::read_volatile(&raw const (*c).local_port) as u16;
         let remote_port = u16::from_be(core::ptr::read_volatile(&raw const (*c).remote_port));
-        if core::ptr::read_volatile(&raw const (*c).family) == 2 {
-            let local = Ip::v4(core::ptr::read_volatile(&raw const (*c).local_ip4));
-            let remote = Ip::v4(core::ptr::read_volatile(&raw const (*c).remote_ip4));
-            return (local, local_port, remote, remote_port);
-        }
-        let local = Ip([
+        let family = core::ptr::read_volatile(&raw const (*c).family);
+        let local4 = core::ptr::read_volatile(&raw const (*c).local_ip4);
+        let remote4 = core::ptr::read_volatile(&raw const (*c).remote_ip4);
+        let local6 = Ip([
             core::ptr::read_volatile(&raw const (*c).local_ip6[0]),
             core::ptr::read_volatile(&raw const (*c).local_ip6[1]),
             core::ptr::read_volatile(&raw const (*c).local_ip6[2]),
             core::ptr::read_volatile(&raw const (*c).local_ip6[3]),
         ]);
-        let remote = Ip([
+        let remote6 = Ip([
             core::ptr::read_volatile(&raw const (*c).remote_ip6[0]),
             core::ptr::read_volatile(&raw const (*c).remote_ip6[1]),
             core::ptr::read_volatile(&raw const (*c).remote_ip6[2]),
             core::ptr::read_volatile(&raw const (*c).remote_ip6[3]),
         ]);
+        let local = if family == 2 { Ip::v4(local4) } else { local6 };
+        let remote = if family == 2 {
+            Ip::v4(remote4)
+        } else {
+            remote6
+        };
         (local, local_port, remote, remote_port)
     }
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use underpass_abi::{
     Ip,
     reason::code,
-    sock::{EventKind, Layer, SockState, counter, flag},
+    sock::{EventKind, Layer, SockState, TcpCounts, TotalKey, counter, flag},
     tables::{FlowKey, ListenKey, checked, setting, unchecked},
     verdict::Verdict,
 };
@@ -18,7 +18,7 @@ use crate::{
     authorize::{Source, by_workload},
     connect::TCP,
     kernel::{
-        self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, offset, read, tcp_counts,
+        self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, offset, read, tcp_counts, zeroed,
     },
     maps::{FLOWS, HOMES, LISTENERS, NETNS, SETTINGS, SOCKS, count, entry, word},
     record,
@@ -58,7 +58,11 @@ fn state(ops: *mut bpf_sock_ops, create: bool) -> Option<&'static mut SockState>
             return None;
         }
         let map = (&raw const SOCKS).cast_mut().cast();
-        let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+        let flags = if create {
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE)
+        } else {
+            0
+        };
         let p = h::bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), flags);
         p.cast::<SockState>().as_mut()
     }
@@ -73,7 +77,7 @@ fn tcp_sock(ops: *mut bpf_sock_ops) -> u64 {
         if sk.is_null() {
             return 0;
         }
-        h::bpf_skc_to_tcp_sock(sk.cast()) as u64
+        kernel::address(h::bpf_skc_to_tcp_sock(sk.cast()).cast())
     }
 }
 
@@ -95,29 +99,33 @@ fn ends(ops: *mut bpf_sock_ops) -> (Ip, u16, Ip, u16) {
         // Network byte order in the upper half… of a word that the verifier rewrites to a shift.
         let remote_port =
             u32::from_be(core::ptr::read_volatile(&raw const (*ops).remote_port)) as u16;
-        if core::ptr::read_volatile(&raw const (*ops).family) == 2 {
-            let local = Ip::v4(core::ptr::read_volatile(&raw const (*ops).local_ip4));
-            let remote = Ip::v4(core::ptr::read_volatile(&raw const (*ops).remote_ip4));
-            return (local, local_port, remote, remote_port);
-        }
-        let local = Ip([
+        let family = core::ptr::read_volatile(&raw const (*ops).family);
+        let local4 = core::ptr::read_volatile(&raw const (*ops).local_ip4);
+        let remote4 = core::ptr::read_volatile(&raw const (*ops).remote_ip4);
+        let local6 = Ip([
             core::ptr::read_volatile(&raw const (*ops).local_ip6[0]),
             core::ptr::read_volatile(&raw const (*ops).local_ip6[1]),
             core::ptr::read_volatile(&raw const (*ops).local_ip6[2]),
             core::ptr::read_volatile(&raw const (*ops).local_ip6[3]),
         ]);
-        let remote = Ip([
+        let remote6 = Ip([
             core::ptr::read_volatile(&raw const (*ops).remote_ip6[0]),
             core::ptr::read_volatile(&raw const (*ops).remote_ip6[1]),
             core::ptr::read_volatile(&raw const (*ops).remote_ip6[2]),
             core::ptr::read_volatile(&raw const (*ops).remote_ip6[3]),
         ]);
+        let local = if family == 2 { Ip::v4(local4) } else { local6 };
+        let remote = if family == 2 {
+            Ip::v4(remote4)
+        } else {
+            remote6
+        };
         (local, local_port, remote, remote_port)
     }
 }
 
 /// Before the SYN: ports are final, so the source can be proven to the other end.
-#[inline(always)]
+#[inline(never)]
 fn connecting(ops: *mut bpf_sock_ops) {
     let Some(s) = state(ops, false) else { return };
     if s.flags & flag::OPENED != 0 {
@@ -136,7 +144,10 @@ fn connecting(ops: *mut bpf_sock_ops) {
     watch_states(ops);
     if s.flags & flag::LOCAL_DESTINATION != 0 {
         let key = flow_key(s);
-        if FLOWS.insert(&key, &checked(s.source, key.check()), 0).is_err() {
+        if FLOWS
+            .insert(&key, &checked(s.source, key.check()), 0)
+            .is_err()
+        {
             count(counter::FLOWS_FULL);
             s.flags |= flag::FLOW_FAILED;
         }
@@ -164,12 +175,12 @@ fn flow_key(s: &SockState) -> FlowKey {
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 pub fn forget_flow(s: &SockState) {
     let _ = FLOWS.remove(&flow_key(s));
 }
 
-#[inline(always)]
+#[inline(never)]
 fn dialed(ops: *mut bpf_sock_ops) {
     let Some(s) = state(ops, false) else { return };
     if s.tcp_sock == 0 || s.flags & flag::OPENED != 0 {
@@ -180,13 +191,13 @@ fn dialed(ops: *mut bpf_sock_ops) {
     s.flags |= flag::OPENED;
     // A foreign program may have replaced the flags since the SYN.
     watch_states(ops);
-    if let Some(t) = record::total(s) {
+    if let Some(t) = record::total(&record::key_of(s)) {
         t.opened += 1;
     }
 }
 
 /// An accepted connection is a row of this node only if its source is not.
-#[inline(always)]
+#[inline(never)]
 fn accepted(ops: *mut bpf_sock_ops) {
     // SAFETY: plain helper call.
     let netns = unsafe { h::bpf_get_netns_cookie(ops.cast()) };
@@ -220,6 +231,8 @@ fn accepted(ops: *mut bpf_sock_ops) {
         return;
     };
     let decision = by_workload(owner, &source, local_port, TCP);
+    // SAFETY: the socket's own element.
+    unsafe { kernel::zero(s) };
     // SAFETY: plain helper call.
     s.cookie = unsafe { h::bpf_get_socket_cookie(ops.cast()) };
     s.tcp_sock = tp;
@@ -238,18 +251,26 @@ fn accepted(ops: *mut bpf_sock_ops) {
     s.destination = owner;
     s.policy = decision.policy;
     s.verdict = decision.verdict as u8;
-    s.reason =
-        if decision.verdict as u8 == Verdict::Audited as u8 { code::WOULD_DENY } else { 0 };
-    s.flags = flag::OPENED | if s.source == 0 { flag::SOURCE_OUTSIDE } else { 0 };
+    s.reason = if decision.verdict as u8 == Verdict::Audited as u8 {
+        code::WOULD_DENY
+    } else {
+        0
+    };
+    s.flags = flag::OPENED
+        | if s.source == 0 {
+            flag::SOURCE_OUTSIDE
+        } else {
+            0
+        };
     s.write_seq_start = read(tp + offset!(tcp_write_seq));
     s.copied_seq_start = read(tp + offset!(tcp_copied_seq));
     watch_states(ops);
-    if let Some(t) = record::total(s) {
+    if let Some(t) = record::total(&record::key_of(s)) {
         t.opened += 1;
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn state_changed(ops: *mut bpf_sock_ops) {
     let Some(s) = state(ops, false) else { return };
     // SAFETY: context field.
@@ -268,7 +289,9 @@ fn state_changed(ops: *mut bpf_sock_ops) {
     }
     let sk = s.tcp_sock;
     let before = s.tcp;
-    s.tcp = tcp_counts(s);
+    zeroed!(counts: TcpCounts);
+    tcp_counts(s, counts);
+    s.tcp = *counts;
     if s.flags & flag::RELEASED != 0 {
         // What the application sent and read was final at its last close.
         s.tcp.sent = before.sent;
@@ -282,7 +305,7 @@ fn state_changed(ops: *mut bpf_sock_ops) {
         s.flags |= flag::RELEASED;
         count_closed(s);
     }
-    record::emit(EventKind::Closed, 0, s);
+    record::emit(EventKind::Closed, s);
 }
 
 #[inline(always)]
@@ -301,27 +324,39 @@ fn connect_failure(error: u32) -> u16 {
 }
 
 /// Learns who owns a port. Runs in the task that calls `listen`.
-#[inline(always)]
+#[inline(never)]
 fn listening(ops: *mut bpf_sock_ops) {
     // SAFETY: plain helper call.
     let netns = unsafe { h::bpf_get_netns_cookie(ops.cast()) };
     let (local, port, _, _) = ends(ops);
     let owner = workload::of_caller(netns);
-    let ip = if local == Ip::v4(0) { Ip::ANY } else { local };
-    let key = ListenKey { netns, ip, port, proto: TCP, pad: 0, pad2: 0 };
+    zeroed!(key: ListenKey);
+    key.netns = netns;
+    key.port = port;
+    key.proto = TCP;
+    if local != Ip::v4(0) {
+        key.ip = local;
+    }
     if owner == 0 {
-        if LISTENERS.get_ptr(&key).is_some() {
-            let _ = LISTENERS.remove(&key);
+        if LISTENERS.get_ptr(key).is_some() {
+            let _ = LISTENERS.remove(key);
         }
         return;
     }
-    if LISTENERS.insert(&key, &checked(owner, key.check()), 0).is_err() {
+    if LISTENERS
+        .insert(key, &checked(owner, key.check()), 0)
+        .is_err()
+    {
         count(counter::LISTENERS_FULL);
     }
     if NETNS.get_ptr(&netns).is_none() {
-        let s = SockState { netns, destination: owner, local_port: port, ..SockState::default() };
         // SAFETY: plain helper call.
-        let pid = unsafe { h::bpf_get_current_pid_tgid() >> 32 };
-        record::emit(EventKind::Unguarded, pid as u32, &s);
+        let pid = unsafe { h::bpf_get_current_pid_tgid() >> 32 } as u32;
+        zeroed!(about: TotalKey);
+        about.destination = owner;
+        record::refused(EventKind::Unguarded, pid, about, |s| {
+            s.netns = netns;
+            s.local_port = port;
+        });
     }
 }

@@ -3,12 +3,12 @@
 use aya_ebpf::{helpers::generated as h, macros::cgroup_sock, programs::SockContext};
 use underpass_abi::{
     reason::code,
-    sock::{EventKind, SockState, flag},
+    sock::{EventKind, SockState, TcpCounts, flag},
 };
 
 use crate::{
     connect::TCP,
-    kernel::{STATE_CB, TCP_CLOSE, TCP_ESTABLISHED, offset, read, tcp_counts},
+    kernel::{STATE_CB, TCP_CLOSE, TCP_ESTABLISHED, offset, read, tcp_counts, zeroed},
     maps::SOCKS,
     record,
     sock_ops::forget_flow,
@@ -29,25 +29,34 @@ pub fn up_sock_release(ctx: SockContext) -> i32 {
 }
 
 /// Ends a connection for its application: sums first, then the row.
-#[inline(always)]
+#[inline(never)]
 pub fn retire(s: &mut SockState) {
     if s.flags & flag::RELEASED != 0 {
         return;
     }
     if s.flags & flag::OPENED == 0 {
-        fail(s, if s.flags & flag::SYN_SENT != 0 { code::CONNECT_FAILED } else { code::UNREACHABLE });
+        fail(
+            s,
+            if s.flags & flag::SYN_SENT != 0 {
+                code::CONNECT_FAILED
+            } else {
+                code::UNREACHABLE
+            },
+        );
         s.flags |= flag::RELEASED;
         return;
     }
     if s.proto != TCP {
         s.flags |= flag::RELEASED;
-        if let Some(t) = record::total(s) {
+        if let Some(t) = record::total(&record::key_of(s)) {
             t.closed += 1;
         }
         return;
     }
     let error = s.tcp.error;
-    s.tcp = tcp_counts(s);
+    zeroed!(counts: TcpCounts);
+    tcp_counts(s, counts);
+    s.tcp = *counts;
     if s.tcp.error == 0 {
         // The application has fetched the error meanwhile; the state callback kept it.
         s.tcp.error = error;
@@ -64,14 +73,14 @@ pub fn retire(s: &mut SockState) {
         if s.reason == 0 || s.reason == code::WOULD_DENY {
             s.reason = close_reason(s, u32::from(s.tcp_state));
         }
-        record::emit(EventKind::Released, 0, s);
+        record::emit(EventKind::Released, s);
     }
 }
 
 /// Adds an ended connection to the sums; called once per connection.
-#[inline(always)]
+#[inline(never)]
 pub fn count_closed(s: &SockState) {
-    if let Some(t) = record::total(s) {
+    if let Some(t) = record::total(&record::key_of(s)) {
         t.closed += 1;
         t.sent += s.tcp.sent;
         t.received += s.tcp.received;
@@ -81,7 +90,7 @@ pub fn count_closed(s: &SockState) {
 }
 
 /// Ends a connect that was never established; tells once.
-#[inline(always)]
+#[inline(never)]
 pub fn fail(s: &mut SockState, reason: u16) {
     if s.flags & flag::FAILED != 0 {
         return;
@@ -92,8 +101,10 @@ pub fn fail(s: &mut SockState, reason: u16) {
     if s.flags & flag::LOCAL_DESTINATION != 0 {
         forget_flow(s);
     }
-    record::count_refused(s);
-    record::emit(EventKind::Failed, 0, s);
+    if let Some(t) = record::total(&record::key_of(s)) {
+        t.refused += 1;
+    }
+    record::emit(EventKind::Failed, s);
 }
 
 /// Why a connection ended, from its last error and the FINs seen.

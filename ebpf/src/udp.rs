@@ -7,9 +7,8 @@ use aya_ebpf::{
 use underpass_abi::{
     Ip,
     reason::code,
-    sock::{Layer, SockState, flag},
     tables::{UdpReverse, UdpReverseKey},
-    verdict::{Decision, Verdict},
+    verdict::Verdict,
 };
 
 use crate::{
@@ -27,25 +26,25 @@ const ECONNREFUSED: i32 = 111;
 #[cgroup_sock_addr(sendmsg4)]
 pub fn up_sendmsg4(ctx: SockAddrContext) -> i32 {
     let (ip, port) = user_ip4(ctx.sock_addr);
-    send(ctx.sock_addr, ip, port)
+    send::<false>(ctx.sock_addr, ip, port)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn up_sendmsg6(ctx: SockAddrContext) -> i32 {
     let (ip, port) = user_ip6(ctx.sock_addr);
-    send(ctx.sock_addr, ip, port)
+    send::<true>(ctx.sock_addr, ip, port)
 }
 
 #[cgroup_sock_addr(recvmsg4)]
 pub fn up_recvmsg4(ctx: SockAddrContext) -> i32 {
     let (ip, port) = user_ip4(ctx.sock_addr);
-    receive(ctx.sock_addr, ip, port)
+    receive::<false>(ctx.sock_addr, ip, port)
 }
 
 #[cgroup_sock_addr(recvmsg6)]
 pub fn up_recvmsg6(ctx: SockAddrContext) -> i32 {
     let (ip, port) = user_ip6(ctx.sock_addr);
-    receive(ctx.sock_addr, ip, port)
+    receive::<true>(ctx.sock_addr, ip, port)
 }
 
 #[inline(always)]
@@ -60,21 +59,22 @@ fn user_ip4(a: *mut bpf_sock_addr) -> (Ip, u16) {
 }
 
 #[inline(always)]
-fn send(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
-    let Some(dial) = Dial::find(a, ip, port, UDP) else {
+fn send<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
+    let dial = Dial::find(a, ip, port, UDP);
+    if !dial.is_known() {
         return ALLOW;
-    };
-    let sk = sk_of(a);
-    if kernel::is_kernel_socket(sk as u64) {
+    }
+    let sk = kernel::address(sk_of(a));
+    if kernel::is_kernel_socket(sk) {
         return ALLOW;
     }
     // SAFETY: plain helper call.
     let cookie = unsafe { h::bpf_get_socket_cookie(a.cast()) };
     let mut remote = (dial.ip, dial.port);
     let mut destination = dial.place.workload;
-    if let Some(t) = &dial.service {
-        let Some(backend) = t.pick_sticky(cookie, STICKY_SECS) else {
-            dial.refuse(Decision { verdict: Verdict::Refused, policy: 0 }, code::NO_ENDPOINTS, 0);
+    if dial.service.is_some() {
+        let Some(backend) = dial.service.pick_sticky(cookie, STICKY_SECS) else {
+            dial.refuse(Verdict::Refused, 0, code::NO_ENDPOINTS, 0);
             // SAFETY: plain helper call; the error that sendmsg(2) returns.
             unsafe { h::bpf_set_retval(-ECONNREFUSED) };
             return DENY;
@@ -82,15 +82,27 @@ fn send(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         remote = (backend.ip, backend.port);
         destination = backend.workload;
     }
-    let decision = dial.decide(sk as u64, destination, remote.1);
+    let decision = dial.decide(sk, destination, remote.1);
     if decision.verdict as u8 == Verdict::Denied as u8 {
-        dial.refuse(decision, denial(decision), destination);
+        dial.refuse(
+            decision.verdict,
+            decision.policy,
+            denial(decision),
+            destination,
+        );
         return DENY;
     }
-    count_datagram(&dial, destination, decision);
+    if let Some(t) = record::total(&dial.key(destination, decision.verdict)) {
+        t.datagrams += 1;
+    }
     if dial.service.is_some() {
-        let key =
-            UdpReverseKey { cookie, ip: remote.0, port: remote.1, pad: 0, pad2: 0 };
+        let key = UdpReverseKey {
+            cookie,
+            ip: remote.0,
+            port: remote.1,
+            pad: 0,
+            pad2: 0,
+        };
         let check = key.check();
         let dialed = UdpReverse {
             check_first: check,
@@ -100,37 +112,23 @@ fn send(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
             pad: 0,
         };
         let _ = UDP_REVERSE.insert(&key, &dialed, 0);
-        set_user(a, &remote.0, remote.1);
+        set_user::<V6>(a, &remote.0, remote.1);
     }
     ALLOW
 }
 
-#[inline(always)]
-fn count_datagram(dial: &Dial, destination: u32, decision: Decision) {
-    let s = SockState {
-        source: dial.source,
-        destination,
-        service: match &dial.service {
-            Some(t) => t.service,
-            None => 0,
-        },
-        proto: UDP,
-        layer: Layer::Kernel as u8,
-        verdict: decision.verdict as u8,
-        flags: if dial.source == 0 { flag::ACTIVE | flag::SOURCE_HOST } else { flag::ACTIVE },
-        ..SockState::default()
-    };
-    if let Some(t) = record::total(&s) {
-        t.datagrams += 1;
-    }
-}
-
 /// Shows the service address as the sender of an endpoint's answer.
 #[inline(always)]
-fn receive(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
+fn receive<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     // SAFETY: plain helper call.
     let cookie = unsafe { h::bpf_get_socket_cookie(a.cast()) };
-    let key = UdpReverseKey { cookie, ip, port, pad: 0, pad2: 0 };
+    let key = UdpReverseKey {
+        cookie,
+        ip,
+        port,
+        pad: 0,
+        pad2: 0,
+    };
     let Some(p) = UDP_REVERSE.get_ptr(&key) else {
         return ALLOW;
     };
@@ -149,7 +147,7 @@ fn receive(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         (first == check && last == check).then_some((dialed, dialed_port))
     };
     if let Some((ip, port)) = dialed {
-        set_user(a, &ip, port);
+        set_user::<V6>(a, &ip, port);
     }
     ALLOW
 }

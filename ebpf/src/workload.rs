@@ -7,7 +7,7 @@ use underpass_abi::{
 };
 
 use crate::{
-    kernel::{offset, read},
+    kernel::{offset, read, zeroed},
     maps::{ADDRESSES, CGROUPS, LISTENERS, NETNS, SETTINGS, count, entry, word},
 };
 
@@ -15,8 +15,13 @@ use crate::{
 const LEVELS: u32 = 16;
 
 /// The workload whose cgroup is the deepest ancestor of the calling task's, 0 if none.
-#[inline(always)]
-pub fn of_current_cgroup() -> u32 {
+///
+/// Like every `no_mangle` function here it is a *global* BPF function: the verifier proves it once,
+/// for any arguments, instead of once per path that leads to it (measured: 674,000 instructions and
+/// a refusal without). Arguments are numbers, so that nothing about memory has to be proven.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn up_of_current_cgroup() -> u32 {
     let levels = word!(SETTINGS, setting::CGROUP_LEVELS);
     let mut found = 0;
     let mut level = LEVELS;
@@ -41,6 +46,13 @@ pub fn of_socket_cgroup(sk: u64, current: u64) -> Option<u32> {
     if cgroup == 0 || cgroup_id(cgroup) == current {
         return None;
     }
+    Some(up_of_cgroup(cgroup))
+}
+
+/// The workload of a `struct cgroup` at a kernel address, 0 if none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn up_of_cgroup(cgroup: u64) -> u32 {
     let levels = word!(SETTINGS, setting::CGROUP_LEVELS);
     let depth: u32 = read(cgroup + offset!(cgroup_level));
     let mut found = 0;
@@ -53,7 +65,7 @@ pub fn of_socket_cgroup(sk: u64, current: u64) -> Option<u32> {
             found = entry!(CGROUPS, &id).unwrap_or(0) as u32;
         }
     }
-    Some(found)
+    found
 }
 
 #[inline(always)]
@@ -73,7 +85,7 @@ pub fn of_netns(cookie: u64) -> Option<u32> {
 /// this node outside the mesh.
 #[inline(always)]
 pub fn of_caller(netns: u64) -> u32 {
-    match of_current_cgroup() {
+    match up_of_current_cgroup() {
         0 => of_netns(netns).unwrap_or(0),
         workload => workload,
     }
@@ -91,19 +103,53 @@ pub struct Place {
 /// Finds who answers on (ip, port) as dialed from namespace `netns`.
 #[inline(always)]
 pub fn of_address(ip: &Ip, port: u16, proto: u8, netns: u64) -> Place {
+    let (high, low) = ip_words(ip);
+    let packed = up_of_address(high, low, u64::from(port) | u64::from(proto) << 16, netns);
+    Place {
+        workload: packed as u32,
+        local: packed >> 32 != 0,
+    }
+}
+
+/// An address as two numbers.
+#[inline(always)]
+pub fn ip_words(ip: &Ip) -> (u64, u64) {
+    (
+        u64::from(ip.0[0]) | u64::from(ip.0[1]) << 32,
+        u64::from(ip.0[2]) | u64::from(ip.0[3]) << 32,
+    )
+}
+
+/// The reverse of [`ip_words`].
+#[inline(always)]
+pub fn words_ip(high: u64, low: u64) -> Ip {
+    Ip([
+        high as u32,
+        (high >> 32) as u32,
+        low as u32,
+        (low >> 32) as u32,
+    ])
+}
+
+/// `local << 32 | workload` of an address; `port | proto << 16`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn up_of_address(high: u64, low: u64, port: u64, netns: u64) -> u64 {
+    const LOCAL: u64 = 1 << 32;
+    let (ip, proto, port) = (&words_ip(high, low), (port >> 16) as u8, port as u16);
     let mut home = netns;
     if !ip.is_loopback() {
         let Some(value) = entry!(ADDRESSES, ip) else {
-            return Place { workload: 0, local: false };
+            return 0;
         };
         let address = AddressWord(value);
         let local = address.flags() & AddressWord::LOCAL != 0;
         if address.workload() != 0 || !local {
-            return Place { workload: address.workload(), local };
+            return u64::from(address.workload()) | if local { LOCAL } else { 0 };
         }
         home = word!(SETTINGS, setting::HOST_NETNS);
     }
-    Place { workload: of_port(ip, port, proto, home), local: true }
+    LOCAL | u64::from(of_port(ip, port, proto, home))
 }
 
 /// The workload that owns a port of a namespace: the namespace's only one, or whoever listened.
@@ -114,12 +160,22 @@ pub fn of_port(ip: &Ip, port: u16, proto: u8, netns: u64) -> u32 {
     {
         return owner;
     }
-    let mut key = ListenKey { netns, ip: *ip, port, proto, pad: 0, pad2: 0 };
+    let key = ListenKey {
+        netns,
+        ip: *ip,
+        port,
+        proto,
+        pad: 0,
+        pad2: 0,
+    };
     if let Some(owner) = listener(&key) {
         return owner;
     }
-    key.ip = Ip::ANY;
-    listener(&key).unwrap_or(0)
+    zeroed!(any: ListenKey);
+    any.netns = netns;
+    any.port = port;
+    any.proto = proto;
+    listener(any).unwrap_or(0)
 }
 
 #[inline(always)]
