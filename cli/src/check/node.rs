@@ -1,0 +1,410 @@
+//! The node: what can be seen from here without privilege, then what the agent says. Without an
+//! agent, what one that is started here would meet.
+
+use std::{fs, io, path::Path};
+
+use underpass_abi::reason::{CODES, code};
+use underpass_api::v1alpha1 as api;
+
+use super::{Finding, Mark, print};
+use crate::{
+    client::Client,
+    error::CliError,
+    options::Check,
+    render::{self, Look},
+    row::some,
+    status::Problem,
+};
+
+/// Older kernels lack what the programs need.
+const KERNEL_MIN: (u32, u32) = (5, 15);
+/// Older kernels work, with more features off.
+const KERNEL_GOOD: (u32, u32) = (6, 1);
+/// Bits of `CapEff` (linux/capability.h) that the agent needs to load and attach programs.
+const CAPABILITIES: [(u32, &str); 4] = [
+    (12, "CAP_NET_ADMIN"),
+    (21, "CAP_SYS_ADMIN"),
+    (38, "CAP_PERFMON"),
+    (39, "CAP_BPF"),
+];
+/// A map this full is told, in percent.
+const NEARLY_FULL: u64 = 80;
+
+/// True if nothing is wrong.
+pub async fn run(options: &Check) -> Result<bool, CliError> {
+    let root = Path::new("/");
+    let mut findings = environment(root);
+    match ask(&options.api.path).await {
+        Ok(status) => findings.extend(of_agent(status, &options.api.path)),
+        Err(error) => {
+            findings.push(capabilities(root));
+            findings.push(no_agent(&options.api.path, &error));
+        }
+    }
+    let ok = !findings.iter().any(|f| f.result == Mark::Error);
+    render::emit(&print(
+        &findings,
+        ok,
+        options.output.output,
+        Look::of_stdout(true),
+    ))?;
+    Ok(ok)
+}
+
+async fn ask(path: &Path) -> Result<api::Status, CliError> {
+    Client::connect(path).await?.status().await
+}
+
+/// Kernel, BTF and mounts, read below `root`.
+fn environment(root: &Path) -> Vec<Finding> {
+    let mounts = fs::read_to_string(root.join("proc/self/mountinfo"));
+    vec![kernel(root), btf(root), bpffs(&mounts), cgroup2(&mounts)]
+}
+
+fn kernel(root: &Path) -> Finding {
+    let release = match fs::read_to_string(root.join("proc/sys/kernel/osrelease")) {
+        Ok(text) => text.trim().to_owned(),
+        Err(e) => return unreadable("kernel", "/proc/sys/kernel/osrelease", &e),
+    };
+    let too_old = |mark| Finding::coded(mark, "kernel", code::KERNEL_TOO_OLD, release.clone());
+    match version(&release) {
+        Some(v) if v >= KERNEL_GOOD => Finding::ok("kernel", release),
+        Some(v) if v >= KERNEL_MIN => too_old(Mark::Warning),
+        _ => too_old(Mark::Error),
+    }
+}
+
+/// `6.18.0-rc1` → (6, 18)
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn btf(root: &Path) -> Finding {
+    let path = "/sys/kernel/btf/vmlinux";
+    if root.join(&path[1..]).exists() {
+        return Finding::ok("btf", path);
+    }
+    Finding::coded(
+        Mark::Error,
+        "btf",
+        code::NO_BTF,
+        format!("{path} does not exist"),
+    )
+}
+
+fn bpffs(mounts: &io::Result<String>) -> Finding {
+    match mount_points(mounts, "bpf") {
+        Err(e) => unreadable("bpffs", "/proc/self/mountinfo", e),
+        Ok(points) => match points.first() {
+            Some(point) => Finding::ok("bpffs", point.clone()),
+            // No error: the agent mounts it, where that is allowed.
+            None => {
+                let detail = "none is mounted; the agent mounts one if it may";
+                Finding::coded(Mark::Warning, "bpffs", code::NO_BPFFS, detail)
+            }
+        },
+    }
+}
+
+fn cgroup2(mounts: &io::Result<String>) -> Finding {
+    let (v2, v1) = match (
+        mount_points(mounts, "cgroup2"),
+        mount_points(mounts, "cgroup"),
+    ) {
+        (Ok(v2), Ok(v1)) => (v2, v1),
+        (Err(e), _) | (_, Err(e)) => return unreadable("cgroup2", "/proc/self/mountinfo", e),
+    };
+    match v2.first() {
+        Some(point) if v1.is_empty() => Finding::ok("cgroup2", point.clone()),
+        Some(point) => Finding::ok("cgroup2", format!("{point} (hybrid, beside cgroup v1)")),
+        None => {
+            let detail = if v1.is_empty() {
+                "none is mounted"
+            } else {
+                "only cgroup v1 is mounted"
+            };
+            Finding::coded(Mark::Error, "cgroup2", code::NO_CGROUP2, detail)
+        }
+    }
+}
+
+/// Mount points of one file system type (proc_pid_mountinfo(5)).
+fn mount_points<'a>(
+    mounts: &'a io::Result<String>,
+    kind: &str,
+) -> Result<Vec<String>, &'a io::Error> {
+    let text = mounts.as_ref()?;
+    let of_line = |line: &str| {
+        let (mount, source) = line.split_once(" - ")?;
+        let point = mount.split(' ').nth(4)?;
+        (source.split(' ').next()? == kind).then(|| point.replace("\\040", " "))
+    };
+    Ok(text.lines().filter_map(of_line).collect())
+}
+
+/// Of this process, as an agent started by the same user would have them.
+fn capabilities(root: &Path) -> Finding {
+    let check = "capabilities";
+    let status = match fs::read_to_string(root.join("proc/self/status")) {
+        Ok(text) => text,
+        Err(e) => return unreadable(check, "/proc/self/status", &e),
+    };
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let missing: Vec<&str> = CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| effective & 1 << bit == 0)
+        .map(|(_, name)| *name)
+        .collect();
+    if missing.is_empty() {
+        return Finding::ok(check, "this user may load BPF programs");
+    }
+    let detail = format!("this user lacks {}", missing.join(", "));
+    Finding::coded(Mark::Error, check, code::NO_BPF_CAPABILITY, detail)
+}
+
+/// A missing socket is a node where the mesh was not started yet: a warning.
+fn no_agent(path: &Path, error: &CliError) -> Finding {
+    let shown = path.display();
+    if fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        let detail = format!(
+            "{shown} does not exist; the agent checks programs and conflicts when it starts"
+        );
+        return Finding::coded(Mark::Warning, "agent", code::API_UNREACHABLE, detail);
+    }
+    match error {
+        CliError::Failed { code, message } => {
+            Finding::coded(Mark::Error, "agent", *code, message.clone())
+        }
+        other => Finding::coded(
+            Mark::Error,
+            "agent",
+            code::API_UNREACHABLE,
+            format!("{shown}: {other}"),
+        ),
+    }
+}
+
+/// What a running agent says: its state, features, fullness and problems.
+fn of_agent(status: api::Status, path: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let about = format!(
+        "{}, version {}, at {}",
+        status.node,
+        status.version,
+        path.display()
+    );
+    if status.state == "ready" {
+        findings.push(Finding::ok("agent", about));
+    } else {
+        findings.push(of_text(Mark::Error, "agent", &status.state, None));
+    }
+    for f in &status.features {
+        let check = format!("feature {}", f.name);
+        findings.push(if f.on {
+            Finding::ok(&check, if f.reason.is_empty() { "on" } else { &f.reason })
+        } else {
+            of_text(Mark::Warning, &check, &f.reason, Some(code::FEATURE_OFF))
+        });
+    }
+    for m in &status.maps {
+        let percent = m
+            .used
+            .saturating_mul(100)
+            .checked_div(m.capacity)
+            .unwrap_or(0);
+        if percent > NEARLY_FULL {
+            let detail = format!("{} of {} entries", m.used, m.capacity);
+            let check = format!("map {}", m.name);
+            findings.push(Finding::coded(
+                Mark::Warning,
+                &check,
+                code::LIMIT_EXCEEDED,
+                detail,
+            ));
+        }
+    }
+    let problems: Vec<Problem> = status.problems.into_iter().map(Problem::from).collect();
+    findings.extend(problems.into_iter().map(of_problem));
+    findings
+}
+
+pub fn of_problem(problem: Problem) -> Finding {
+    Finding {
+        result: if problem.is_error() {
+            Mark::Error
+        } else {
+            Mark::Warning
+        },
+        check: problem.place.clone().unwrap_or_else(|| "node".to_owned()),
+        detail: problem.message,
+        code: Some(format!("{} {}", problem.code, problem.name)),
+        hint: problem.hint,
+    }
+}
+
+/// From a text that may start with its own code (`UP0412 NO_SOCK_DESTROY: …`, or only the name).
+fn of_text(result: Mark, check: &str, text: &str, otherwise: Option<u16>) -> Finding {
+    let named = |word: &str| {
+        CODES
+            .iter()
+            .find(|c| c.name == word || format!("UP{:04}", c.number) == word)
+    };
+    let entry = text.split([' ', ':']).find_map(named);
+    match entry.map(|c| c.number).or(otherwise) {
+        Some(number) => Finding::coded(result, check, number, text),
+        None => Finding {
+            result,
+            check: check.to_owned(),
+            detail: text.to_owned(),
+            code: None,
+            hint: some(String::new()),
+        },
+    }
+}
+
+fn unreadable(check: &str, path: &str, error: &io::Error) -> Finding {
+    Finding::coded(
+        Mark::Error,
+        check,
+        code::UNREADABLE,
+        format!("{path}: {error}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A root directory with the given files, removed when dropped.
+    struct Root(PathBuf);
+
+    impl Root {
+        fn new(name: &str, files: &[(&str, &str)]) -> Self {
+            let dir = format!("underpass-check-{name}-{}", std::process::id());
+            let root = Self(std::env::temp_dir().join(dir));
+            for (path, text) in files {
+                let path = root.0.join(path);
+                fs::create_dir_all(path.parent().expect("below the root")).expect("create");
+                fs::write(path, text).expect("write");
+            }
+            root
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const HYBRID: &str = "\
+30 25 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+31 25 0:27 / /sys/fs/cgroup/cpu rw shared:9 - cgroup cgroup rw,cpu
+32 24 0:28 / /sys/fs/bpf\\040dir rw - bpf bpf rw
+";
+
+    fn marks(findings: &[Finding]) -> Vec<(Mark, &str)> {
+        findings
+            .iter()
+            .map(|f| (f.result, f.check.as_str()))
+            .collect()
+    }
+
+    #[test]
+    fn a_good_node_has_no_finding() {
+        let root = Root::new(
+            "good",
+            &[
+                ("proc/self/mountinfo", HYBRID),
+                ("proc/sys/kernel/osrelease", "6.18.0-test\n"),
+                ("sys/kernel/btf/vmlinux", ""),
+            ],
+        );
+        let findings = environment(&root.0);
+        assert!(
+            findings.iter().all(|f| f.result == Mark::Ok),
+            "{findings:?}"
+        );
+        assert_eq!(findings[2].detail, "/sys/fs/bpf dir");
+        assert_eq!(
+            findings[3].detail,
+            "/sys/fs/cgroup/unified (hybrid, beside cgroup v1)"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_code() {
+        let v1_only = "31 25 0:27 / /sys/fs/cgroup rw - cgroup cgroup rw\n";
+        let root = Root::new(
+            "bad",
+            &[
+                ("proc/self/mountinfo", v1_only),
+                ("proc/sys/kernel/osrelease", "5.10.0-28-amd64\n"),
+                ("proc/self/status", "Name:\tx\nCapEff:\t0000000000201000\n"),
+            ],
+        );
+        let mut findings = environment(&root.0);
+        findings.push(capabilities(&root.0));
+        let codes: Vec<&str> = findings.iter().filter_map(|f| f.code.as_deref()).collect();
+        let expected = [
+            "UP0406 KERNEL_TOO_OLD",
+            "UP0402 NO_BTF",
+            "UP0403 NO_BPFFS",
+            "UP0404 NO_CGROUP2",
+            "UP0401 NO_BPF_CAPABILITY",
+        ];
+        assert_eq!(codes, expected);
+        assert_eq!(findings[3].detail, "only cgroup v1 is mounted");
+        assert_eq!(findings[4].detail, "this user lacks CAP_PERFMON, CAP_BPF");
+        assert!(findings.iter().all(|f| f.hint.is_some()));
+    }
+
+    #[test]
+    fn kernels_between_the_bounds_are_warned_about() {
+        for (release, mark) in [
+            ("5.14.9", Mark::Error),
+            ("5.15.0", Mark::Warning),
+            ("6.1", Mark::Ok),
+            ("?", Mark::Error),
+        ] {
+            let root = Root::new("kernel", &[("proc/sys/kernel/osrelease", release)]);
+            assert_eq!(kernel(&root.0).result, mark, "{release}");
+        }
+    }
+
+    #[test]
+    fn the_agents_words_become_lines() {
+        let feature = |name: &str, on, reason: &str| api::Feature {
+            name: name.into(),
+            on,
+            reason: reason.into(),
+        };
+        let status = api::Status {
+            state: "UP0405 NODE_BUSY: pid 7 holds the pins".into(),
+            features: vec![
+                feature("connect4", true, ""),
+                feature("sock_destroy", false, "NO_SOCK_DESTROY"),
+                feature("iterator", false, "kernel 5.15"),
+            ],
+            ..Default::default()
+        };
+        let findings = of_agent(status, Path::new("/s"));
+        let expected = [
+            (Mark::Error, "agent"),
+            (Mark::Ok, "feature connect4"),
+            (Mark::Warning, "feature sock_destroy"),
+            (Mark::Warning, "feature iterator"),
+        ];
+        assert_eq!(marks(&findings), expected);
+        assert_eq!(findings[0].code.as_deref(), Some("UP0405 NODE_BUSY"));
+        assert_eq!(findings[2].code.as_deref(), Some("UP0412 NO_SOCK_DESTROY"));
+        assert_eq!(findings[3].code.as_deref(), Some("UP0413 FEATURE_OFF"));
+    }
+}

@@ -1,0 +1,100 @@
+//! Arguments, and golden text.
+
+use super::*;
+
+const PLAIN: Look = Look {
+    headers: true,
+    color: false,
+};
+
+fn fixed() -> Document {
+    let item = |endpoint: &str, verdict: &str, policy: &str, reason: &str| api::Explanation {
+        endpoint: endpoint.into(),
+        verdict: verdict.into(),
+        policy: policy.into(),
+        reason: reason.into(),
+        outbound_layer: "kernel".into(),
+        outbound_reason: "NO_L7_NEEDED".into(),
+        inbound_layer: "kernel".into(),
+        inbound_reason: "AuthorizationPolicy shop/ledger".into(),
+    };
+    let answer = api::ExplainResponse {
+        source: "shop/web".into(),
+        destination: "shop/ledger".into(),
+        items: vec![
+            item("shop/ledger-1", "allowed", "", ""),
+            item(
+                "shop/ledger-2",
+                "denied",
+                "AuthorizationPolicy shop/ledger",
+                "POLICY_DENIED",
+            ),
+        ],
+    };
+    Document::new(answer, 8080, "tcp".into())
+}
+
+#[test]
+fn text_names_what_caused_each_choice() {
+    let expected = "\
+shop/web → shop/ledger port 8080/tcp
+
+endpoint  shop/ledger-1
+verdict   allowed
+policy    -(NOTHING_TO_DECIDE)
+outbound  kernel  NO_L7_NEEDED (no object asks for more than the kernel layer)
+inbound   kernel  AuthorizationPolicy shop/ledger
+
+endpoint  shop/ledger-2
+verdict   denied
+policy    AuthorizationPolicy shop/ledger
+reason    POLICY_DENIED (an authorization policy does not allow this source)
+outbound  kernel  NO_L7_NEEDED (no object asks for more than the kernel layer)
+inbound   kernel  AuthorizationPolicy shop/ledger
+";
+    assert_eq!(text(&fixed(), false, PLAIN), expected);
+}
+
+#[test]
+fn wide_says_what_to_do() {
+    assert!(text(&fixed(), true, PLAIN).contains("; try: `underpass explain"));
+}
+
+#[test]
+fn destinations_are_taken_apart() {
+    for (text, name, port, protocol) in [
+        ("shop/ledger:8080", "shop/ledger", 8080, "tcp"),
+        ("ledger:80/tcp", "ledger", 80, "tcp"),
+        ("10.0.0.7:53/udp", "10.0.0.7", 53, "udp"),
+        ("[fd00::7]:80", "fd00::7", 80, "tcp"),
+    ] {
+        let request = request("host", text).expect(text);
+        let got = (
+            request.destination.as_str(),
+            request.port,
+            request.protocol.as_str(),
+        );
+        assert_eq!(got, (name, port, protocol));
+    }
+}
+
+#[test]
+fn what_is_no_destination_is_refused_with_its_code() {
+    for text in [
+        "shop/ledger",
+        "ledger:0",
+        "ledger:http",
+        "fd00::7:80",
+        ":80",
+        "a/b/c:80",
+        "[x]:1",
+    ] {
+        let error = request("host", text).expect_err(text);
+        assert!(
+            error.to_string().starts_with("UP0503 BAD_ARGUMENT: "),
+            "{error}"
+        );
+        assert_eq!(error.exit_code(), crate::error::EXIT_USAGE);
+    }
+    assert!(request("shop/", "ledger:80").is_err());
+}

@@ -1,0 +1,411 @@
+//! The command line: verbs, flags and filters, checked before anything is asked of the agent.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use underpass_abi::reason::code;
+use underpass_api::v1alpha1::ConnectionFilter;
+
+use crate::error::CliError;
+
+/// Verbs of the plan that are not built: refused, never guessed.
+pub const PLANNED: [&str; 12] = [
+    "bench",
+    "dashboard",
+    "demo",
+    "dump",
+    "edges",
+    "import",
+    "install",
+    "routes",
+    "tap",
+    "top",
+    "trace",
+    "why",
+];
+
+/// Every connection of this node, with exact numbers and the reason for each decision.
+#[derive(Debug, Parser)]
+#[command(
+    name = "underpass",
+    version,
+    after_help = "Exit codes: 0 ok, 1 failed or something was found, 2 the command line is wrong.\n\
+        Planned, refused for now (UP0301): bench, dashboard, demo, dump, edges, import, install,\n\
+        routes, tap, top, trace, why."
+)]
+pub struct Options {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Check this node: kernel, mounts, capabilities, conflicts; or, with -f, a directory of objects
+    Check(Check),
+    /// Show the agent's state: plan, workloads, features, map fullness, problems
+    Status(Status),
+    /// List connections: open ones, and those that ended within the last hour
+    Conns(Conns),
+    /// Show one line of totals per service
+    Stat(Stat),
+    /// Show what is decided about SRC calling DST:PORT, and which object decides it
+    Explain(Explain),
+    /// Explain a code such as UP0101 or POLICY_DENIED, or list all of them
+    Codes(Codes),
+    /// Print a completion script
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    #[command(external_subcommand)]
+    Other(Vec<String>),
+}
+
+#[derive(Debug, Args)]
+pub struct Api {
+    /// The agent's Unix socket
+    #[arg(
+        long = "api",
+        value_name = "PATH",
+        env = "UNDERPASS_API",
+        default_value = underpass_api::DEFAULT_SOCKET
+    )]
+    pub path: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    /// The table with more columns, and a reason in every empty cell
+    Wide,
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, Args)]
+pub struct Output {
+    /// How to print
+    #[arg(short, long = "output", value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct Rows {
+    #[command(flatten)]
+    pub output: Output,
+    /// Leave the table's header out
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Namespace {
+    /// Only rows with an end or a service in this namespace
+    #[arg(short, long, value_name = "NAME", conflicts_with = "all_namespaces")]
+    pub namespace: Option<String>,
+    /// All namespaces (the default)
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Check the objects in this directory instead, without an agent
+    #[arg(short = 'f', long, value_name = "DIR")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
+    pub api: Api,
+}
+
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
+    pub api: Api,
+}
+
+#[derive(Debug, Args)]
+pub struct Conns {
+    /// Source: namespace/name, namespace/, name, host, outside, or an address
+    #[arg(long, value_name = "PEER", default_value = "")]
+    pub from: String,
+    /// Destination, written like --from
+    #[arg(long, value_name = "PEER", default_value = "")]
+    pub to: String,
+    /// Service: namespace/name or name, with :PORT if only one port is meant
+    #[arg(long, value_name = "SERVICE", default_value = "")]
+    pub service: String,
+    /// allowed, denied, audited or refused
+    #[arg(long, value_name = "VERDICT", default_value = "")]
+    pub verdict: String,
+    /// opening, established, closing, closed, failed or refused
+    #[arg(long, value_name = "STATE", default_value = "")]
+    pub state: String,
+    #[command(flatten)]
+    pub namespace: Namespace,
+    /// At most this many rows, the newest [default: the agent's, 10000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "watch")]
+    pub limit: Option<u32>,
+    /// Go on: print each row again when it changes (json: one object per line)
+    #[arg(short, long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub rows: Rows,
+    #[command(flatten)]
+    pub api: Api,
+}
+
+#[derive(Debug, Args)]
+pub struct Stat {
+    /// Only this service: namespace/name or name, with :PORT if only one port is meant
+    #[arg(long, value_name = "SERVICE", default_value = "")]
+    pub service: String,
+    #[command(flatten)]
+    pub namespace: Namespace,
+    /// Refresh every two seconds (json: one object per line)
+    #[arg(short, long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub rows: Rows,
+    #[command(flatten)]
+    pub api: Api,
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// namespace/name, name, host, outside, or an address
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// A service or workload (namespace/name or name) or an address, with its port: shop/ledger:8080,
+    /// 10.0.0.7:53/udp, [fd00::7]:80
+    #[arg(value_name = "DST:PORT[/tcp|udp]")]
+    pub destination: String,
+    #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
+    pub api: Api,
+}
+
+#[derive(Debug, Args)]
+pub struct Codes {
+    /// UP0101, 101 or POLICY_DENIED; without it all codes are listed
+    pub code: Option<String>,
+    #[command(flatten)]
+    pub rows: Rows,
+}
+
+/// What `--service` names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceFilter {
+    /// Goes to the agent.
+    pub name: String,
+    /// The agent knows no port in a filter, so this is compared here.
+    pub port: Option<u16>,
+}
+
+impl ServiceFilter {
+    pub fn parse(text: &str) -> Result<Self, CliError> {
+        let (name, port) = match text.split_once(':') {
+            None => (text, None),
+            Some((name, port)) => {
+                // As tables print it: `shop/ledger:8080`, and in some places `/tcp` behind it.
+                let port = port.split('/').next().unwrap_or(port);
+                let Ok(port) = port.parse() else {
+                    return Err(bad_filter("service", text, SERVICE));
+                };
+                (name, Some(port))
+            }
+        };
+        if text.is_empty() || is_name(name) || is_qualified(name) {
+            return Ok(Self {
+                name: name.to_owned(),
+                port,
+            });
+        }
+        Err(bad_filter("service", text, SERVICE))
+    }
+
+    /// Whether a row's `namespace/name:port` fits; the name was compared by the agent.
+    pub fn matches(&self, service: &str) -> bool {
+        let Some(wanted) = self.port else { return true };
+        service
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse() == Ok(wanted))
+    }
+}
+
+impl Namespace {
+    pub fn check(&self) -> Result<(), CliError> {
+        match &self.namespace {
+            Some(n) if !is_name(n) => Err(bad_filter("namespace", n, "a namespace's name")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether any of these `namespace/name…` is in the namespace asked for.
+    pub fn matches<'a>(&self, objects: impl IntoIterator<Item = &'a str>) -> bool {
+        let Some(wanted) = &self.namespace else {
+            return true;
+        };
+        objects
+            .into_iter()
+            .any(|o| o.split_once('/').is_some_and(|(ns, _)| ns == wanted))
+    }
+}
+
+impl Conns {
+    /// The filter as the agent takes it, and the part that is compared here.
+    pub fn filter(&self) -> Result<(ConnectionFilter, ServiceFilter), CliError> {
+        let service = ServiceFilter::parse(&self.service)?;
+        self.namespace.check()?;
+        let filter = ConnectionFilter {
+            from: peer("from", &self.from)?,
+            to: peer("to", &self.to)?,
+            service: service.name.clone(),
+            verdict: one_of("verdict", &self.verdict, &VERDICTS)?,
+            state: one_of("state", &self.state, &STATES)?,
+        };
+        Ok((filter, service))
+    }
+}
+
+const VERDICTS: [&str; 4] = ["allowed", "denied", "audited", "refused"];
+const STATES: [&str; 6] = [
+    "opening",
+    "established",
+    "closing",
+    "closed",
+    "failed",
+    "refused",
+];
+const PEER: &str = "namespace/name, namespace/, name, host, outside, or an address";
+const SERVICE: &str = "namespace/name or name, with :PORT if only one port is meant";
+
+fn peer(flag: &str, text: &str) -> Result<String, CliError> {
+    let namespace_only = text.strip_suffix('/').is_some_and(is_name);
+    if text.is_empty() || namespace_only || is_end(text) {
+        return Ok(text.to_owned());
+    }
+    Err(bad_filter(flag, text, PEER))
+}
+
+fn one_of(flag: &str, text: &str, known: &[&str]) -> Result<String, CliError> {
+    if text.is_empty() || known.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    Err(bad_filter(flag, text, &known.join(", ")))
+}
+
+fn bad_filter(flag: &str, text: &str, wanted: &str) -> CliError {
+    CliError::usage(
+        code::BAD_FILTER,
+        format!("--{flag} `{text}` is not one of: {wanted}"),
+    )
+}
+
+/// A name, `namespace/name` or an address.
+pub fn is_end(text: &str) -> bool {
+    is_name(text) || is_qualified(text) || text.parse::<IpAddr>().is_ok()
+}
+
+fn is_qualified(text: &str) -> bool {
+    text.split_once('/')
+        .is_some_and(|(namespace, name)| is_name(namespace) && is_name(name))
+}
+
+/// A Kubernetes name (DNS subdomain, RFC 1123).
+fn is_name(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = text.as_bytes();
+    bytes.len() <= 253
+        && bytes.iter().all(|b| inner(*b))
+        && edge(bytes.first())
+        && edge(bytes.last())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn conns(args: &[&str]) -> Result<(ConnectionFilter, ServiceFilter), CliError> {
+        let all = ["underpass", "conns"].iter().chain(args);
+        match Options::try_parse_from(all).expect("flags are known").verb {
+            Verb::Conns(conns) => conns.filter(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn planned_verbs_are_in_the_help() {
+        let help = Options::command().render_long_help().to_string();
+        for verb in PLANNED {
+            assert!(help.contains(verb), "{verb}");
+            assert!(
+                Options::command().find_subcommand(verb).is_none(),
+                "{verb} is built"
+            );
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_peer_is_taken() {
+        for peer in [
+            "shop/web", "shop/", "web", "host", "outside", "10.0.0.1", "fd00::1", "",
+        ] {
+            let (filter, _) = conns(&["--from", peer, "--to", peer]).expect(peer);
+            assert_eq!((filter.from.as_str(), filter.to.as_str()), (peer, peer));
+        }
+    }
+
+    #[test]
+    fn what_is_no_filter_is_refused_with_its_code() {
+        for args in [
+            ["--from", "shop/web/1"],
+            ["--from", "Shop"],
+            ["--to", "/web"],
+            ["--to", "10.0.0.1:80"],
+            ["--service", "shop/"],
+            ["--service", "ledger:http"],
+            ["--verdict", "maybe"],
+            ["--state", "Open"],
+            ["--namespace", "shop/web"],
+        ] {
+            let error = conns(&args).expect_err(args[1]);
+            assert!(
+                error.to_string().starts_with("UP0501 BAD_FILTER: "),
+                "{error}"
+            );
+            assert!(error.to_string().contains(args[1]), "{error}");
+            assert_eq!(error.exit_code(), crate::error::EXIT_USAGE);
+        }
+    }
+
+    #[test]
+    fn a_service_is_taken_as_the_table_prints_it() {
+        let (filter, service) = conns(&["--service", "shop/ledger:8080"]).expect("a service");
+        assert_eq!(filter.service, "shop/ledger");
+        assert!(service.matches("shop/ledger:8080") && !service.matches("shop/ledger:80"));
+        assert!(ServiceFilter::default().matches("anything"));
+    }
+
+    #[test]
+    fn a_namespace_fits_either_end() {
+        let namespace = Namespace {
+            namespace: Some("shop".into()),
+            all_namespaces: false,
+        };
+        assert!(namespace.matches(["host", "shop/web"]));
+        assert!(!namespace.matches(["host", "shopping/web", "shop"]));
+    }
+}

@@ -1,0 +1,261 @@
+//! `underpass stat`: totals per service, from counters that no lost event can touch.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use underpass_api::v1alpha1 as api;
+
+use crate::{
+    client::Client,
+    error::CliError,
+    options::{Format, ServiceFilter, Stat},
+    render::{self, Align, Cell, Look, Table, Tone},
+    row::some,
+};
+
+const REFRESH: Duration = Duration::from_secs(2);
+/// Home, then clear below: repaints without the flicker of clearing all first.
+const REPAINT: &str = "\x1b[H\x1b[J";
+
+#[derive(Debug, Serialize)]
+struct ServiceList {
+    items: Vec<Service>,
+}
+
+/// One service (null: traffic to addresses that are no service's) since the mesh was installed.
+#[derive(Debug, Serialize)]
+struct Service {
+    service: Option<String>,
+    protocol: String,
+    endpoints: u32,
+    open: u64,
+    opened: u64,
+    refused: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    srtt_p50_us: Option<u32>,
+    srtt_p99_us: Option<u32>,
+    retransmits: u64,
+    segments_out: u64,
+    by_endpoint: Vec<Endpoint>,
+}
+
+#[derive(Debug, Serialize)]
+struct Endpoint {
+    endpoint: String,
+    workload: Option<String>,
+    weight: u32,
+    /// Of new connections, in percent, as the weights say.
+    share_percent: Option<f64>,
+    state: String,
+}
+
+pub async fn run(options: &Stat) -> Result<(), CliError> {
+    options.namespace.check()?;
+    let filter = ServiceFilter::parse(&options.service)?;
+    let mut client = Client::connect(&options.api.path).await?;
+    if !options.watch {
+        let services = fetch(options, &filter, &mut client).await?;
+        let empty = services.is_empty();
+        render::emit(&print(options, services))?;
+        if empty {
+            render::note("no services match");
+        }
+        return Ok(());
+    }
+    let mut due = tokio::time::interval(REFRESH);
+    let look = Look::of_stdout(true);
+    loop {
+        due.tick().await;
+        let services = fetch(options, &filter, &mut client).await?;
+        let text = match options.rows.output.output {
+            Format::Json => render::json_line(&ServiceList::from(services)),
+            Format::Yaml => format!("---\n{}", print(options, services)),
+            Format::Table | Format::Wide if look.color => {
+                REPAINT.to_owned() + &print(options, services)
+            }
+            Format::Table | Format::Wide => print(options, services) + "\n",
+        };
+        render::emit(&text)?;
+    }
+}
+
+async fn fetch(
+    options: &Stat,
+    filter: &ServiceFilter,
+    client: &mut Client,
+) -> Result<Vec<api::ServiceStats>, CliError> {
+    let mut services = client.stats(&filter.name).await?;
+    services
+        .retain(|s| options.namespace.matches([s.service.as_str()]) && filter.matches(&s.service));
+    // Traffic to no service comes last.
+    services.sort_by(|a, b| {
+        let key = |s: &api::ServiceStats| (s.service == "-", s.service.clone(), s.protocol.clone());
+        key(a).cmp(&key(b))
+    });
+    Ok(services)
+}
+
+fn print(options: &Stat, services: Vec<api::ServiceStats>) -> String {
+    let look = Look::of_stdout(!options.rows.no_headers);
+    match options.rows.output.output {
+        Format::Table => table(&services, false, look),
+        Format::Wide => table(&services, true, look) + "\n" + &endpoints(&services, look),
+        Format::Json => render::json(&ServiceList::from(services)),
+        Format::Yaml => render::yaml(&ServiceList::from(services)),
+    }
+}
+
+fn table(services: &[api::ServiceStats], wide: bool, look: Look) -> String {
+    use Align::{Left, Right};
+    let mut columns = vec![
+        ("SERVICE", Left),
+        ("ENDPOINTS", Right),
+        ("OPEN", Right),
+        ("OPENED", Right),
+        ("REFUSED", Right),
+        ("SENT", Right),
+        ("RECEIVED", Right),
+        ("SRTT_P50", Right),
+        ("SRTT_P99", Right),
+        ("RETRANS%", Right),
+    ];
+    if wide {
+        columns.extend([("RETRANS", Right), ("SEGS", Right), ("PROTOCOL", Left)]);
+    }
+    let mut table = Table::new(&columns, look);
+    for s in services {
+        let missing = if wide {
+            if s.opened == 0 {
+                "-(NO_TRAFFIC)"
+            } else {
+                "-(NOT_OBSERVED)"
+            }
+        } else {
+            "-"
+        };
+        let srtt = |us: Option<u32>| match us {
+            Some(us) => render::micros(us.into()),
+            None => missing.to_owned(),
+        };
+        let retrans = match s.segments_out {
+            0 => missing.to_owned(),
+            segments => render::percent(s.retransmits, segments),
+        };
+        let count =
+            |n: u64, tone| Cell::toned(n.to_string(), if n == 0 { Tone::Plain } else { tone });
+        let no_service = s.service == "-";
+        let mut row = vec![
+            if no_service && wide {
+                Cell::new("-(ADDRESS_DIALED)")
+            } else {
+                Cell::new(&s.service)
+            },
+            match s.endpoints {
+                0 if no_service => Cell::new(if wide { "-(ADDRESS_DIALED)" } else { "-" }),
+                0 => Cell::toned("0", Tone::Bad),
+                n => Cell::new(n.to_string()),
+            },
+            Cell::new(s.open.to_string()),
+            Cell::new(s.opened.to_string()),
+            count(s.refused, Tone::Warn),
+            Cell::new(render::bytes(s.bytes_sent)),
+            Cell::new(render::bytes(s.bytes_received)),
+            Cell::new(srtt(s.srtt_p50_us)),
+            Cell::new(srtt(s.srtt_p99_us)),
+            Cell::new(retrans),
+        ];
+        if wide {
+            row.push(Cell::new(s.retransmits.to_string()));
+            row.push(Cell::new(s.segments_out.to_string()));
+            row.push(Cell::new(&s.protocol));
+        }
+        table.push(row);
+    }
+    table.take()
+}
+
+fn endpoints(services: &[api::ServiceStats], look: Look) -> String {
+    use Align::{Left, Right};
+    let columns = [
+        ("SERVICE", Left),
+        ("ENDPOINT", Left),
+        ("WORKLOAD", Left),
+        ("WEIGHT", Right),
+        ("SHARE", Right),
+        ("STATE", Left),
+    ];
+    let mut table = Table::new(&columns, look);
+    for s in services {
+        for e in &s.by_endpoint {
+            let workload = if e.workload.is_empty() {
+                "-(NOT_A_WORKLOAD)"
+            } else {
+                e.workload.as_str()
+            };
+            let (part, whole) = share(s, e);
+            table.push(vec![
+                Cell::new(&s.service),
+                Cell::new(&e.endpoint),
+                Cell::new(workload),
+                Cell::new(e.weight.to_string()),
+                Cell::new(render::percent(part, whole)),
+                Cell::new(&e.state),
+            ]);
+        }
+    }
+    table.take()
+}
+
+/// Weight of an endpoint among those that take new connections.
+fn share(service: &api::ServiceStats, endpoint: &api::EndpointStats) -> (u64, u64) {
+    let takes = |e: &api::EndpointStats| {
+        if e.state == "ready" {
+            u64::from(e.weight)
+        } else {
+            0
+        }
+    };
+    (takes(endpoint), service.by_endpoint.iter().map(takes).sum())
+}
+
+impl From<Vec<api::ServiceStats>> for ServiceList {
+    fn from(services: Vec<api::ServiceStats>) -> Self {
+        Self {
+            items: services.into_iter().map(Service::from).collect(),
+        }
+    }
+}
+
+impl From<api::ServiceStats> for Service {
+    fn from(s: api::ServiceStats) -> Self {
+        let by_endpoint = s.by_endpoint.iter().map(|e| {
+            let (part, whole) = share(&s, e);
+            Endpoint {
+                endpoint: e.endpoint.clone(),
+                workload: some(e.workload.clone()),
+                weight: e.weight,
+                share_percent: (whole > 0).then(|| part as f64 * 100.0 / whole as f64),
+                state: e.state.clone(),
+            }
+        });
+        Self {
+            by_endpoint: by_endpoint.collect(),
+            service: some(s.service).filter(|name| name != "-"),
+            protocol: s.protocol,
+            endpoints: s.endpoints,
+            open: s.open,
+            opened: s.opened,
+            refused: s.refused,
+            bytes_sent: s.bytes_sent,
+            bytes_received: s.bytes_received,
+            srtt_p50_us: s.srtt_p50_us,
+            srtt_p99_us: s.srtt_p99_us,
+            retransmits: s.retransmits,
+            segments_out: s.segments_out,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Golden tables and documents.
+
+use super::*;
+
+const PLAIN: Look = Look {
+    headers: true,
+    color: false,
+};
+
+fn fixed() -> Vec<api::ServiceStats> {
+    let endpoint = |address: &str, workload: &str, weight, state: &str| api::EndpointStats {
+        endpoint: address.into(),
+        workload: workload.into(),
+        weight,
+        state: state.into(),
+    };
+    let rates = api::ServiceStats {
+        service: "shop/rates:9090".into(),
+        protocol: "tcp".into(),
+        endpoints: 3,
+        open: 2,
+        opened: 1_000,
+        refused: 4,
+        bytes_sent: 1_536,
+        bytes_received: 52_428_800,
+        srtt_p50_us: Some(80),
+        srtt_p99_us: Some(1_250),
+        retransmits: 3,
+        segments_out: 4_000,
+        by_endpoint: vec![
+            endpoint("10.0.0.4:9090", "shop/rates-1", 90, "ready"),
+            endpoint("10.0.0.5:9090", "", 10, "ready"),
+            endpoint("10.0.0.6:9090", "shop/rates-3", 50, "draining"),
+        ],
+    };
+    let idle = api::ServiceStats {
+        service: "shop/idle:80".into(),
+        protocol: "udp".into(),
+        ..Default::default()
+    };
+    let addresses = api::ServiceStats {
+        service: "-".into(),
+        protocol: "tcp".into(),
+        opened: 5,
+        ..Default::default()
+    };
+    vec![idle, rates, addresses]
+}
+
+#[test]
+fn table_of_services() {
+    let expected = "\
+SERVICE          ENDPOINTS  OPEN  OPENED  REFUSED    SENT  RECEIVED  SRTT_P50  SRTT_P99  RETRANS%
+shop/idle:80             0     0       0        0      0B        0B         -         -         -
+shop/rates:9090          3     2    1000        4  1.5KiB   50.0MiB      80µs     1.2ms      0.1%
+-                        -     0       5        0      0B        0B         -         -         -
+";
+    assert_eq!(table(&fixed(), false, PLAIN), expected);
+}
+
+#[test]
+fn wide_has_reasons_and_the_endpoints_with_their_shares() {
+    let expected = "\
+SERVICE                    ENDPOINTS  OPEN  OPENED  REFUSED    SENT  RECEIVED         SRTT_P50         SRTT_P99         RETRANS%  RETRANS  SEGS  PROTOCOL
+shop/idle:80                       0     0       0        0      0B        0B    -(NO_TRAFFIC)    -(NO_TRAFFIC)    -(NO_TRAFFIC)        0     0  udp
+shop/rates:9090                    3     2    1000        4  1.5KiB   50.0MiB             80µs            1.2ms             0.1%        3  4000  tcp
+-(ADDRESS_DIALED)  -(ADDRESS_DIALED)     0       5        0      0B        0B  -(NOT_OBSERVED)  -(NOT_OBSERVED)  -(NOT_OBSERVED)        0     0  tcp
+
+SERVICE          ENDPOINT       WORKLOAD           WEIGHT  SHARE  STATE
+shop/rates:9090  10.0.0.4:9090  shop/rates-1           90  90.0%  ready
+shop/rates:9090  10.0.0.5:9090  -(NOT_A_WORKLOAD)      10  10.0%  ready
+shop/rates:9090  10.0.0.6:9090  shop/rates-3           50   0.0%  draining
+";
+    assert_eq!(
+        table(&fixed(), true, PLAIN) + "\n" + &endpoints(&fixed(), PLAIN),
+        expected
+    );
+}
+
+#[test]
+fn yaml_of_services() {
+    let expected = "\
+items:
+- service: shop/idle:80
+  protocol: udp
+  endpoints: 0
+  open: 0
+  opened: 0
+  refused: 0
+  bytes_sent: 0
+  bytes_received: 0
+  srtt_p50_us: null
+  srtt_p99_us: null
+  retransmits: 0
+  segments_out: 0
+  by_endpoint: []
+- service: shop/rates:9090
+  protocol: tcp
+  endpoints: 3
+  open: 2
+  opened: 1000
+  refused: 4
+  bytes_sent: 1536
+  bytes_received: 52428800
+  srtt_p50_us: 80
+  srtt_p99_us: 1250
+  retransmits: 3
+  segments_out: 4000
+  by_endpoint:
+  - endpoint: 10.0.0.4:9090
+    workload: shop/rates-1
+    weight: 90
+    share_percent: 90.0
+    state: ready
+  - endpoint: 10.0.0.5:9090
+    workload: null
+    weight: 10
+    share_percent: 10.0
+    state: ready
+  - endpoint: 10.0.0.6:9090
+    workload: shop/rates-3
+    weight: 50
+    share_percent: 0.0
+    state: draining
+- service: null
+  protocol: tcp
+  endpoints: 0
+  open: 0
+  opened: 5
+  refused: 0
+  bytes_sent: 0
+  bytes_received: 0
+  srtt_p50_us: null
+  srtt_p99_us: null
+  retransmits: 0
+  segments_out: 0
+  by_endpoint: []
+";
+    assert_eq!(render::yaml(&ServiceList::from(fixed())), expected);
+}
