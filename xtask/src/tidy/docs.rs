@@ -101,7 +101,7 @@ pub fn capabilities(repository: &Repository) -> Vec<String> {
             .replace("\\\n", ""),
     );
     let mut problems = Vec::new();
-    for key in ["CapabilityBoundingSet=", "AmbientCapabilities="] {
+    for key in ["CapabilityBoundingSet="] {
         let line = unit
             .lines()
             .find_map(|l| l.strip_prefix(key))
