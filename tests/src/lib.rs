@@ -1,1 +1,10 @@
-//! 
+//! The lab: nodes and pods made of network namespaces and cgroup2 directories, real programs in
+//! them, and what the end-to-end tests and the demo share.
+#![forbid(unsafe_code)]
+
+pub mod bytes;
+pub mod lab;
+pub mod manifest;
+pub mod stats;
+
+pub use lab::{Failure, Lab, Result};

@@ -1,0 +1,66 @@
+//! Clients and servers of the end-to-end tests. Each prints what it counted itself, as JSON lines.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod peer {
+    pub mod dial;
+    pub mod exact;
+    pub mod pass;
+    pub mod rate;
+    pub mod sink;
+    pub mod socket;
+    pub mod udp;
+}
+
+#[derive(Parser)]
+#[command(about = "Clients and servers of the end-to-end tests")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Server of the byte-exact runs: one port per behavior from BASE on.
+    Server(peer::exact::ServerArgs),
+    /// Client of the byte-exact runs.
+    Client(peer::exact::ClientArgs),
+    /// Listeners that count what they accept; `report` on standard input prints the counts.
+    Sink(peer::sink::SinkArgs),
+    /// Connects at a rate (or a number of times) and counts the results by errno.
+    Connects(peer::rate::RateArgs),
+    /// One connect, or one for each line of standard input.
+    Dial(peer::dial::DialArgs),
+    /// Makes a socket and passes it to another process.
+    PassSend(peer::pass::SendArgs),
+    /// Receives a socket and connects it.
+    PassDial(peer::pass::DialArgs),
+    /// Answers every datagram with its own bytes.
+    UdpEcho(peer::udp::EchoArgs),
+    /// Sends datagrams and prints who answered.
+    Udp(peer::udp::ClientArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().verb {
+        Verb::Server(args) => peer::exact::serve(&args),
+        Verb::Client(args) => peer::exact::dial(&args),
+        Verb::Sink(args) => peer::sink::run(&args),
+        Verb::Connects(args) => peer::rate::run(&args),
+        Verb::Dial(args) => peer::dial::run(&args),
+        Verb::PassSend(args) => peer::pass::send(&args),
+        Verb::PassDial(args) => peer::pass::dial(&args),
+        Verb::UdpEcho(args) => peer::udp::echo(&args),
+        Verb::Udp(args) => peer::udp::client(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("underpass-peer: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

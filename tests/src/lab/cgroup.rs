@@ -1,0 +1,64 @@
+//! cgroup2 directories.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{Failure, Result, until};
+
+/// Mount point of the cgroup2 hierarchy, found from mountinfo (hybrid v1/v2 machines too).
+pub fn root() -> Result<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    mount_point(&table, "cgroup2").ok_or_else(|| Failure::new("no cgroup2 hierarchy is mounted"))
+}
+
+/// First mount point of a file system type in a mountinfo table.
+pub fn mount_point(mountinfo: &str, kind: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
+        (source.split(' ').next()? == kind).then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+pub fn make(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(Failure::at(dir.display()))
+}
+
+/// Kills every process at or below `dir`, waits until they are gone, removes the directories.
+pub fn remove(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    fs::write(dir.join("cgroup.kill"), "1").map_err(Failure::at(dir.display()))?;
+    until(&format!("end of the processes in {}", dir.display()), Duration::from_secs(10), || {
+        let events = fs::read_to_string(dir.join("cgroup.events")).map_err(|e| e.to_string())?;
+        if events.contains("populated 0") { Ok(()) } else { Err("still populated".into()) }
+    })?;
+    remove_empty(dir)
+}
+
+fn remove_empty(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Failure::at(dir.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_empty(&entry.path())?;
+        }
+    }
+    fs::remove_dir(dir).map_err(Failure::at(dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_cgroup2_beside_v1() {
+        let table = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                     41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let found = mount_point(table, "cgroup2");
+        assert_eq!(found.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
+        assert_eq!(mount_point(table, "bpf"), None);
+    }
+}
