@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::lab::Pod;
+
 /// Joins documents into one file.
 pub fn file(documents: &[String]) -> String {
     documents.join("---\n")
@@ -27,6 +29,81 @@ pub fn workload(namespace: &str, name: &str, found_by: &str, addresses: &[String
     );
     if !addresses.is_empty() {
         let _ = writeln!(text, "  addresses: [{}]", quoted(addresses));
+    }
+    text
+}
+
+/// A pod of the lab, found by its network namespace.
+pub fn pod_workload(namespace: &str, name: &str, pod: &Pod) -> String {
+    let found_by = format!("netns: {}", pod.place.netns_path().display());
+    workload(namespace, name, &found_by, &[pod.v4.to_string(), pod.v6.to_string()])
+}
+
+/// What a policy protects.
+#[derive(Clone, Copy)]
+pub enum Target<'a> {
+    /// Workloads with `app: <name>`.
+    Workload(&'a str),
+    Service(&'a str),
+    /// Every workload of the namespace.
+    All,
+}
+
+/// Whom a rule allows.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// Namespace and name of a ServiceAccount.
+    Account(&'a str, &'a str),
+    Identity(&'a str),
+    Namespace(&'a str),
+    Block(&'a str),
+    Host,
+    Outside,
+}
+
+/// A policy with one rule for each source, every port.
+pub fn allow(namespace: &str, name: &str, target: Target, sources: &[Source]) -> String {
+    policy(namespace, name, target, false, &sources.iter().map(|s| (*s, None)).collect::<Vec<_>>())
+}
+
+/// The same in audit mode.
+pub fn audit(namespace: &str, name: &str, target: Target, sources: &[Source]) -> String {
+    policy(namespace, name, target, true, &sources.iter().map(|s| (*s, None)).collect::<Vec<_>>())
+}
+
+/// One rule for each (source, port).
+pub fn policy(
+    namespace: &str,
+    name: &str,
+    target: Target,
+    audit: bool,
+    rules: &[(Source, Option<u16>)],
+) -> String {
+    let mut text = format!(
+        "apiVersion: underpass.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata:\n  name: {name}\n  \
+         namespace: {namespace}\nspec:\n  action: ALLOW\n  audit: {audit}\n"
+    );
+    let _ = match target {
+        Target::Workload(app) => writeln!(text, "  selector:\n    matchLabels:\n      app: {app}"),
+        Target::Service(name) => writeln!(text, "  targetRefs:\n  - group: \"\"\n    kind: Service\n    name: {name}"),
+        Target::All => Ok(()),
+    };
+    text += if rules.is_empty() { "  rules: []\n" } else { "  rules:\n" };
+    for (source, port) in rules {
+        let line = match source {
+            Source::Account(namespace, name) => {
+                format!("serviceAccounts: [{{namespace: {namespace}, name: {name}}}]")
+            }
+            Source::Identity(uri) => format!("identities: [\"{uri}\"]"),
+            Source::Namespace(name) => format!("namespaces: [{name}]"),
+            Source::Block(cidr) => format!("ipBlocks: [\"{cidr}\"]"),
+            Source::Host => "host: true".to_owned(),
+            Source::Outside => "outside: true".to_owned(),
+        };
+        let _ = writeln!(text, "  - sources:\n    - {line}");
+        if let Some(port) = port {
+            let _ = writeln!(text, "    ports: [{port}]");
+        }
     }
     text
 }

@@ -33,6 +33,7 @@ fn start_guard() -> Result<Child> {
         .args(["guard", &std::process::id().to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .process_group(0)
         .spawn()
         .map_err(Failure::at("underpass-lab guard"))
