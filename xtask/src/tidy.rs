@@ -15,6 +15,7 @@ mod docs;
 mod generate;
 mod rooms;
 mod source;
+mod structs;
 
 pub const VERB: Verb = Verb {
     name: "tidy",

@@ -6,7 +6,6 @@ use super::{Repository, generate};
 use crate::Result;
 
 const UNIT: &str = "deploy/systemd/underpass-agent.service";
-const CAPABILITIES: &str = "agent/src/kernel/caps.rs";
 /// Top-level folders that are no rooms.
 const NO_ROOMS: &[&str] = &[".cargo", ".ci", ".github"];
 
@@ -87,46 +86,24 @@ fn constants(body: &str) -> Vec<(&str, String)> {
 }
 
 pub fn capabilities(repository: &Repository) -> Vec<String> {
-    let source = repository.text(CAPABILITIES);
-    if source.is_empty() {
-        return vec![format!("{CAPABILITIES} is missing")];
-    }
+    let source = repository.text(generate::CAPABILITIES);
+    let kept: BTreeSet<&str> = generate::needed(&source)
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
     let unit = repository.text(UNIT);
-    let page = repository.text("docs/reference/capabilities.md");
-    let kept = names(
-        &source
-            .split("#[cfg(test)]")
-            .next()
-            .unwrap_or_default()
-            .replace("\\\n", ""),
-    );
-    let mut problems = Vec::new();
-    for key in ["CapabilityBoundingSet="] {
-        let line = unit
-            .lines()
-            .find_map(|l| l.strip_prefix(key))
-            .unwrap_or_default();
-        if names(line) != kept {
-            problems.push(format!(
-                "{UNIT}: {key} has {:?}, {CAPABILITIES} {kept:?}",
-                names(line)
-            ));
-        }
+    let line = unit
+        .lines()
+        .find_map(|l| l.strip_prefix("CapabilityBoundingSet="))
+        .unwrap_or_default();
+    let granted: BTreeSet<&str> = line.split_whitespace().collect();
+    if !kept.is_empty() && granted == kept {
+        return Vec::new();
     }
-    let missing = kept
-        .iter()
-        .filter(|name| !page.contains(&format!("| `{name}` |")));
-    problems
-        .extend(missing.map(|n| format!("docs/reference/capabilities.md does not justify {n}")));
-    problems
-}
-
-/// `CAP_…` words of a text.
-fn names(text: &str) -> BTreeSet<String> {
-    text.split(|c: char| !c.is_ascii_uppercase() && c != '_')
-        .filter(|w| w.starts_with("CAP_") && w.len() > 4)
-        .map(str::to_owned)
-        .collect()
+    vec![format!(
+        "{UNIT} grants {granted:?}, {} keeps {kept:?}",
+        generate::CAPABILITIES
+    )]
 }
 
 /// Relative links of every page lead to a file.
@@ -158,14 +135,5 @@ mod tests {
         let source = "pub mod limits {\n    pub const A: usize = 16_384;\n    pub const B: usize = 4 << 20;\n}\n";
         let expected = vec![("A", "16384".to_owned()), ("B", "4 << 20".to_owned())];
         assert_eq!(constants(module(source, "limits")), expected);
-    }
-
-    #[test]
-    fn finds_capability_names() {
-        let found = names("CAP_BPF CAP_NET_ADMIN; CAP_");
-        assert_eq!(
-            found.into_iter().collect::<Vec<_>>(),
-            ["CAP_BPF", "CAP_NET_ADMIN"]
-        );
     }
 }
