@@ -1,0 +1,99 @@
+//! Capabilities: what the agent keeps after its start, and why.
+
+use std::io;
+
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+};
+
+/// A capability and what it is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Needed {
+    pub set: CapabilitySet,
+    pub name: &'static str,
+    pub why: &'static str,
+}
+
+/// Each was taken away alone, and the named thing failed (`tests/kernel.rs`). The systemd unit has the
+/// same list.
+pub const NEEDED: [Needed; 5] = [
+    Needed {
+        set: CapabilitySet::BPF,
+        name: "CAP_BPF",
+        why: "load programs, open and write pinned maps",
+    },
+    Needed {
+        set: CapabilitySet::NET_ADMIN,
+        name: "CAP_NET_ADMIN",
+        why: "attach programs to cgroups and network namespaces; end connections that a changed policy \
+              denies (SOCK_DESTROY)",
+    },
+    Needed {
+        set: CapabilitySet::PERFMON,
+        name: "CAP_PERFMON",
+        why: "programs that read kernel structures, and the iterator over open sockets",
+    },
+    Needed {
+        set: CapabilitySet::SYS_ADMIN,
+        name: "CAP_SYS_ADMIN",
+        why: "enter the network namespaces of workloads (setns); find links by id",
+    },
+    Needed {
+        set: CapabilitySet::SYS_PTRACE,
+        name: "CAP_SYS_PTRACE",
+        why: "look at the network namespace of a process of another user (/proc/PID/ns/net)",
+    },
+];
+
+/// The union of [`NEEDED`].
+pub fn needed() -> CapabilitySet {
+    NEEDED
+        .iter()
+        .fold(CapabilitySet::empty(), |all, n| all | n.set)
+}
+
+/// Names of needed capabilities that the calling thread does not have.
+pub fn missing() -> io::Result<Vec<&'static str>> {
+    let have = capabilities(None)?.effective;
+    Ok(NEEDED
+        .iter()
+        .filter(|n| !have.contains(n.set))
+        .map(|n| n.name)
+        .collect())
+}
+
+/// Drops every other capability, for good. Capabilities belong to threads: call it before the first
+/// thread is started, after `Kernel::open` (mounting a bpffs and making directories need more).
+pub fn drop_others() -> io::Result<()> {
+    keep(needed())
+}
+
+/// Keeps only `wanted`.
+pub fn keep(wanted: CapabilitySet) -> io::Result<()> {
+    set_no_new_privs(true)?;
+    clear_ambient_capability_set()?;
+    let have = capabilities(None)?;
+    // Without CAP_SETPCAP the bounding set stays: with no_new_privs nothing can be gained from it.
+    if have.effective.contains(CapabilitySet::SETPCAP) {
+        for bit in (0..=LAST).filter_map(|n| CapabilitySet::from_bits(1 << n)) {
+            if !wanted.contains(bit) {
+                // EINVAL: newer than this kernel.
+                let _ = remove_capability_from_bounding_set(bit);
+            }
+        }
+    }
+    let keep = have.permitted & wanted;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: keep,
+            permitted: keep,
+            inheritable: CapabilitySet::empty(),
+        },
+    )?;
+    Ok(())
+}
+
+/// CAP_CHECKPOINT_RESTORE
+const LAST: u32 = 40;

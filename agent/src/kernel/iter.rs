@@ -1,0 +1,36 @@
+//! The open sockets of all namespaces, read by a BPF iterator over `SOCKS`.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::AsFd,
+};
+
+use underpass_abi::{plain, sock::SockState};
+
+use crate::sys::bpf::{iter_create, link_create_iter};
+
+/// Bytes per read; the kernel's own buffer is 32 KiB.
+const CHUNK: usize = 32 << 10;
+
+pub fn sockets(program: impl AsFd, map: impl AsFd) -> io::Result<Vec<SockState>> {
+    let link = link_create_iter(program, map)?;
+    let mut file = File::from(iter_create(&link)?);
+    let mut buffer = vec![0; CHUNK];
+    let mut held = 0;
+    let mut out = Vec::new();
+    loop {
+        let n = match file.read(&mut buffer[held..]) {
+            Ok(0) if held == 0 => return Ok(out),
+            Ok(0) => return Err(io::Error::other("the iterator ended within a record")),
+            Ok(n) => n,
+            Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => continue,
+            Err(e) => return Err(e),
+        };
+        let records = buffer[..held + n].chunks_exact(size_of::<SockState>());
+        let rest = records.remainder().len();
+        out.extend(records.filter_map(plain::from_bytes::<SockState>));
+        buffer.copy_within(held + n - rest..held + n, 0);
+        held = rest;
+    }
+}
