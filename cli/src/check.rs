@@ -119,7 +119,7 @@ fn text(finding: &Finding, width: usize, wide: bool, look: Look) -> String {
 fn sum(findings: &[Finding]) -> String {
     let count = |mark| findings.iter().filter(|f| f.result == mark).count();
     format!(
-        "\n{} ok, {} warnings, {} errors\n",
+        "\nok: {}, warnings: {}, errors: {}\n",
         count(Mark::Ok),
         count(Mark::Warning),
         count(Mark::Error)
@@ -151,7 +151,7 @@ mod tests {
 ✗ btf     UP0402 NO_BTF: no vmlinux
           try: boot a kernel built with CONFIG_DEBUG_INFO_BTF=y
 
-1 ok, 1 warnings, 1 errors
+ok: 1, warnings: 1, errors: 1
 ";
         assert_eq!(print(&findings, false, Format::Table, PLAIN), expected);
         let json: serde_json::Value =

@@ -130,19 +130,44 @@ pub struct Status {
 #[derive(Debug, Args)]
 pub struct Conns {
     /// Source: namespace/name, namespace/, name, host, outside, or an address
-    #[arg(long, value_name = "PEER", default_value = "")]
+    #[arg(
+        long,
+        value_name = "PEER",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub from: String,
     /// Destination, written like --from
-    #[arg(long, value_name = "PEER", default_value = "")]
+    #[arg(
+        long,
+        value_name = "PEER",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub to: String,
     /// Service: namespace/name or name, with :PORT if only one port is meant
-    #[arg(long, value_name = "SERVICE", default_value = "")]
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub service: String,
     /// allowed, denied, audited or refused
-    #[arg(long, value_name = "VERDICT", default_value = "")]
+    #[arg(
+        long,
+        value_name = "VERDICT",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub verdict: String,
     /// opening, established, closing, closed, failed or refused
-    #[arg(long, value_name = "STATE", default_value = "")]
+    #[arg(
+        long,
+        value_name = "STATE",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub state: String,
     #[command(flatten)]
     pub namespace: Namespace,
@@ -161,7 +186,12 @@ pub struct Conns {
 #[derive(Debug, Args)]
 pub struct Stat {
     /// Only this service: namespace/name or name, with :PORT if only one port is meant
-    #[arg(long, value_name = "SERVICE", default_value = "")]
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub service: String,
     #[command(flatten)]
     pub namespace: Namespace,
