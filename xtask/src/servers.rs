@@ -15,12 +15,12 @@ use crate::{
     setup,
 };
 
-/// Programs that must run from the prefix (or the system), and the packages that hold them.
+/// Programs and the packages that hold them. The system's own are not used, so that versions and
+/// paths are the same everywhere.
 const PROGRAMS: &[(&str, &str)] = &[
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
-    ("curl", "curl"),
 ];
 const PLACES: &[&str] = &["usr/sbin", "usr/bin"];
 const LIBRARIES: &[&str] = &["usr/lib", "lib"];
@@ -74,23 +74,20 @@ fn runs(prefix: &Path, program: &str) -> bool {
     } else {
         "--version"
     };
-    let quiet = |command: &mut Command| {
-        command
+    let quiet = |path| {
+        Command::new(path)
             .arg(flag)
+            .env("LD_LIBRARY_PATH", library_path(prefix))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()
             .is_ok_and(|s| s.success())
     };
-    let unpacked = PLACES
+    PLACES
         .iter()
         .map(|dir| prefix.join(dir).join(program))
-        .find(|p| p.exists());
-    match unpacked {
-        Some(path) => quiet(Command::new(path).env("LD_LIBRARY_PATH", library_path(prefix))),
-        None => quiet(&mut Command::new(program)),
-    }
+        .any(quiet)
 }
 
 /// Directories of the prefix's libraries, as `LD_LIBRARY_PATH` wants them.
