@@ -24,7 +24,7 @@ pub struct Script {
     pub events_lost: u64,
     pub truncated: bool,
     pub status: api::Status,
-    asked: Mutex<Option<api::ListConnectionsRequest>>,
+    pub asked: Mutex<Option<api::ListConnectionsRequest>>,
 }
 
 struct Mock(Arc<Script>);
