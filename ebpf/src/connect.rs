@@ -326,7 +326,7 @@ fn remember(
     let s = unsafe { &mut *state };
     if s.cookie != 0 {
         // The same socket dialed before: that attempt ends here.
-        retire(s);
+        retire(s, true);
     }
     // SAFETY: the socket's own element.
     unsafe { kernel::zero(s) };

@@ -202,7 +202,6 @@ fn accepted(ops: *mut bpf_sock_ops) {
     // SAFETY: plain helper call.
     let netns = unsafe { h::bpf_get_netns_cookie(ops.cast()) };
     let (local, local_port, remote, remote_port) = ends(ops);
-    let owner = workload::of_port(&local, local_port, TCP, netns);
     let key = FlowKey {
         netns,
         source: remote,
@@ -217,6 +216,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         let _ = FLOWS.remove(&key);
         return;
     }
+    let owner = workload::of_port(&local, local_port, TCP, netns);
     if owner == 0 {
         return;
     }
@@ -282,6 +282,10 @@ fn state_changed(ops: *mut bpf_sock_ops) {
         return;
     }
     s.tcp_state = TCP_CLOSE as u8;
+    if s.flags & flag::LOCAL_DESTINATION != 0 {
+        // The other end may never have run its half; here the tuple is still ours alone.
+        forget_flow(s);
+    }
     if s.flags & flag::OPENED == 0 {
         let error: u32 = read(s.tcp_sock + offset!(sk_err));
         fail(s, connect_failure(error));

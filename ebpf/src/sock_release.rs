@@ -23,14 +23,15 @@ pub fn up_sock_release(ctx: SockContext) -> i32 {
     };
     if !state.is_null() {
         // SAFETY: the socket's own element, alive for the run.
-        retire(unsafe { &mut *state });
+        retire(unsafe { &mut *state }, false);
     }
     1
 }
 
-/// Ends a connection for its application: sums first, then the row.
+/// Ends a connection for its application: sums first, then the row. `redial`: the socket is being
+/// connected again, and `tcp_disconnect` has put new numbers into its TCP state.
 #[inline(never)]
-pub fn retire(s: &mut SockState) {
+pub fn retire(s: &mut SockState, redial: bool) {
     if s.flags & flag::RELEASED != 0 {
         return;
     }
@@ -54,9 +55,11 @@ pub fn retire(s: &mut SockState) {
         return;
     }
     let error = s.tcp.error;
-    zeroed!(counts: TcpCounts);
-    tcp_counts(s, counts);
-    s.tcp = *counts;
+    if !redial || s.flags & flag::CLOSED == 0 {
+        zeroed!(counts: TcpCounts);
+        tcp_counts(s, counts);
+        s.tcp = *counts;
+    }
     if s.tcp.error == 0 {
         // The application has fetched the error meanwhile; the state callback kept it.
         s.tcp.error = error;
@@ -98,7 +101,7 @@ pub fn fail(s: &mut SockState, reason: u16) {
     s.flags |= flag::FAILED;
     s.closed_ns = record::now();
     s.reason = reason;
-    if s.flags & flag::LOCAL_DESTINATION != 0 {
+    if s.flags & (flag::LOCAL_DESTINATION | flag::CLOSED) == flag::LOCAL_DESTINATION {
         forget_flow(s);
     }
     if let Some(t) = record::total(&record::key_of(s)) {
