@@ -95,35 +95,46 @@ pub fn refused(kind: EventKind, pid: u32, key: &TotalKey, fill: impl FnOnce(&mut
         s.flags = key.source_kind;
         fill(s);
     }
-    entry.submit(wakeup(kind));
+    entry.submit(wakeup(kind as u32));
 }
 
 /// Sends a copy of the socket's state. Rows can wait for the agent's next look unless the ring
 /// fills up; refusals wake it.
-#[inline(never)]
+#[inline(always)]
 pub fn emit(kind: EventKind, s: &SockState) {
+    up_emit(kind as u32, s);
+}
+
+/// A global function (see `workload.rs`), so the pointer may be null to the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn up_emit(kind: u32, s: *const SockState) -> u32 {
+    if s.is_null() {
+        return 0;
+    }
     let Some(mut entry) = EVENTS.reserve_untyped::<Event>(0) else {
         count(counter::EVENTS_LOST);
-        return;
+        return 0;
     };
     let event = entry.as_mut_ptr();
     // SAFETY: the reservation is as large as an `Event`.
     unsafe {
-        (*event).kind = kind as u32;
+        (*event).kind = kind;
         (*event).pid = 0;
         (*event).at_ns = now();
-        core::ptr::copy_nonoverlapping(core::ptr::from_ref(s), &raw mut (*event).sock, 1);
+        core::ptr::copy_nonoverlapping(s, &raw mut (*event).sock, 1);
         (*event).sock.tcp_sock = 0;
     }
     entry.submit(wakeup(kind));
+    0
 }
 
 #[inline(always)]
-fn wakeup(kind: EventKind) -> u64 {
-    if matches!(
-        kind,
-        EventKind::Refused | EventKind::Unguarded | EventKind::Audited
-    ) {
+fn wakeup(kind: u32) -> u64 {
+    const ROUTINE: u32 = 1 << EventKind::Released as u32
+        | 1 << EventKind::Closed as u32
+        | 1 << EventKind::Failed as u32;
+    if 1 << kind & ROUTINE == 0 {
         return BPF_RB_FORCE_WAKEUP.into();
     }
     // SAFETY: plain helper call on a live map.

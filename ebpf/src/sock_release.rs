@@ -30,8 +30,24 @@ pub fn up_sock_release(ctx: SockContext) -> i32 {
 
 /// Ends a connection for its application: sums first, then the row. `redial`: the socket is being
 /// connected again, and `tcp_disconnect` has put new numbers into its TCP state.
-#[inline(never)]
+#[inline(always)]
 pub fn retire(s: &mut SockState, redial: bool) {
+    up_retire(s, u32::from(redial));
+}
+
+/// A global function (see `workload.rs`), so the pointer may be null to the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn up_retire(s: *mut SockState, redial: u32) -> u32 {
+    // SAFETY: callers pass a socket's own element.
+    if let Some(s) = unsafe { s.as_mut() } {
+        end(s, redial != 0);
+    }
+    0
+}
+
+#[inline(always)]
+fn end(s: &mut SockState, redial: bool) {
     if s.flags & flag::RELEASED != 0 {
         return;
     }
