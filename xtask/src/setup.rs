@@ -32,8 +32,9 @@ const LLVM: &str = "22";
 const MINUTES: fn(u64) -> Duration = |n| Duration::from_secs(60 * n);
 
 fn run(_: &Flags) -> Result<()> {
-    build_tools()?;
+    let built = build_tools();
     servers()?;
+    built?;
     println!("ready; tools are in {}", workspace::tools().display());
     Ok(())
 }

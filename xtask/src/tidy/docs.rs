@@ -53,6 +53,27 @@ pub fn limits(repository: &Repository) -> Vec<String> {
             problems.push(format!("docs/reference/limits.md lacks the row `{row}`"));
         }
     }
+    for row in page.lines().filter_map(|l| l.strip_prefix("| `")) {
+        // `NAME` | value | `file` | meaning
+        let columns: Vec<&str> = row.split(" | ").map(|c| c.trim_matches('`')).collect();
+        let [name, value, file, _] = columns.as_slice() else {
+            continue;
+        };
+        let plain = |text: &str| text.replace('_', "");
+        let source = plain(&repository.text(file));
+        let (start, end) = (
+            format!("const {}: ", plain(name)),
+            format!(" = {};", plain(value)),
+        );
+        if !source
+            .lines()
+            .any(|l| l.contains(&start) && l.ends_with(&end))
+        {
+            problems.push(format!(
+                "docs/reference/limits.md: {name} is not {value} in {file}"
+            ));
+        }
+    }
     let page = repository.text("docs/reference/counters.md");
     let sock = repository.text("abi/src/sock.rs");
     for name in module(&sock, "counter").split('"').skip(1).step_by(2) {
