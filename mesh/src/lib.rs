@@ -1,1 +1,25 @@
-//! 
+//! The model of the mesh and its compiler: Kubernetes objects in, a node's plan out, and the smallest
+//! change of kernel tables that puts a plan in force. Pure: no I/O, no clock, no threads.
+//!
+//! `parse` reads files → [`Model`] holds objects by file → [`Model::compile`] with the node's
+//! [`Facts`] gives a [`Plan`] → [`Tables::lay_out`] gives a [`Change`] for the kernel maps.
+#![forbid(unsafe_code)]
+
+pub mod facts;
+pub mod k8s;
+pub mod model;
+pub mod parse;
+pub mod plan;
+pub mod problem;
+pub mod tables;
+
+mod compile;
+
+pub use facts::{Cgroup, DefaultPolicy, Facts, Place};
+pub use model::{Locator, Model, Wanted};
+pub use plan::{Choice, Decision, DestRef, Explained, Plan, SourceRef};
+pub use problem::{Problem, Severity};
+pub use tables::{Batch, Change, Deletes, Dump, Names, Round, Tables, TablesError};
+
+/// A shared string: names occur in many places of a plan.
+pub type Str = std::sync::Arc<str>;

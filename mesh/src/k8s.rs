@@ -1,0 +1,395 @@
+//! The Kubernetes objects that the mesh reads, in their exact shape, without the fields that it
+//! does not need. Of core kinds unknown fields are skipped, as a client of Kubernetes must; of our
+//! own group they are errors.
+
+#![allow(clippy::upper_case_acronyms, reason = "names of Kubernetes' values")]
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde::Deserialize;
+
+use crate::Str;
+
+mod field;
+mod policy;
+
+pub(crate) use field::NOT_IMPLEMENTED;
+pub use field::{Labels, Weight};
+pub use policy::*;
+
+/// The label that joins the mesh: `enabled` on a Namespace, Pod or Workload; `disabled` on the
+/// object opts out.
+pub const MESH_LABEL: &str = "underpass.dev/mesh";
+/// The annotation that gives an endpoint its weight: on its Pod or Workload, else on its
+/// EndpointSlice. Default 1; 0 means none of the traffic.
+pub const WEIGHT_ANNOTATION: &str = "underpass.dev/weight";
+/// The label that ties an EndpointSlice to its Service.
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// Largest weight of an endpoint.
+pub const WEIGHT_MAX: u32 = 65_535;
+
+/// What the mesh reads of `metadata`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Meta {
+    #[serde(deserialize_with = "field::subdomain")]
+    pub name: Str,
+    /// `default` if absent; meaningless for a Namespace.
+    #[serde(default = "field::default_namespace", deserialize_with = "field::label")]
+    pub namespace: Str,
+    #[serde(default)]
+    pub labels: Labels,
+    /// Only [`WEIGHT_ANNOTATION`] is read.
+    #[serde(default)]
+    pub annotations: Weight,
+}
+
+impl Meta {
+    /// `namespace/name`.
+    pub fn full_name(&self) -> Str {
+        format!("{}/{}", self.namespace, self.name).into()
+    }
+
+    /// What the object's own [`MESH_LABEL`] says.
+    pub fn mesh(&self) -> Option<bool> {
+        match self.labels.get(MESH_LABEL)? {
+            "enabled" => Some(true),
+            _ => Some(false),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Namespace {
+    pub metadata: Meta,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Pod {
+    pub metadata: Meta,
+    #[serde(default)]
+    pub spec: PodSpec,
+    #[serde(default)]
+    pub status: PodStatus,
+}
+
+impl Pod {
+    /// Its addresses, none once it has ended.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ended = matches!(self.status.phase, Some(Phase::Succeeded | Phase::Failed));
+        self.status.pod_ips.iter().map(|p| p.ip).take(if ended { 0 } else { usize::MAX })
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    #[serde(default, deserialize_with = "field::optional_subdomain")]
+    pub service_account_name: Option<Str>,
+    pub node_name: Option<Str>,
+    #[serde(default)]
+    pub host_network: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    #[serde(default, rename = "podIPs")]
+    pub pod_ips: Vec<PodIp>,
+    pub phase: Option<Phase>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct PodIp {
+    pub ip: IpAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Phase {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Service {
+    pub metadata: Meta,
+    pub spec: ServiceSpec,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// An address, `None` (headless), or empty.
+    #[serde(default, rename = "clusterIP", deserialize_with = "field::cluster_ip")]
+    cluster_ip: Option<field::ClusterIp>,
+    #[serde(default, rename = "clusterIPs", deserialize_with = "field::cluster_ips")]
+    cluster_ips: Vec<field::ClusterIp>,
+    #[serde(default)]
+    pub ports: Vec<ServicePort>,
+    #[serde(default)]
+    pub session_affinity: SessionAffinity,
+    #[serde(default)]
+    pub session_affinity_config: SessionAffinityConfig,
+    #[serde(default)]
+    pub publish_not_ready_addresses: bool,
+    #[serde(default, rename = "type")]
+    pub kind: ServiceType,
+    // Fields that change traffic and are not built: named in a warning.
+    external_name: Option<Str>,
+    #[serde(default, rename = "externalIPs")]
+    external_ips: Vec<Str>,
+    internal_traffic_policy: Option<Str>,
+    traffic_distribution: Option<Str>,
+}
+
+impl ServiceSpec {
+    /// The cluster addresses, at most one of each family; none for a headless service.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let all = self.cluster_ips.iter().chain(self.cluster_ip.iter().take(
+            // `clusterIP` repeats the first of `clusterIPs`.
+            usize::from(self.cluster_ips.is_empty()),
+        ));
+        let mut found: Vec<IpAddr> = Vec::new();
+        for ip in all.filter_map(|c| c.0) {
+            if !found.iter().any(|f| f.is_ipv4() == ip.is_ipv4()) {
+                found.push(ip);
+            }
+        }
+        found
+    }
+
+    /// Declared without an address: endpoints are dialed directly.
+    pub fn headless(&self) -> bool {
+        self.cluster_ips.iter().chain(&self.cluster_ip).any(|c| c.0.is_none())
+    }
+
+    /// Seconds for which a client stays on its endpoint, 0 without affinity.
+    pub fn affinity_secs(&self) -> u32 {
+        match self.session_affinity {
+            SessionAffinity::None => 0,
+            SessionAffinity::ClientIP => {
+                self.session_affinity_config.client_ip.timeout_seconds.unwrap_or(10_800)
+            }
+        }
+    }
+
+    /// Fields that are set, change traffic, and are not built.
+    pub fn unbuilt(&self) -> Vec<(String, &'static str)> {
+        let mut found = Vec::new();
+        if self.external_name.is_some() || self.kind == ServiceType::ExternalName {
+            found.push(("spec.externalName".into(), "no traffic goes to an external name"));
+        }
+        if !self.external_ips.is_empty() {
+            found.push(("spec.externalIPs".into(), "only cluster addresses are served"));
+        }
+        if matches!(self.kind, ServiceType::NodePort | ServiceType::LoadBalancer) {
+            found.push(("spec.type".into(), "only cluster addresses are served, no node ports"));
+        }
+        if self.internal_traffic_policy.as_deref().is_some_and(|p| p != "Cluster") {
+            found.push(("spec.internalTrafficPolicy".into(), "endpoints of all nodes are used"));
+        }
+        if self.traffic_distribution.is_some() {
+            found.push(("spec.trafficDistribution".into(), "endpoints are not chosen by distance"));
+        }
+        for (i, port) in self.ports.iter().enumerate() {
+            if port.protocol == Protocol::SCTP {
+                found.push((format!("spec.ports[{i}].protocol"), "only TCP and UDP are served"));
+            }
+        }
+        found
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum ServiceType {
+    #[default]
+    ClusterIP,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum SessionAffinity {
+    #[default]
+    None,
+    ClientIP,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionAffinityConfig {
+    #[serde(rename = "clientIP")]
+    pub client_ip: ClientIpConfig,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientIpConfig {
+    #[serde(deserialize_with = "field::timeout")]
+    pub timeout_seconds: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicePort {
+    /// Ties it to the EndpointSlice's port of that name; empty for a service's only port.
+    #[serde(default = "field::empty", deserialize_with = "field::port_name")]
+    pub name: Str,
+    #[serde(deserialize_with = "field::port")]
+    pub port: u16,
+    #[serde(default)]
+    pub protocol: Protocol,
+    pub app_protocol: Option<Str>,
+    /// Kubernetes resolves it into EndpointSlices; checked, then not needed.
+    #[serde(default, rename = "targetPort", deserialize_with = "field::target_port")]
+    _target_port: (),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+pub enum Protocol {
+    #[default]
+    TCP,
+    UDP,
+    SCTP,
+}
+
+impl Protocol {
+    /// The IP protocol number; 0 for what is not served.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::TCP => 6,
+            Self::UDP => 17,
+            Self::SCTP => 0,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointSlice {
+    pub metadata: Meta,
+    pub address_type: AddressType,
+    #[serde(default, deserialize_with = "field::nullable")]
+    pub endpoints: Vec<Endpoint>,
+    #[serde(default, deserialize_with = "field::nullable")]
+    pub ports: Vec<EndpointPort>,
+}
+
+/// `FQDN`, which Kubernetes has deprecated, is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum AddressType {
+    IPv4,
+    IPv6,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// The first of `addresses`, which stand for each other.
+    #[serde(rename = "addresses", deserialize_with = "field::first_address")]
+    pub address: IpAddr,
+    #[serde(default)]
+    pub conditions: Conditions,
+    pub target_ref: Option<Box<TargetRef>>,
+}
+
+/// All may be absent: then ready, serving as ready, and not terminating.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Conditions {
+    pub ready: Option<bool>,
+    pub serving: Option<bool>,
+    pub terminating: Option<bool>,
+}
+
+impl Conditions {
+    pub fn ready(self) -> bool {
+        self.ready.unwrap_or(true)
+    }
+    pub fn serving(self) -> bool {
+        self.serving.unwrap_or(self.ready())
+    }
+    pub fn terminating(self) -> bool {
+        self.terminating.unwrap_or(false)
+    }
+}
+
+/// The object behind an endpoint: a Pod or Workload.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct TargetRef {
+    pub kind: Option<Str>,
+    pub namespace: Option<Str>,
+    pub name: Option<Str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct EndpointPort {
+    #[serde(default = "field::empty", deserialize_with = "field::nullable_port_name")]
+    pub name: Str,
+    /// Absent means every port, which the mesh does not serve.
+    #[serde(default, deserialize_with = "field::optional_port")]
+    pub port: Option<u16>,
+    #[serde(default, deserialize_with = "field::nullable")]
+    pub protocol: Protocol,
+}
+
+/// Any object that the mesh reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    Namespace(Arc<Namespace>),
+    Pod(Arc<Pod>),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    Workload(Arc<Workload>),
+}
+
+impl Object {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Pod(_) => Kind::Pod,
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
+            Self::Workload(_) => Kind::Workload,
+        }
+    }
+
+    pub fn metadata(&self) -> &Meta {
+        match self {
+            Self::Namespace(o) => &o.metadata,
+            Self::Pod(o) => &o.metadata,
+            Self::Service(o) => &o.metadata,
+            Self::EndpointSlice(o) => &o.metadata,
+            Self::AuthorizationPolicy(o) => &o.metadata,
+            Self::Workload(o) => &o.metadata,
+        }
+    }
+}
+
+/// The kinds, in the order in which problems are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    Namespace,
+    Pod,
+    Workload,
+    Service,
+    EndpointSlice,
+    AuthorizationPolicy,
+}
+
+impl Kind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+            Self::Workload => "Workload",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Checked fields: what is wrong is an error of the deserializer, which knows line and path.
+
+use std::{fmt, marker::PhantomData, net::IpAddr};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor},
+};
+
+use super::{Protocol, WEIGHT_ANNOTATION, WEIGHT_MAX};
+use crate::{Str, model::NetnsRef};
+
+/// Starts the message of an error that is not about a wrong value but about one not built.
+pub(crate) const NOT_IMPLEMENTED: &str = "NOT_IMPLEMENTED: ";
+
+/// Labels, sorted by key; absent and `null` are the same.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Labels(pub(crate) Box<[(Str, Str)]>);
+
+impl Labels {
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let i = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        Some(&self.0[i].1)
+    }
+
+    /// True if every label of `self` is on the object.
+    pub fn select(&self, object: &Labels) -> bool {
+        self.0.iter().all(|(k, v)| object.get(k) == Some(v))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(k, v)| (&**k, &**v))
+    }
+}
+
+impl fmt::Debug for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Map;
+        impl<'de> Visitor<'de> for Map {
+            type Value = Labels;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of strings")
+            }
+            fn visit_unit<E: Error>(self) -> Result<Labels, E> {
+                Ok(Labels::default())
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels, A::Error> {
+                let mut pairs: Vec<(Str, Str)> = Vec::new();
+                while let Some(Text(key)) = map.next_key()? {
+                    let Text(value) = map.next_value()?;
+                    pairs.push((key, value));
+                }
+                pairs.sort();
+                Ok(Labels(pairs.into()))
+            }
+        }
+        d.deserialize_any(Map)
+    }
+}
+
+/// Of annotations only the weight; the rest is skipped without a copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight(pub Option<u32>);
+
+impl<'de> Deserialize<'de> for Weight {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Map;
+        impl<'de> Visitor<'de> for Map {
+            type Value = Weight;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of strings")
+            }
+            fn visit_unit<E: Error>(self) -> Result<Weight, E> {
+                Ok(Weight(None))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Weight, A::Error> {
+                let mut weight = None;
+                while let Some(Text(key)) = map.next_key()? {
+                    if &*key == WEIGHT_ANNOTATION {
+                        let Text(text) = map.next_value()?;
+                        let number = text.parse().ok().filter(|w| *w <= WEIGHT_MAX);
+                        weight = Some(number.ok_or_else(|| {
+                            A::Error::custom(format!(
+                                "{WEIGHT_ANNOTATION}: `{text}` is no number from 0 to {WEIGHT_MAX}"
+                            ))
+                        })?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Weight(weight))
+            }
+        }
+        d.deserialize_any(Map)
+    }
+}
+
+/// A string, made shared in one step.
+pub(crate) struct Text(pub(crate) Str);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        text(d, "a string", |_| Ok(())).map(Text)
+    }
+}
+
+/// A string that passes `check`.
+fn text<'de, D: Deserializer<'de>>(
+    d: D,
+    expected: &'static str,
+    check: fn(&str) -> Result<(), String>,
+) -> Result<Str, D::Error> {
+    struct Check(&'static str, fn(&str) -> Result<(), String>);
+    impl Visitor<'_> for Check {
+        type Value = Str;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+        fn visit_str<E: Error>(self, s: &str) -> Result<Str, E> {
+            (self.1)(s).map_err(E::custom)?;
+            Ok(s.into())
+        }
+    }
+    d.deserialize_str(Check(expected, check))
+}
+
+/// The same, absent as `null`.
+fn optional_text<'de, D: Deserializer<'de>>(
+    d: D,
+    check: fn(&str) -> Result<(), String>,
+) -> Result<Option<Str>, D::Error> {
+    let Some(Text(text)) = Option::deserialize(d)? else { return Ok(None) };
+    check(&text).map_err(D::Error::custom)?;
+    Ok(Some(text))
+}
+
+fn is_label(s: &str) -> Result<(), String> {
+    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = s.as_bytes();
+    match (bytes.first(), bytes.last()) {
+        (Some(a), Some(z))
+            if bytes.len() <= 63
+                && word(*a)
+                && word(*z)
+                && bytes.iter().all(|b| word(*b) || *b == b'-') =>
+        {
+            Ok(())
+        }
+        _ => Err(format!("`{s}` is no DNS label (a-z, 0-9, -, at most 63)")),
+    }
+}
+
+fn is_subdomain(s: &str) -> Result<(), String> {
+    if s.len() <= 253 && s.split('.').all(|part| is_label(part).is_ok()) {
+        return Ok(());
+    }
+    Err(format!("`{s}` is no DNS name (a-z, 0-9, -, ., at most 253)"))
+}
+
+fn is_spiffe(s: &str) -> Result<(), String> {
+    let path = s.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'));
+    match path {
+        Some((domain, path))
+            if is_subdomain(domain).is_ok()
+                && s.len() <= 2048
+                && !path.is_empty()
+                && !path.contains(|c: char| c.is_whitespace() || c.is_control()) =>
+        {
+            Ok(())
+        }
+        _ => Err(format!("`{s}` is no SPIFFE identity as spiffe://cluster.local/ns/NS/sa/NAME")),
+    }
+}
+
+fn is_port_name(s: &str) -> Result<(), String> {
+    if s.is_empty() { Ok(()) } else { is_label(s) }
+}
+
+pub(super) fn subdomain<'de, D: Deserializer<'de>>(d: D) -> Result<Str, D::Error> {
+    text(d, "a DNS name", is_subdomain)
+}
+
+pub(super) fn label<'de, D: Deserializer<'de>>(d: D) -> Result<Str, D::Error> {
+    text(d, "a DNS label", is_label)
+}
+
+pub(super) fn port_name<'de, D: Deserializer<'de>>(d: D) -> Result<Str, D::Error> {
+    text(d, "a port name", is_port_name)
+}
+
+pub(super) fn nullable_port_name<'de, D: Deserializer<'de>>(d: D) -> Result<Str, D::Error> {
+    Ok(optional_text(d, is_port_name)?.unwrap_or_else(empty))
+}
+
+pub(super) fn optional_subdomain<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Str>, D::Error> {
+    optional_text(d, is_subdomain)
+}
+
+pub(super) fn optional_label<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Str>, D::Error> {
+    optional_text(d, is_label)
+}
+
+pub(super) fn default_namespace() -> Str {
+    "default".into()
+}
+
+pub(super) fn empty() -> Str {
+    "".into()
+}
+
+/// `null` as the default, which Kubernetes' Go writers produce for empty lists.
+pub(super) fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    d: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+
+pub(super) fn ignored<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
+    IgnoredAny::deserialize(d).map(|_| ())
+}
+
+/// A field that Kubernetes or GEP-3779 knows and the mesh does not build.
+pub(super) fn unbuilt<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(D::Error::custom(format!("{NOT_IMPLEMENTED}this field is not built")))
+}
+
+pub(super) fn action_allow<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
+    match &*Text::deserialize(d)?.0 {
+        "ALLOW" => Ok(()),
+        other => Err(D::Error::custom(format!("{NOT_IMPLEMENTED}action {other}; only ALLOW is"))),
+    }
+}
+
+pub(super) fn policy_protocol<'de, D: Deserializer<'de>>(d: D) -> Result<Protocol, D::Error> {
+    match Protocol::deserialize(d)? {
+        Protocol::SCTP => Err(D::Error::custom(format!("{NOT_IMPLEMENTED}SCTP"))),
+        protocol => Ok(protocol),
+    }
+}
+
+pub(super) fn port<'de, D: Deserializer<'de>>(d: D) -> Result<u16, D::Error> {
+    match u16::deserialize(d)? {
+        0 => Err(D::Error::invalid_value(Unexpected::Unsigned(0), &"a port from 1 to 65535")),
+        port => Ok(port),
+    }
+}
+
+pub(super) fn optional_port<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
+    match Option::<u16>::deserialize(d)? {
+        Some(0) => Err(D::Error::invalid_value(Unexpected::Unsigned(0), &"a port from 1 to 65535")),
+        port => Ok(port),
+    }
+}
+
+pub(super) fn timeout<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
+    match Option::<u32>::deserialize(d)? {
+        Some(secs) if secs == 0 || secs > 86_400 => Err(D::Error::custom(format!(
+            "{secs} is no time from 1 to 86400 seconds"
+        ))),
+        secs => Ok(secs),
+    }
+}
+
+/// A port number or a port's name.
+pub(super) fn target_port<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
+    struct Port;
+    impl Visitor<'_> for Port {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a port number or a port's name")
+        }
+        fn visit_u64<E: Error>(self, port: u64) -> Result<(), E> {
+            // Kubernetes writes 0 for "the same port".
+            if port <= 65_535 { Ok(()) } else { Err(E::invalid_value(Unexpected::Unsigned(port), &self)) }
+        }
+        fn visit_str<E: Error>(self, name: &str) -> Result<(), E> {
+            is_label(name).map_err(E::custom)
+        }
+        fn visit_unit<E: Error>(self) -> Result<(), E> {
+            Ok(())
+        }
+    }
+    d.deserialize_any(Port)
+}
+
+/// `None` is the word `None`: headless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ClusterIp(pub(super) Option<IpAddr>);
+
+fn cluster_ip_of(text: &str) -> Result<Option<ClusterIp>, String> {
+    match text {
+        "" => Ok(None),
+        "None" => Ok(Some(ClusterIp(None))),
+        ip => address(ip).map(|ip| Some(ClusterIp(Some(ip)))),
+    }
+}
+
+pub(super) fn cluster_ip<'de, D: Deserializer<'de>>(d: D) -> Result<Option<ClusterIp>, D::Error> {
+    match Option::<Text>::deserialize(d)? {
+        Some(Text(text)) => cluster_ip_of(&text).map_err(D::Error::custom),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn cluster_ips<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ClusterIp>, D::Error> {
+    sequence(d, |text| cluster_ip_of(text)?.ok_or_else(|| "an empty address".into()))
+}
+
+/// An address that traffic can go to.
+fn address(text: &str) -> Result<IpAddr, String> {
+    let ip: IpAddr = text.parse().map_err(|_| format!("`{text}` is no IP address"))?;
+    let ip = ip.to_canonical();
+    if ip.is_unspecified() || ip.is_multicast() {
+        return Err(format!("`{text}` is no address of one host"));
+    }
+    Ok(ip)
+}
+
+pub(super) fn addresses<'de, D: Deserializer<'de>>(d: D) -> Result<Box<[IpAddr]>, D::Error> {
+    let list = sequence(d, address)?;
+    if list.len() > 64 {
+        return Err(D::Error::custom("more than 64 addresses"));
+    }
+    Ok(list.into())
+}
+
+/// Of an endpoint's addresses, which stand for each other, the first.
+pub(super) fn first_address<'de, D: Deserializer<'de>>(d: D) -> Result<IpAddr, D::Error> {
+    let list = sequence(d, address)?;
+    list.first().copied().ok_or_else(|| D::Error::custom("an endpoint needs an address"))
+}
+
+pub(super) fn labels<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Str>, D::Error> {
+    sequence(d, |s| is_label(s).map(|()| s.into()))
+}
+
+pub(super) fn spiffe_ids<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Str>, D::Error> {
+    sequence(d, |s| is_spiffe(s).map(|()| s.into()))
+}
+
+/// A sequence of strings, each parsed where it stands, so that errors have its line.
+fn sequence<'de, D: Deserializer<'de>, T>(
+    d: D,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, D::Error> {
+    struct Seq<T>(fn(&str) -> Result<T, String>, PhantomData<T>);
+    struct Item<T>(fn(&str) -> Result<T, String>);
+    impl<'de, T> serde::de::DeserializeSeed<'de> for Item<T> {
+        type Value = T;
+        fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<T, D::Error> {
+            d.deserialize_str(self)
+        }
+    }
+    impl<T> Visitor<'_> for Item<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+        fn visit_str<E: Error>(self, s: &str) -> Result<T, E> {
+            (self.0)(s).map_err(E::custom)
+        }
+    }
+    impl<'de, T> Visitor<'de> for Seq<T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of strings")
+        }
+        fn visit_unit<E: Error>(self) -> Result<Vec<T>, E> {
+            Ok(Vec::new())
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = seq.next_element_seed(Item(self.0))? {
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+    d.deserialize_any(Seq(parse, PhantomData))
+}
+
+/// A directory below the cgroup2 root.
+pub(super) fn cgroup_path(path: &str) -> Result<Str, String> {
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let bad = parts.is_empty() || parts.len() > 15 || path.len() > 4096;
+    if bad || parts.iter().any(|p| *p == "." || *p == "..") || path.contains('\0') {
+        return Err(format!("cgroup: `{path}` is no path below the cgroup2 root (1 to 15 levels)"));
+    }
+    Ok(parts.join("/").into())
+}
+
+/// A name as of `ip netns`, an absolute path, or `pid:N`.
+pub(super) fn netns(text: &str) -> Result<NetnsRef, String> {
+    let bad = || format!("netns: `{text}` is no name, absolute path or pid:N");
+    if let Some(pid) = text.strip_prefix("pid:") {
+        return pid.parse().ok().filter(|p| *p > 0).map(NetnsRef::Pid).ok_or_else(bad);
+    }
+    if text.is_empty() || text.len() > 4096 || text.contains('\0') {
+        return Err(bad());
+    }
+    if text.starts_with('/') {
+        return Ok(NetnsRef::Path(text.into()));
+    }
+    if text.contains('/') || text == "." || text == ".." {
+        return Err(bad());
+    }
+    Ok(NetnsRef::Path(format!("/run/netns/{text}").into()))
+}
+
+pub(super) fn unit(text: &str) -> Result<Str, String> {
+    let good = text.len() <= 255
+        && [".service", ".scope", ".slice"].iter().any(|s| text.ends_with(s) && text != *s)
+        && !text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control());
+    if good { Ok(text.into()) } else { Err(format!("systemdUnit: `{text}` is no unit as web.service")) }
+}

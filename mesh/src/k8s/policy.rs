@@ -1,0 +1,335 @@
+//! Our own group, `underpass.dev/v1alpha1`: `AuthorizationPolicy`, modelled on GEP-3779, and
+//! `Workload`, what runs on a machine and is no Pod. Unknown fields are errors.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+use super::{Labels, Meta, Protocol, field};
+use crate::{Str, model::Locator};
+
+/// Who may connect to what. There are allow rules only: a connection to a selected destination is
+/// allowed if a rule of any policy in force allows it, else denied. A policy with `audit: true`
+/// denies nothing; what it would deny is counted and shown.
+///
+/// ```yaml
+/// apiVersion: underpass.dev/v1alpha1
+/// kind: AuthorizationPolicy
+/// metadata: { name: ledger, namespace: shop }
+/// spec:
+///   targetRefs:                      # absent: every workload of the namespace
+///   - { kind: Workload, labelSelector: { matchLabels: { app: ledger } } }
+///   action: ALLOW
+///   rules:                           # absent: nobody
+///   - sources:                       # absent: everybody
+///     - serviceAccounts: [{ name: web }]
+///     ports: [{ port: 8080 }]        # absent: every port
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AuthorizationPolicy {
+    pub metadata: Meta,
+    pub spec: PolicySpec,
+    #[serde(default, rename = "status", deserialize_with = "field::ignored")]
+    _status: (),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PolicySpec {
+    /// What is protected, in the policy's own namespace; empty: all its workloads.
+    #[serde(default)]
+    pub target_refs: Vec<PolicyTarget>,
+    /// Only `ALLOW`.
+    #[serde(default, rename = "action", deserialize_with = "field::action_allow")]
+    _action: (),
+    /// Nothing is refused; what the rules do not allow is counted and shown as `audited`.
+    #[serde(default)]
+    pub audit: bool,
+    /// Without rules nobody is allowed.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+}
+
+/// One target: `Service` by name (its port is checked, whatever endpoint is chosen), or Pods or
+/// Workloads by name or labels (neither: all of the namespace).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawTarget")]
+pub enum PolicyTarget {
+    Service { name: Str },
+    Workloads { kind: TargetKind, name: Option<Str>, labels: Labels },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum TargetKind {
+    Service,
+    Pod,
+    Workload,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawTarget {
+    group: Option<Str>,
+    kind: TargetKind,
+    #[serde(default, deserialize_with = "field::optional_subdomain")]
+    name: Option<Str>,
+    label_selector: Option<LabelSelector>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct LabelSelector {
+    #[serde(default)]
+    match_labels: Labels,
+    #[serde(default, rename = "matchExpressions", deserialize_with = "field::unbuilt")]
+    _match_expressions: (),
+}
+
+impl TryFrom<RawTarget> for PolicyTarget {
+    type Error = String;
+
+    fn try_from(raw: RawTarget) -> Result<Self, String> {
+        let group = if raw.kind == TargetKind::Workload { "underpass.dev" } else { "" };
+        if raw.group.as_deref().is_some_and(|g| g != group) {
+            return Err(format!("group of this kind must be \"{group}\""));
+        }
+        match (raw.kind, raw.name, raw.label_selector) {
+            (TargetKind::Service, Some(name), None) => Ok(Self::Service { name }),
+            (TargetKind::Service, ..) => Err("a Service is named by `name`, nothing else".into()),
+            (_, Some(_), Some(_)) => Err("give either `name` or `labelSelector`".into()),
+            (kind, name, selector) => {
+                let labels = selector.map(|s| s.match_labels).unwrap_or_default();
+                Ok(Self::Workloads { kind, name, labels })
+            }
+        }
+    }
+}
+
+/// Allows every listed source on every listed port.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Rule {
+    /// Empty: everybody.
+    #[serde(default)]
+    pub sources: Vec<Source>,
+    /// Empty: every port.
+    #[serde(default)]
+    pub ports: Vec<PolicyPort>,
+}
+
+/// Everybody who matches at least one of the fields.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawSource")]
+pub struct Source {
+    pub service_accounts: Vec<ServiceAccountRef>,
+    /// SPIFFE identities, as `spiffe://cluster.local/ns/shop/sa/web`.
+    pub spiffe: Vec<Str>,
+    pub namespaces: Vec<Str>,
+    /// Sources off this node that are no workload, by address.
+    pub ip_blocks: Vec<IpBlock>,
+    /// Processes of the destination's node that are no workload.
+    pub host: bool,
+    /// Sources off the destination's node that are no workload.
+    pub outside: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawSource {
+    #[serde(default)]
+    service_accounts: Vec<ServiceAccountRef>,
+    #[serde(default, deserialize_with = "field::spiffe_ids")]
+    spiffe: Vec<Str>,
+    #[serde(default, deserialize_with = "field::labels")]
+    namespaces: Vec<Str>,
+    #[serde(default)]
+    ip_blocks: Vec<IpBlock>,
+    #[serde(default)]
+    host: bool,
+    #[serde(default)]
+    outside: bool,
+}
+
+impl TryFrom<RawSource> for Source {
+    type Error = &'static str;
+
+    fn try_from(raw: RawSource) -> Result<Self, Self::Error> {
+        let RawSource { service_accounts, spiffe, namespaces, ip_blocks, host, outside } = raw;
+        let nobody = service_accounts.is_empty()
+            && spiffe.is_empty()
+            && namespaces.is_empty()
+            && ip_blocks.is_empty();
+        if nobody && !host && !outside {
+            return Err("a source must name somebody");
+        }
+        Ok(Self { service_accounts, spiffe, namespaces, ip_blocks, host, outside })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceAccountRef {
+    /// Default: the policy's namespace.
+    #[serde(default, deserialize_with = "field::optional_label")]
+    pub namespace: Option<Str>,
+    #[serde(deserialize_with = "field::subdomain")]
+    pub name: Str,
+}
+
+/// A CIDR without some CIDRs inside it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawBlock")]
+pub struct IpBlock {
+    pub cidr: Cidr,
+    pub except: Vec<Cidr>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBlock {
+    cidr: Cidr,
+    #[serde(default)]
+    except: Vec<Cidr>,
+}
+
+impl TryFrom<RawBlock> for IpBlock {
+    type Error = String;
+
+    fn try_from(RawBlock { cidr, except }: RawBlock) -> Result<Self, String> {
+        match except.iter().find(|e| !cidr.covers(e)) {
+            Some(e) => Err(format!("except {e} is not inside {cidr}")),
+            None => Ok(Self { cidr, except }),
+        }
+    }
+}
+
+/// `address/prefix`, with the bits after the prefix zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "Str")]
+pub struct Cidr {
+    pub ip: IpAddr,
+    pub prefix: u8,
+}
+
+impl Cidr {
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.ip, ip) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                let shift = 32 - u32::from(self.prefix);
+                net.to_bits().checked_shr(shift) == ip.to_bits().checked_shr(shift)
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                let shift = 128 - u32::from(self.prefix);
+                net.to_bits().checked_shr(shift) == ip.to_bits().checked_shr(shift)
+            }
+            _ => false,
+        }
+    }
+
+    /// True if every address of `other` is in it.
+    pub fn covers(&self, other: &Cidr) -> bool {
+        self.prefix <= other.prefix && self.contains(other.ip)
+    }
+}
+
+impl TryFrom<Str> for Cidr {
+    type Error = String;
+
+    fn try_from(text: Str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is no CIDR as 10.0.0.0/8 or fd00::/8");
+        let (ip, prefix) = text.split_once('/').ok_or_else(bad)?;
+        let ip: IpAddr = ip.parse().map_err(|_| bad())?;
+        let prefix: u8 = prefix.parse().map_err(|_| bad())?;
+        let (bits, host_bits) = match ip {
+            IpAddr::V4(v4) => (32, v4.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) != 0),
+            IpAddr::V6(v6) => (128, v6.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) != 0),
+        };
+        if matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+            return Err(format!("write `{text}` as an IPv4 CIDR"));
+        }
+        if prefix > bits {
+            return Err(bad());
+        }
+        if host_bits {
+            return Err(format!("`{text}` has bits set after its prefix"));
+        }
+        Ok(Self { ip, prefix })
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.ip, self.prefix)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PolicyPort {
+    #[serde(deserialize_with = "field::port")]
+    pub port: u16,
+    #[serde(default, deserialize_with = "field::policy_protocol")]
+    pub protocol: Protocol,
+    #[serde(default, rename = "endPort", deserialize_with = "field::unbuilt")]
+    _end_port: (),
+}
+
+/// What runs on a machine and is no Pod. With a cgroup, network namespace or systemd unit it runs
+/// on this node; with addresses only, elsewhere.
+///
+/// ```yaml
+/// apiVersion: underpass.dev/v1alpha1
+/// kind: Workload
+/// metadata: { name: ledger, namespace: shop, labels: { app: ledger } }
+/// spec: { serviceAccountName: ledger, cgroup: shop/ledger, addresses: [10.1.0.3] }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Workload {
+    pub metadata: Meta,
+    pub spec: WorkloadSpec,
+    #[serde(default, rename = "status", deserialize_with = "field::ignored")]
+    _status: (),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawWorkload")]
+pub struct WorkloadSpec {
+    pub service_account_name: Option<Str>,
+    /// Where it runs on this node; `None`: elsewhere.
+    pub locator: Option<Locator>,
+    pub addresses: Box<[IpAddr]>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawWorkload {
+    #[serde(default, deserialize_with = "field::optional_subdomain")]
+    service_account_name: Option<Str>,
+    cgroup: Option<Str>,
+    netns: Option<Str>,
+    systemd_unit: Option<Str>,
+    #[serde(default, deserialize_with = "field::addresses")]
+    addresses: Box<[IpAddr]>,
+}
+
+impl TryFrom<RawWorkload> for WorkloadSpec {
+    type Error = String;
+
+    fn try_from(raw: RawWorkload) -> Result<Self, String> {
+        let RawWorkload { service_account_name, cgroup, netns, systemd_unit, addresses } = raw;
+        let locator = match (cgroup, netns, systemd_unit) {
+            (Some(path), None, None) => Some(Locator::Cgroup(field::cgroup_path(&path)?)),
+            (None, Some(netns), None) => Some(Locator::Netns(field::netns(&netns)?)),
+            (None, None, Some(unit)) => Some(Locator::SystemdUnit(field::unit(&unit)?)),
+            (None, None, None) if !addresses.is_empty() => None,
+            (None, None, None) => {
+                return Err("give cgroup, netns or systemdUnit, or addresses if it runs elsewhere"
+                    .into());
+            }
+            _ => return Err("give only one of cgroup, netns and systemdUnit".into()),
+        };
+        Ok(Self { service_account_name, locator, addresses })
+    }
+}

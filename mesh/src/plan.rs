@@ -1,0 +1,251 @@
+//! A node's plan: what the objects and the node's facts mean, in names and addresses, without any
+//! index of a kernel map. It answers what the kernel will decide, and why.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use underpass_abi::{Ip, sock::Layer, verdict::Verdict};
+
+use crate::{
+    Str,
+    facts::{Cgroup, DefaultPolicy},
+    k8s::{AuthorizationPolicy, Cidr},
+};
+
+mod verdict;
+
+/// A node's plan. Cheap to clone; parts that did not change are shared with the plan before.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub(crate) world: Arc<World>,
+    /// By (namespace, name).
+    pub(crate) services: Arc<BTreeMap<(Str, Str), Arc<Service>>>,
+}
+
+/// Everything but services: changes with workloads, policies and facts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct World {
+    pub default_policy: DefaultPolicy,
+    pub host_netns: u64,
+    /// Sorted by name; services refer to them by position.
+    pub workloads: Vec<Workload>,
+    /// Owners of addresses.
+    pub(crate) addresses: BTreeMap<Ip, Owner>,
+    /// Namespaces with workloads in them; `None`: several, or the node's own.
+    pub(crate) netns: BTreeMap<u64, Option<u32>>,
+    pub(crate) cgroups: BTreeMap<u64, u32>,
+    /// Distinct sets of policies that select something; the first is empty.
+    pub(crate) policy_sets: Vec<PolicySet>,
+    /// Every CIDR that a policy names, sorted.
+    pub(crate) blocks: Vec<Cidr>,
+}
+
+/// A workload, local or remote, in the mesh or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    pub namespace: Str,
+    pub name: Str,
+    /// `namespace/name`.
+    pub full_name: Str,
+    /// `spiffe://cluster.local/ns/NAMESPACE/sa/SERVICE_ACCOUNT`.
+    pub identity: Str,
+    /// The object whose label joined it to the mesh (`Namespace shop`); `None`: it is not in it.
+    pub enrolled_by: Option<Str>,
+    /// Runs on this node.
+    pub local: bool,
+    pub addresses: Box<[Ip]>,
+    pub(crate) cgroups: Box<[Cgroup]>,
+    /// 0: remote, or not found yet.
+    pub netns: u64,
+    /// Position in [`World::policy_sets`].
+    pub(crate) policies: u32,
+}
+
+impl Workload {
+    pub fn enrolled(&self) -> bool {
+        self.enrolled_by.is_some()
+    }
+}
+
+/// Who answers on an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// `None`: several, or whoever listens.
+    pub workload: Option<u32>,
+    pub local: bool,
+    pub shared: bool,
+}
+
+/// The policies that select something, sorted by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicySet {
+    pub policies: Vec<SetPolicy>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetPolicy {
+    /// `namespace/name`.
+    pub name: Str,
+    pub object: Arc<AuthorizationPolicy>,
+}
+
+/// A service with all its ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub namespace: Str,
+    pub name: Str,
+    /// Empty for a headless service.
+    pub ports: Vec<ServicePort>,
+    /// Policies that name the service; `None`: none does.
+    pub(crate) policies: Option<u32>,
+}
+
+/// One port on one cluster address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    pub ip: Ip,
+    pub port: u16,
+    pub proto: u8,
+    pub affinity_secs: u32,
+    /// Those that new connections may choose, sorted; weights are above 0.
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    pub ip: Ip,
+    pub port: u16,
+    /// Position in [`World::workloads`].
+    pub workload: Option<u32>,
+    pub weight: u32,
+}
+
+/// Who connects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceRef {
+    /// `namespace/name`.
+    Workload(Str),
+    /// A process of this node that is no workload.
+    Host,
+    /// A process of this node about which nothing is known.
+    UnknownLocal,
+    /// Whoever has this address.
+    Address(IpAddr),
+}
+
+/// What is dialed; the port comes beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DestRef {
+    Service { namespace: Str, name: Str },
+    /// `namespace/name`.
+    Workload(Str),
+    /// A service's, a workload's, or anybody's.
+    Address(IpAddr),
+}
+
+/// A verdict and the policy that caused it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub verdict: Verdict,
+    /// `namespace/name`, `default`, or empty if nothing had to decide.
+    pub policy: Str,
+}
+
+/// The layer that serves one side, why, and the object that caused it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub layer: Layer,
+    /// A number of `abi::reason::code`.
+    pub reason: u16,
+    /// As `Namespace shop`; empty if no object did.
+    pub object: Str,
+}
+
+/// What happens to one endpoint of a destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExplainedEndpoint {
+    pub address: SocketAddr,
+    /// `namespace/name`, if it is a workload.
+    pub workload: Option<Str>,
+    pub weight: u32,
+    /// Of the destination's own policies.
+    pub decision: Decision,
+    pub inbound: Choice,
+}
+
+/// The answer to "may this source connect there, and who decides".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// `namespace/name` of both ends, as far as they are known.
+    pub source: Option<Str>,
+    pub source_identity: Option<Str>,
+    pub destination: Option<Str>,
+    /// `namespace/name:port/tcp` if a service was dialed.
+    pub service: Option<Str>,
+    /// The strictest of the service's and all endpoints' decisions.
+    pub decision: Decision,
+    /// A number of `abi::reason::code` for anything but a plain yes, else 0.
+    pub reason: u16,
+    /// Of the service's own policies, if a service was dialed.
+    pub service_decision: Option<Decision>,
+    /// A service's endpoints, or the one address that was dialed.
+    pub endpoints: Vec<ExplainedEndpoint>,
+    pub outbound: Choice,
+    pub inbound: Choice,
+}
+
+impl Plan {
+    /// All workloads, by name.
+    pub fn workloads(&self) -> &[Workload] {
+        &self.world.workloads
+    }
+
+    /// All services, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values().map(|s| &**s)
+    }
+
+    /// By `namespace/name`.
+    pub fn workload(&self, full_name: &str) -> Option<&Workload> {
+        self.world.position(full_name).map(|i| &self.world.workloads[i as usize])
+    }
+
+    /// The workload that owns an address alone.
+    pub fn workload_at(&self, ip: IpAddr) -> Option<&Workload> {
+        let owner = self.world.addresses.get(&Ip::from(ip))?;
+        owner.workload.map(|i| &self.world.workloads[i as usize])
+    }
+
+    /// The service port at a cluster address, with its `namespace/name:port/tcp`.
+    pub fn service_at(&self, ip: IpAddr, port: u16, proto: u8) -> Option<(Str, &ServicePort)> {
+        let ip = Ip::from(ip);
+        self.services.values().find_map(|service| {
+            let port = service.ports.iter().find(|p| (p.ip, p.port, p.proto) == (ip, port, proto))?;
+            Some((service.port_name(port), port))
+        })
+    }
+
+    /// Cookies of the namespaces in which a `sk_lookup` program must guard enrolled workloads.
+    pub fn guarded(&self) -> std::collections::BTreeSet<u64> {
+        let here = self.world.workloads.iter().filter(|w| w.enrolled() && w.netns != 0);
+        here.map(|w| w.netns).collect()
+    }
+}
+
+impl World {
+    pub(crate) fn position(&self, full_name: &str) -> Option<u32> {
+        let found = self.workloads.binary_search_by(|w| (*w.full_name).cmp(full_name));
+        found.ok().map(|i| i as u32)
+    }
+}
+
+impl Service {
+    /// `namespace/name:port/tcp`.
+    pub fn port_name(&self, port: &ServicePort) -> Str {
+        let proto = if port.proto == 17 { "udp" } else { "tcp" };
+        format!("{}/{}:{}/{proto}", self.namespace, self.name, port.port).into()
+    }
+}
