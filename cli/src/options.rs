@@ -258,12 +258,14 @@ impl ServiceFilter {
         Err(bad_filter("service", text, SERVICE))
     }
 
-    /// Whether a row's `namespace/name:port` fits; the name was compared by the agent.
+    /// Whether a row's `namespace/name:port` (in some places with `/tcp` behind it) fits; the name was
+    /// compared by the agent.
     pub fn matches(&self, service: &str) -> bool {
         let Some(wanted) = self.port else { return true };
-        service
+        let port = service
             .rsplit_once(':')
-            .is_some_and(|(_, port)| port.parse() == Ok(wanted))
+            .and_then(|(_, port)| port.split('/').next());
+        port.is_some_and(|port| port.parse() == Ok(wanted))
     }
 }
 

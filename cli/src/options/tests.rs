@@ -67,6 +67,7 @@ fn a_service_is_taken_as_the_table_prints_it() {
     let (filter, service) = conns(&["--service", "shop/ledger:8080"]).expect("a service");
     assert_eq!(filter.service, "shop/ledger");
     assert!(service.matches("shop/ledger:8080") && !service.matches("shop/ledger:80"));
+    assert!(service.matches("shop/ledger:8080/tcp"));
     assert!(ServiceFilter::default().matches("anything"));
 }
 

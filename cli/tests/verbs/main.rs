@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod files;
 
 use std::process::{Output, Stdio};
 
