@@ -6,13 +6,13 @@ use std::{
     sync::Mutex,
 };
 
-use self::contract::{Change, Dump};
 use underpass_abi::{
     Ip, plain,
     reason::code,
     sock::{SockState, Total, TotalKey, counter},
     tables::{ListenKey, checked, maps},
 };
+use underpass_mesh::{Change, Dump};
 
 pub use self::{
     apply::Applied,
@@ -32,7 +32,6 @@ pub mod btf;
 pub mod caps;
 pub mod cgroup;
 pub mod checks;
-pub mod contract;
 pub mod diag;
 mod error;
 pub mod events;
@@ -87,6 +86,7 @@ impl Kernel {
     /// programs and puts them behind the pinned links. Doing it again changes nothing.
     pub fn open(options: &KernelOptions) -> Result<Self, KernelError> {
         let object = object::bytes(options)?;
+        caps::require()?;
         let btf = btf::Btf::read(Path::new(btf::VMLINUX))?;
         let offsets = btf::offsets(&btf)?;
         let cgroup = CgroupRoot::find(options.cgroup_root.as_deref())?;
@@ -128,8 +128,8 @@ impl Kernel {
         apply::dump(&self.maps)
     }
 
-    /// Applies a change; blocks for up to two grace periods (8 to 30 ms each), so not for an async
-    /// thread.
+    /// Applies a change; blocks for up to two grace periods a round (8 to 30 ms each), so not for an
+    /// async thread.
     pub fn apply(&self, change: &Change) -> Result<Applied, KernelError> {
         apply::apply(&self.maps, change)
     }

@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::contract::{Batch, Change, Dump};
 use rustix::thread::{MembarrierCommand, membarrier};
 use underpass_abi::{reason::code, tables::maps};
+use underpass_mesh::{Batch, Change, Dump};
 
 use super::KernelError;
 use crate::sys::maps::{Map, Put};
@@ -50,25 +50,23 @@ pub const PLAN: [&str; 16] = [
 /// part of the change: adopt the dump before the next one.
 pub fn apply(maps: &Maps, change: &Change) -> Result<Applied, KernelError> {
     let start = Instant::now();
-    let mut writes = put(maps, &change.fresh)?;
-    writes += put(maps, &change.words)?;
-    let effective_after = start.elapsed();
-    if writes > 0 || !change.stale.is_empty() {
+    let mut applied = Applied::default();
+    for round in &change.rounds {
+        applied.writes += put(maps, &round.fresh)?;
+        applied.writes += put(maps, &round.words)?;
+        applied.effective_after = start.elapsed();
         grace()?;
-    }
-    if !change.stale.is_empty() {
-        for d in &change.stale {
-            writes += map(maps, d.map)?
+        for d in &round.stale {
+            applied.writes += map(maps, d.map)?
                 .delete_all(&d.keys)
                 .map_err(failed(d.map))?;
         }
-        grace()?;
+        if !round.stale.is_empty() {
+            grace()?;
+        }
     }
-    Ok(Applied {
-        writes,
-        took: start.elapsed(),
-        effective_after,
-    })
+    applied.took = start.elapsed();
+    Ok(applied)
 }
 
 fn put(maps: &Maps, batches: &[Batch]) -> Result<usize, KernelError> {

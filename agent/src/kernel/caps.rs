@@ -6,6 +6,9 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
+use underpass_abi::reason::code;
+
+use super::KernelError;
 
 /// A capability and what it is for.
 #[derive(Clone, Copy, Debug)]
@@ -15,29 +18,20 @@ pub struct Needed {
     pub why: &'static str,
 }
 
-/// Each was taken away alone, and the named thing failed (`tests/kernel.rs`). The systemd unit has the
-/// same list.
-pub const NEEDED: [Needed; 5] = [
-    Needed {
-        set: CapabilitySet::BPF,
-        name: "CAP_BPF",
-        why: "load programs, open and write pinned maps",
-    },
+/// Each was taken away alone, and something failed (`tests/capabilities.rs`). CAP_BPF and CAP_PERFMON
+/// are not here because the kernel takes CAP_SYS_ADMIN for both, and nothing less lets a process enter
+/// another network namespace. The systemd unit has the same list.
+pub const NEEDED: [Needed; 3] = [
     Needed {
         set: CapabilitySet::NET_ADMIN,
         name: "CAP_NET_ADMIN",
-        why: "attach programs to cgroups and network namespaces; end connections that a changed policy \
-              denies (SOCK_DESTROY)",
-    },
-    Needed {
-        set: CapabilitySet::PERFMON,
-        name: "CAP_PERFMON",
-        why: "programs that read kernel structures, and the iterator over open sockets",
+        why: "end connections that a changed policy denies (SOCK_DESTROY)",
     },
     Needed {
         set: CapabilitySet::SYS_ADMIN,
         name: "CAP_SYS_ADMIN",
-        why: "enter the network namespaces of workloads (setns); find links by id",
+        why: "enter the network namespaces of workloads (setns), find links by id; the kernel also \
+              takes it for CAP_BPF and CAP_PERFMON: load, attach and replace programs, write maps",
     },
     Needed {
         set: CapabilitySet::SYS_PTRACE,
@@ -53,14 +47,23 @@ pub fn needed() -> CapabilitySet {
         .fold(CapabilitySet::empty(), |all, n| all | n.set)
 }
 
-/// Names of needed capabilities that the calling thread does not have.
-pub fn missing() -> io::Result<Vec<&'static str>> {
-    let have = capabilities(None)?.effective;
-    Ok(NEEDED
+/// Fails with the names of those that the calling thread does not have.
+pub fn require() -> Result<(), KernelError> {
+    let have = capabilities(None)
+        .map_err(|e| KernelError::io(code::NO_BPF_CAPABILITY, "capget")(e.into()))?
+        .effective;
+    let missing: Vec<&str> = NEEDED
         .iter()
         .filter(|n| !have.contains(n.set))
         .map(|n| n.name)
-        .collect())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(KernelError::new(
+        code::NO_BPF_CAPABILITY,
+        format!("missing {}", missing.join(" ")),
+    ))
 }
 
 /// Drops every other capability, for good. Capabilities belong to threads: call it before the first

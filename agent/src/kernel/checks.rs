@@ -122,14 +122,7 @@ fn bpffs(options: &KernelOptions) -> Result<String, KernelError> {
 }
 
 fn capabilities() -> Result<String, KernelError> {
-    let missing = caps::missing().map_err(KernelError::io(code::NO_BPF_CAPABILITY, "capget"))?;
-    if missing.is_empty() {
-        return Ok(caps::NEEDED.map(|n| n.name).join(" "));
-    }
-    Err(KernelError::new(
-        code::NO_BPF_CAPABILITY,
-        format!("missing {}", missing.join(" ")),
-    ))
+    caps::require().map(|()| caps::NEEDED.map(|n| n.name).join(" "))
 }
 
 /// Who serves this node.
