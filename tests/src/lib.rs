@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 pub mod bytes;
+pub mod foreign;
 pub mod lab;
 pub mod manifest;
+pub mod scene;
 pub mod stats;
 
 pub use lab::{Failure, Lab, Result};

@@ -84,8 +84,11 @@ pub fn policy(
          namespace: {namespace}\nspec:\n  action: ALLOW\n  audit: {audit}\n"
     );
     let _ = match target {
-        Target::Workload(app) => writeln!(text, "  selector:\n    matchLabels:\n      app: {app}"),
-        Target::Service(name) => writeln!(text, "  targetRefs:\n  - group: \"\"\n    kind: Service\n    name: {name}"),
+        Target::Workload(app) => writeln!(
+            text,
+            "  targetRefs:\n  - kind: Workload\n    labelSelector: {{ matchLabels: {{ app: {app} }} }}"
+        ),
+        Target::Service(name) => writeln!(text, "  targetRefs:\n  - kind: Service\n    name: {name}"),
         Target::All => Ok(()),
     };
     text += if rules.is_empty() { "  rules: []\n" } else { "  rules:\n" };
@@ -94,15 +97,15 @@ pub fn policy(
             Source::Account(namespace, name) => {
                 format!("serviceAccounts: [{{namespace: {namespace}, name: {name}}}]")
             }
-            Source::Identity(uri) => format!("identities: [\"{uri}\"]"),
+            Source::Identity(uri) => format!("spiffe: [\"{uri}\"]"),
             Source::Namespace(name) => format!("namespaces: [{name}]"),
-            Source::Block(cidr) => format!("ipBlocks: [\"{cidr}\"]"),
+            Source::Block(cidr) => format!("ipBlocks: [{{cidr: \"{cidr}\"}}]"),
             Source::Host => "host: true".to_owned(),
             Source::Outside => "outside: true".to_owned(),
         };
         let _ = writeln!(text, "  - sources:\n    - {line}");
         if let Some(port) = port {
-            let _ = writeln!(text, "    ports: [{port}]");
+            let _ = writeln!(text, "    ports: [{{port: {port}}}]");
         }
     }
     text

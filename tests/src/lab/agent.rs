@@ -57,12 +57,12 @@ impl Agent {
         let (cli, proc) = (&self.cli, &self.proc);
         until("agent ready", READY_WITHIN, || {
             if !super::process::alive(proc.pid()) {
-                return Err(format!("it has ended: {}", proc.stderr()));
+                return Err(format!("it has ended: {}", log_of(proc)));
             }
             let status = cli.status().map_err(|f| f.0)?;
             match status["state"].as_str() {
                 Some("ready") => Ok(()),
-                other => Err(format!("state {other:?}; {}", proc.stderr())),
+                other => Err(format!("state {other:?}; {}", log_of(proc))),
             }
         })
     }
@@ -78,7 +78,7 @@ impl Agent {
         change()?;
         until("a newer plan", Duration::from_secs(10), || match self.plan_version() {
             Ok(now) if now > before => Ok(()),
-            Ok(_) => Err(format!("still {before}; agent: {}", self.proc.stderr())),
+            Ok(_) => Err(format!("still {before}; agent: {}", self.log())),
             Err(failure) => Err(failure.0),
         })
     }
@@ -111,20 +111,29 @@ impl Agent {
         self.proc.signal(Signal::CONT)
     }
 
-    /// Ends it by SIGTERM; fails unless it exits with 0.
-    pub fn terminate(self) -> Result<()> {
+    /// SIGTERM, and waits for its end.
+    pub fn terminate(&self) -> Result<()> {
         self.proc.signal(Signal::TERM)?;
-        let done = self.proc.finish(Duration::from_secs(10))?;
-        if done.code == Some(0) { Ok(()) } else { Err(Failure(format!("exit {:?}: {}", done.code, done.stderr))) }
+        let pid = self.proc.pid();
+        until("end of the agent", Duration::from_secs(10), || {
+            if super::process::alive(pid) { Err(self.log()) } else { Ok(()) }
+        })
     }
 
     pub fn rss_kib(&self) -> Result<u64> {
         self.proc.rss_kib()
     }
 
+    /// The end of its log.
     pub fn log(&self) -> String {
-        self.proc.stderr()
+        log_of(&self.proc)
     }
+}
+
+fn log_of(proc: &Proc) -> String {
+    let lines = proc.stdout();
+    let last = lines.iter().skip(lines.len().saturating_sub(20));
+    last.map(String::as_str).chain([proc.stderr().as_str()]).collect::<Vec<_>>().join("\n")
 }
 
 fn start(place: &Place, command: &[String]) -> Result<Proc> {
