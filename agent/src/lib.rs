@@ -2,9 +2,12 @@
 //! keeps telemetry and serves the node API.
 #![deny(unsafe_code)]
 
+pub mod discover;
 pub mod kernel;
 pub mod log;
+pub mod metrics;
 pub mod options;
 pub mod problem;
 pub mod sys;
+pub mod telemetry;
 pub mod watch;

@@ -33,20 +33,25 @@ pub fn dropped() -> u64 {
 pub fn start(form: LogForm) -> io::Result<Guard> {
     let (queue, lines) = mpsc::sync_channel::<Vec<u8>>(QUEUE);
     let (done, finished) = mpsc::sync_channel::<()>(1);
-    std::thread::Builder::new().name("log".into()).spawn(move || {
-        let mut out = io::stdout();
-        for line in lines {
-            if line.is_empty() {
-                break;
+    std::thread::Builder::new()
+        .name("log".into())
+        .spawn(move || {
+            let mut out = io::stdout();
+            for line in lines {
+                if line.is_empty() {
+                    break;
+                }
+                // A closed standard output is the user's choice.
+                let _ = out.write_all(&line);
             }
-            // A closed standard output is the user's choice.
-            let _ = out.write_all(&line);
-        }
-        let _ = out.flush();
-        let _ = done.send(());
-    })?;
+            let _ = out.flush();
+            let _ = done.send(());
+        })?;
     let writer = Queue(queue.clone());
-    let builder = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_writer(writer)
+        .with_ansi(false)
+        .with_target(false);
     match form {
         LogForm::Text => builder.init(),
         LogForm::Json => builder.json().flatten_event(true).init(),
@@ -101,7 +106,10 @@ impl Drop for Line {
 impl<'a> MakeWriter<'a> for Queue {
     type Writer = Line;
     fn make_writer(&'a self) -> Line {
-        Line { queue: self.clone(), text: Vec::new() }
+        Line {
+            queue: self.clone(),
+            text: Vec::new(),
+        }
     }
 }
 
@@ -109,7 +117,10 @@ impl<'a> MakeWriter<'a> for Queue {
 pub fn allow(reason: u16) -> Option<u64> {
     static LIMITS: LazyLock<Mutex<HashMap<u16, Limit>>> = LazyLock::new(Mutex::default);
     let mut limits = LIMITS.lock().expect("no panic while held");
-    limits.entry(reason).or_insert_with(|| Limit::new(Instant::now())).allow(Instant::now())
+    limits
+        .entry(reason)
+        .or_insert_with(|| Limit::new(Instant::now()))
+        .allow(Instant::now())
 }
 
 struct Limit {
@@ -120,13 +131,20 @@ struct Limit {
 
 impl Limit {
     fn new(now: Instant) -> Self {
-        Self { tokens: BURST, refilled: now, suppressed: 0 }
+        Self {
+            tokens: BURST,
+            refilled: now,
+            suppressed: 0,
+        }
     }
 
     fn allow(&mut self, now: Instant) -> Option<u64> {
         let earned = now.duration_since(self.refilled).as_secs() / REFILL.as_secs();
         if earned > 0 {
-            self.tokens = BURST.min(self.tokens.saturating_add(earned.min(u64::from(BURST)) as u32));
+            self.tokens = BURST.min(
+                self.tokens
+                    .saturating_add(earned.min(u64::from(BURST)) as u32),
+            );
             self.refilled = now;
         }
         if self.tokens == 0 {
@@ -142,7 +160,12 @@ impl Limit {
 pub fn warn(reason: u16, message: &str) {
     if let Some(suppressed) = allow(reason) {
         let code = underpass_abi::reason::name(reason);
-        tracing::warn!(code, suppressed, "{}", crate::problem::coded(reason, message));
+        tracing::warn!(
+            code,
+            suppressed,
+            "{}",
+            crate::problem::coded(reason, message)
+        );
     }
 }
 

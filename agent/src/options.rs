@@ -87,7 +87,10 @@ impl Options {
     /// `--node`, or the host name.
     pub fn node_name(&self) -> String {
         self.node.clone().unwrap_or_else(|| {
-            rustix::system::uname().nodename().to_string_lossy().into_owned()
+            rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned()
         })
     }
 }
@@ -109,7 +112,13 @@ mod tests {
         let parse = |extra: [&str; 2]| {
             Options::try_parse_from(["underpass-agent", "--mesh", "."].iter().chain(&extra))
         };
-        assert_eq!(parse(["--default-policy", "audit"]).unwrap().default_policy.name(), "audit");
+        assert_eq!(
+            parse(["--default-policy", "audit"])
+                .unwrap()
+                .default_policy
+                .name(),
+            "audit"
+        );
         assert!(parse(["--default-policy", "maybe"]).is_err());
         assert!(parse(["--metrics", "nowhere"]).is_err());
         assert!(parse(["--log", "xml"]).is_err());

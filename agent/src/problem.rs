@@ -18,11 +18,19 @@ pub struct Problem {
 
 impl Problem {
     pub fn error(code: u16, message: impl Into<String>, place: impl Into<String>) -> Self {
-        Self { code, message: message.into(), place: place.into(), error: true }
+        Self {
+            code,
+            message: message.into(),
+            place: place.into(),
+            error: true,
+        }
     }
 
     pub fn warning(code: u16, message: impl Into<String>, place: impl Into<String>) -> Self {
-        Self { error: false, ..Self::error(code, message, place) }
+        Self {
+            error: false,
+            ..Self::error(code, message, place)
+        }
     }
 
     /// As the node API shows it.

@@ -80,8 +80,17 @@ impl Watch {
     /// Starts to watch `dir`; the first [`Watch::sweep`] reads it.
     pub fn open(dir: &Path) -> Result<Self, WatchError> {
         let meta = fs::metadata(dir)
-            .and_then(|m| if m.is_dir() { Ok(m) } else { Err(io::ErrorKind::NotADirectory.into()) })
-            .map_err(|source| WatchError::Unreadable { path: dir.to_owned(), source })?;
+            .and_then(|m| {
+                if m.is_dir() {
+                    Ok(m)
+                } else {
+                    Err(io::ErrorKind::NotADirectory.into())
+                }
+            })
+            .map_err(|source| WatchError::Unreadable {
+                path: dir.to_owned(),
+                source,
+            })?;
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let mut watch = Self {
             dir: dir.to_owned(),
@@ -127,20 +136,29 @@ impl Watch {
             Err(error) => {
                 self.watched = None;
                 let text = format!("{place}: {error}; what was read before stays in force");
-                self.problems.insert(String::new(), Problem::error(code::UNREADABLE, text, place));
+                self.problems
+                    .insert(String::new(), Problem::error(code::UNREADABLE, text, place));
                 return changes;
             }
         };
         self.problems.remove("");
         if names.len() > MAX_FILES {
-            let text = format!("{place}: {} files, {MAX_FILES} are read at most", names.len());
-            self.problems.insert(String::new(), Problem::error(code::TOO_LARGE, text, place));
+            let text = format!(
+                "{place}: {} files, {MAX_FILES} are read at most",
+                names.len()
+            );
+            self.problems
+                .insert(String::new(), Problem::error(code::TOO_LARGE, text, place));
         }
         for name in names.iter().take(MAX_FILES) {
             self.look(name, true, &mut changes);
         }
-        let known: Vec<String> =
-            self.files.keys().chain(self.problems.keys()).cloned().collect();
+        let known: Vec<String> = self
+            .files
+            .keys()
+            .chain(self.problems.keys())
+            .cloned()
+            .collect();
         for name in known {
             if !name.is_empty() && names.binary_search(&name).is_err() {
                 self.forget(&name, &mut changes);
@@ -151,15 +169,23 @@ impl Watch {
 
     /// Sorted names of the manifests, after making sure that the directory at this path is watched.
     fn list(&mut self) -> Result<Vec<String>, WatchError> {
-        let unreadable = |source| WatchError::Unreadable { path: self.dir.clone(), source };
+        let unreadable = |source| WatchError::Unreadable {
+            path: self.dir.clone(),
+            source,
+        };
         let inode = fs::metadata(&self.dir).map_err(unreadable)?.ino();
         if self.watched.map(|(_, i)| i) != Some(inode) {
             self.attach(inode)?;
         }
-        let unreadable = |source| WatchError::Unreadable { path: self.dir.clone(), source };
+        let unreadable = |source| WatchError::Unreadable {
+            path: self.dir.clone(),
+            source,
+        };
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(unreadable)? {
-            let Ok(name) = entry.map_err(unreadable)?.file_name().into_string() else { continue };
+            let Ok(name) = entry.map_err(unreadable)?.file_name().into_string() else {
+                continue;
+            };
             if is_manifest(&name) {
                 names.push(name);
             }
@@ -195,7 +221,10 @@ impl Watch {
         let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
         while let Ok(event) = reader.next() {
             let what = event.events();
-            let name = event.file_name().and_then(|n| n.to_str().ok()).unwrap_or_default();
+            let name = event
+                .file_name()
+                .and_then(|n| n.to_str().ok())
+                .unwrap_or_default();
             if what.contains(ReadFlags::IGNORED) {
                 continue;
             }
@@ -242,7 +271,10 @@ impl Watch {
             Ok(text) => {
                 self.problems.remove(name);
                 self.files.insert(name.to_owned(), stamp);
-                changes.push(FileChange::Content { name: name.to_owned(), text });
+                changes.push(FileChange::Content {
+                    name: name.to_owned(),
+                    text,
+                });
             }
             Err(error) => self.unreadable(name, code::UNREADABLE, &error.to_string()),
         }
@@ -256,27 +288,34 @@ impl Watch {
     fn forget(&mut self, name: &str, changes: &mut Vec<FileChange>) {
         self.problems.remove(name);
         if self.files.remove(name).is_some() {
-            changes.push(FileChange::Removed { name: name.to_owned() });
+            changes.push(FileChange::Removed {
+                name: name.to_owned(),
+            });
         }
     }
 }
 
 fn is_manifest(name: &str) -> bool {
     !name.starts_with('.')
-        && [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending))
+        && [".yaml", ".yml", ".json"]
+            .iter()
+            .any(|ending| name.ends_with(ending))
 }
 
 fn rested(meta: &fs::Metadata) -> bool {
     let now = SystemTime::now();
     // A time in the future is no reason to wait.
-    meta.modified().is_ok_and(|m| now.duration_since(m).is_ok_and(|age| age >= SETTLE) || m > now)
+    meta.modified()
+        .is_ok_and(|m| now.duration_since(m).is_ok_and(|age| age >= SETTLE) || m > now)
 }
 
 fn read_bounded(path: &Path) -> io::Result<String> {
     use io::Read as _;
     let mut text = String::new();
     // One byte more than allowed tells a file that grew since its size was read.
-    fs::File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    fs::File::open(path)?
+        .take(MAX_FILE + 1)
+        .read_to_string(&mut text)?;
     if text.len() as u64 > MAX_FILE {
         return Err(io::Error::other("grew while it was read"));
     }

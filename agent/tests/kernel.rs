@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -458,11 +458,17 @@ fn counts_and_totals_are_readable() {
     let kernel = node.open_enrolled();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let client = node.run(&format!(
-        "exec 3<>/dev/tcp/127.0.0.1/{port}; printf hello >&3"
-    ));
-    let (accepted, _) = listener.accept().unwrap();
-    drop((accepted, client));
+    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; printf hello >&3");
+    let mut client = node.run(&script);
+    let mut heard = String::new();
+    listener
+        .accept()
+        .unwrap()
+        .0
+        .read_to_string(&mut heard)
+        .unwrap();
+    assert_eq!(heard, "hello");
+    client.0.wait().unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let totals = kernel.totals().unwrap();

@@ -24,7 +24,10 @@ impl Drop for Dir {
 }
 
 fn content(name: &str, text: &str) -> FileChange {
-    FileChange::Content { name: name.into(), text: text.into() }
+    FileChange::Content {
+        name: name.into(),
+        text: text.into(),
+    }
 }
 
 #[test]
@@ -35,13 +38,21 @@ fn reads_only_what_changed() {
     dir.write(".hidden.yaml", "x");
     dir.write("notes.txt", "x");
     let mut watch = Watch::open(&dir.0).unwrap();
-    assert_eq!(watch.sweep(), [content("a.yaml", "1"), content("b.yml", "2")]);
+    assert_eq!(
+        watch.sweep(),
+        [content("a.yaml", "1"), content("b.yml", "2")]
+    );
     assert_eq!(watch.sweep(), []);
     dir.write("b.yml", "three");
     assert_eq!(watch.changes(), [content("b.yml", "three")]);
     assert_eq!(watch.changes(), []);
     fs::remove_file(dir.0.join("a.yaml")).unwrap();
-    assert_eq!(watch.changes(), [FileChange::Removed { name: "a.yaml".into() }]);
+    assert_eq!(
+        watch.changes(),
+        [FileChange::Removed {
+            name: "a.yaml".into()
+        }]
+    );
 }
 
 #[test]
@@ -80,12 +91,19 @@ fn what_cannot_be_read_is_a_problem_and_changes_nothing() {
     fs::write(dir.0.join("a.yaml"), [0xff, 0xfe]).unwrap();
     assert_eq!(watch.changes(), []);
     let problem = watch.problems().next().expect("one problem");
-    assert_eq!((problem.code, problem.place.as_str()), (code::UNREADABLE, "a.yaml"));
+    assert_eq!(
+        (problem.code, problem.place.as_str()),
+        (code::UNREADABLE, "a.yaml")
+    );
     let big = fs::File::create(dir.0.join("b.yaml")).unwrap();
     big.set_len(MAX_FILE + 1).unwrap();
     drop(big);
     assert_eq!(watch.changes(), []);
-    assert!(watch.problems().any(|p| p.code == code::TOO_LARGE && p.place == "b.yaml"));
+    assert!(
+        watch
+            .problems()
+            .any(|p| p.code == code::TOO_LARGE && p.place == "b.yaml")
+    );
     dir.write("a.yaml", "better");
     fs::remove_file(dir.0.join("b.yaml")).unwrap();
     assert_eq!(watch.changes(), [content("a.yaml", "better")]);
@@ -107,6 +125,10 @@ fn a_directory_that_vanishes_keeps_its_state_and_may_come_back() {
     assert_eq!(watch.sweep(), [content("a.yaml", "2")]);
     assert_eq!(watch.problems().count(), 0);
     dir.write("c.yaml", "3");
-    assert_eq!(watch.changes(), [content("c.yaml", "3")], "the new directory is watched");
+    assert_eq!(
+        watch.changes(),
+        [content("c.yaml", "3")],
+        "the new directory is watched"
+    );
     fs::remove_dir_all(aside).unwrap();
 }
