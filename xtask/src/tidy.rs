@@ -46,6 +46,7 @@ const RULES: &[Rule] = &[
     ("generated docs are current", docs::generated),
     ("ARCHITECTURE.md describes every folder", docs::folders),
     ("limits and counters are documented", docs::limits),
+    ("every metric is documented", docs::metrics),
     (
         "the systemd unit has the agent's capabilities",
         docs::capabilities,

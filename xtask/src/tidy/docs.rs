@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fs};
 use super::{Repository, generate};
 use crate::Result;
 
+const METRICS: &str = "agent/src/metrics.rs";
 const UNIT: &str = "deploy/systemd/underpass-agent.service";
 /// Top-level folders that are no rooms.
 const NO_ROOMS: &[&str] = &[".cargo", ".ci", ".github"];
@@ -106,6 +107,48 @@ fn constants(body: &str) -> Vec<(&str, String)> {
         .collect()
 }
 
+/// Every metric of the agent has a row.
+pub fn metrics(repository: &Repository) -> Vec<String> {
+    let page = repository.text("docs/reference/metrics.md");
+    let mut problems = Vec::new();
+    for file in repository
+        .ending(&[".rs"])
+        .filter(|f| f.starts_with("agent/src/"))
+    {
+        let source = repository.text(file);
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        // Elsewhere such a word is a name of the kernel's.
+        let families = |name: &&str| file == METRICS || name.starts_with("underpass_");
+        for name in metric_names(code).into_iter().filter(families) {
+            if !page.contains(&format!("`{name}`")) && !page.contains(&format!("`{name}_total`")) {
+                problems.push(format!("docs/reference/metrics.md lacks {name} of {file}"));
+            }
+        }
+    }
+    problems
+}
+
+/// String literals that are names of metrics.
+fn metric_names(code: &str) -> BTreeSet<&str> {
+    let crates = [
+        "underpass_abi",
+        "underpass_agent",
+        "underpass_api",
+        "underpass_mesh",
+    ];
+    let metric = |text: &&str| {
+        ["tcp_", "udp_", "underpass_"]
+            .iter()
+            .any(|start| text.starts_with(start))
+            && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+            && !crates.contains(text)
+    };
+    code.lines()
+        .flat_map(|l| l.split('"').skip(1).step_by(2))
+        .filter(metric)
+        .collect()
+}
+
 pub fn capabilities(repository: &Repository) -> Vec<String> {
     let source = repository.text(generate::CAPABILITIES);
     let kept: BTreeSet<&str> = generate::needed(&source)
@@ -156,5 +199,15 @@ mod tests {
         let source = "pub mod limits {\n    pub const A: usize = 16_384;\n    pub const B: usize = 4 << 20;\n}\n";
         let expected = vec![("A", "16384".to_owned()), ("B", "4 << 20".to_owned())];
         assert_eq!(constants(module(source, "limits")), expected);
+    }
+
+    #[test]
+    fn finds_metric_names() {
+        let code =
+            "(\"tcp_open\", \"Connections\")\nlet x = \"underpass_api\"; f(\"underpass_{name}\");";
+        assert_eq!(
+            metric_names(code).into_iter().collect::<Vec<_>>(),
+            ["tcp_open"]
+        );
     }
 }
