@@ -1,13 +1,13 @@
-//! The kernel side against the real kernel: needs root, cgroup2, a bpffs and the built BPF object.
+//! Maps, links and pins against the real kernel: needs root, cgroup2, a bpffs and the built BPF object.
 //! Everything attaches at a cgroup of the test's own and is pinned in a directory of its own.
+
+#[path = "common/node.rs"]
+mod node;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
-    net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    path::PathBuf,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -18,133 +18,12 @@ use underpass_abi::{
     tables::{ServiceKey, ServiceWord, maps, setting},
 };
 use underpass_agent::{
-    kernel::{CgroupRoot, Kernel, KernelOptions, Netns, apply, checks, diag, uninstall},
-    sys::{bpf, info},
+    kernel::{Kernel, KernelOptions, apply, uninstall},
+    sys::bpf,
 };
-use underpass_mesh::{Batch, Change, Deletes, Round};
+use underpass_mesh::{Change, Deletes, Round};
 
-/// A cgroup and a pin directory of one test; gone when it ends, also by a panic.
-struct Node {
-    options: KernelOptions,
-    cgroup: PathBuf,
-}
-
-impl Node {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("underpass-test-{}-{n}", std::process::id());
-        let root = CgroupRoot::find(None).unwrap();
-        let cgroup = root.path().join(&name);
-        fs::create_dir(&cgroup).unwrap();
-        let options = KernelOptions {
-            pin_dir: Path::new("/sys/fs/bpf").join(&name),
-            cgroup_root: Some(cgroup.clone()),
-            ..KernelOptions::default()
-        };
-        Self { options, cgroup }
-    }
-
-    fn open(&self) -> Kernel {
-        Kernel::open(&self.options).unwrap()
-    }
-
-    /// Programs attached at the node's cgroup, by hook.
-    fn attached(&self) -> Vec<usize> {
-        let dir = fs::File::open(&self.cgroup).unwrap();
-        underpass_agent::kernel::load::hooks()
-            .map(|(_, attach)| bpf::attached(&dir, attach).unwrap().len())
-            .collect()
-    }
-
-    /// Opens the kernel with the node's cgroup as workload 1.
-    fn open_enrolled(&self) -> Kernel {
-        let kernel = self.open();
-        let level = kernel.cgroup().level_of(&self.cgroup).unwrap();
-        let round = Round {
-            fresh: vec![batch(maps::CGROUPS, &[(kernel.cgroup().id(), 1_u64)])],
-            words: vec![batch(
-                maps::SETTINGS,
-                &[(setting::CGROUP_LEVELS, 1_u64 << level)],
-            )],
-            stale: vec![],
-        };
-        kernel
-            .apply(&Change {
-                rounds: vec![round],
-                writes: 2,
-            })
-            .unwrap();
-        kernel
-    }
-
-    /// Starts a shell command in the node's cgroup.
-    fn run(&self, command: &str) -> Process {
-        let script = format!(
-            "echo $$ > {}/cgroup.procs && {command}",
-            self.cgroup.display()
-        );
-        Process::start(Command::new("bash").args(["-c", &script]))
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // A lock of a kernel object or process that still ends may linger for a moment.
-        for _ in 0..50 {
-            if uninstall(&self.options).is_ok() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        for _ in 0..50 {
-            if fs::remove_dir(&self.cgroup).is_ok() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-/// A child that ends with the test.
-struct Process(Child);
-
-impl Process {
-    fn start(command: &mut Command) -> Self {
-        Self(
-            command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap(),
-        )
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        BufReader::new(self.0.stdout.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        line.trim().to_owned()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn batch<K: plain::Plain, V: plain::Plain>(map: &'static str, pairs: &[(K, V)]) -> Batch {
-    let concat = |parts: Vec<&[u8]>| parts.concat();
-    Batch {
-        map,
-        keys: concat(pairs.iter().map(|(k, _)| plain::bytes(k)).collect()),
-        values: concat(pairs.iter().map(|(_, v)| plain::bytes(v)).collect()),
-        count: pairs.len(),
-    }
-}
+use node::{Node, Process, batch};
 
 fn service(port: u16) -> ServiceKey {
     let ip = Ip::from(std::net::IpAddr::from([10, 96, 0, 1]));
@@ -369,138 +248,4 @@ fn uninstall_leaves_nothing_and_says_what_it_removed() {
     assert!(!node.options.pin_dir.exists());
     assert_eq!(node.attached(), [0; 10]);
     assert_eq!(uninstall(&node.options).unwrap(), Vec::<String>::new());
-}
-
-#[test]
-fn open_sockets_are_listed_across_namespaces() {
-    let node = Node::new();
-    let kernel = node.open_enrolled();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let mut client = node.run(&format!(
-        "exec 3<>/dev/tcp/127.0.0.1/{port} && printf hello >&3 && echo up && cat"
-    ));
-    assert_eq!(client.line(), "up");
-    let sockets = kernel.sockets().unwrap();
-    let s = sockets
-        .iter()
-        .find(|s| s.remote_port == port)
-        .expect("the client's socket");
-    assert_eq!((s.tcp_state, s.tcp.sent), (1, 5), "{s:?}");
-    // The same socket by sock_diag, made in the node's cgroup.
-    let netns = Netns::current().unwrap();
-    assert_eq!(s.netns, netns.cookie);
-    let all = diag::sockets(&netns, diag::Which::Connected).unwrap();
-    let d = all.iter().find(|d| d.cookie == s.cookie).unwrap();
-    assert_eq!(d.cgroup, kernel.cgroup().id());
-    assert!(diag::destroy(&netns, d).unwrap());
-    assert!(!diag::destroy(&netns, d).unwrap(), "it is gone");
-}
-
-#[test]
-fn guards_follow_their_namespaces() {
-    let node = Node::new();
-    let kernel = node.open();
-    let mut inside =
-        Process::start(Command::new("unshare").args(["-n", "sh", "-c", "echo up; cat"]));
-    assert_eq!(inside.line(), "up");
-    let netns = Netns::of_process(inside.0.id()).unwrap();
-    assert_ne!(netns.cookie, Netns::current().unwrap().cookie);
-    let start = Instant::now();
-    kernel.guard(&netns).unwrap();
-    println!("guard: {:?}", start.elapsed());
-    kernel.guard(&netns).unwrap();
-    let count = || {
-        let file = fs::File::open(&netns.path).unwrap();
-        bpf::attached(&file, bpf::Attach::SK_LOOKUP).unwrap().len()
-    };
-    assert_eq!((count(), kernel.guarded()), (1, vec![netns.cookie]));
-    drop(kernel);
-    let kernel = node.open();
-    assert_eq!(
-        (count(), kernel.guarded()),
-        (1, vec![netns.cookie]),
-        "adopted"
-    );
-    drop(inside);
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while kernel.prune_guards().is_empty() {
-        assert!(
-            Instant::now() < deadline,
-            "the namespace is gone, its guard is not"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
-    assert!(kernel.guarded().is_empty());
-    assert!(netns.run(|| ()).is_err());
-}
-
-#[test]
-fn seeded_listeners_do_not_replace_learnt_ones() {
-    let node = Node::new();
-    let kernel = node.open();
-    assert_eq!(
-        kernel
-            .seed_listeners(7, &[(Ip::ANY, 80, 6, 3), (Ip::ANY, 81, 6, 3)])
-            .unwrap(),
-        2
-    );
-    assert_eq!(kernel.seed_listeners(7, &[(Ip::ANY, 80, 6, 4)]).unwrap(), 0);
-    let known = kernel.listeners().unwrap();
-    let of_7: Vec<_> = known.iter().filter(|(k, _)| k.netns == 7).collect();
-    assert!(of_7.len() == 2 && of_7.iter().all(|(_, w)| *w == 3));
-    assert_eq!(kernel.forget_listeners(&[of_7[0].0]).unwrap(), 1);
-}
-
-#[test]
-fn counts_and_totals_are_readable() {
-    let node = Node::new();
-    let kernel = node.open_enrolled();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; printf hello >&3");
-    let mut client = node.run(&script);
-    let mut heard = String::new();
-    listener
-        .accept()
-        .unwrap()
-        .0
-        .read_to_string(&mut heard)
-        .unwrap();
-    assert_eq!(heard, "hello");
-    client.0.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        let totals = kernel.totals().unwrap();
-        if totals.iter().any(|(_, t)| t.closed > 0 && t.sent == 5) {
-            break;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{totals:?} {:?}",
-            kernel.counters().unwrap()
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
-    let mut ring = kernel.take_events().unwrap();
-    assert!(std::iter::from_fn(|| ring.next()).any(|e| e.sock.remote_port == port));
-    drop(TcpStream::connect(("127.0.0.1", port)));
-}
-
-#[test]
-fn checks_pass_on_this_machine() {
-    let node = Node::new();
-    let start = Instant::now();
-    for c in checks(&node.options) {
-        println!(
-            "{} {} {} {}",
-            if c.ok { "ok " } else { "BAD" },
-            c.name,
-            c.code,
-            c.detail
-        );
-        assert!(c.ok, "{c:?}");
-    }
-    println!("checks: {:?}", start.elapsed());
-    assert!(info::link_ids().count() < 10_000);
 }

@@ -13,18 +13,26 @@ use crate::sys::bpf::{iter_create, link_create_iter};
 /// Bytes per read; the kernel's own buffer is 32 KiB.
 const CHUNK: usize = 32 << 10;
 
+/// Reads that may yield nothing before the pass is given up.
+const PATIENCE: u32 = 1_000;
+
 pub fn sockets(program: impl AsFd, map: impl AsFd) -> io::Result<Vec<SockState>> {
     let link = link_create_iter(program, map)?;
     let mut file = File::from(iter_create(&link)?);
     let mut buffer = vec![0; CHUNK];
     let mut held = 0;
     let mut out = Vec::new();
+    let mut patience = PATIENCE;
     loop {
         let n = match file.read(&mut buffer[held..]) {
             Ok(0) if held == 0 => return Ok(out),
             Ok(0) => return Err(io::Error::other("the iterator ended within a record")),
             Ok(n) => n,
-            Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => continue,
+            // The kernel gives up its CPU after many sockets without a record.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && patience > 0 => {
+                patience -= 1;
+                continue;
+            }
             Err(e) => return Err(e),
         };
         let records = buffer[..held + n].chunks_exact(size_of::<SockState>());

@@ -137,12 +137,25 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
     };
     let mut ours = BTreeSet::new();
     for (hook, program) in ready {
+        // A feature works with all its programs or is off with all of them.
+        if hook.feature.is_some_and(|f| features.is_off(f)) {
+            continue;
+        }
         match (attach(hook, &program, &source.pins, cgroup), hook.feature) {
             (Ok(id), _) => {
                 ours.insert(id);
             }
             (Err(e), Some(feature)) => features.off(feature, e),
             (Err(e), None) => return Err(e),
+        }
+    }
+    for hook in HOOKS
+        .iter()
+        .filter(|h| h.feature.is_some_and(|f| features.is_off(f)))
+    {
+        let path = source.pins.link(hook.program);
+        if path.exists() {
+            pins::unlink_link(&path)?;
         }
     }
     pins::detach_strays(Some(cgroup), &BTreeSet::new(), &ours, &mut Vec::new());
@@ -260,6 +273,10 @@ impl Features {
     /// The first reason stays.
     fn off(&mut self, name: &'static str, why: KernelError) {
         self.0.entry(name).or_insert(why);
+    }
+
+    fn is_off(&self, name: &str) -> bool {
+        self.0.contains_key(name)
     }
 
     fn list(self) -> Vec<Feature> {

@@ -97,14 +97,22 @@ fn ensure_bpffs(pin_dir: &Path, may_mount: bool) -> Result<(), KernelError> {
 /// Held as long as the agent lives; the kernel lets go of it however the agent ends.
 #[derive(Debug)]
 pub struct NodeLock {
-    _files: [OwnedFd; 2],
+    _cgroup: OwnedFd,
+    _pins: Option<OwnedFd>,
 }
 
 impl NodeLock {
-    /// Locks the pins and the cgroup root, so that neither is served by two agents.
+    /// Locks the cgroup root and the pins (if there are any), so that neither is served by two agents.
     pub fn take(pin_dir: &Path, cgroup: &CgroupRoot) -> Result<Self, KernelError> {
+        let cgroup = lock(cgroup.path())?;
+        let pins = if pin_dir.exists() {
+            Some(lock(pin_dir)?)
+        } else {
+            None
+        };
         Ok(Self {
-            _files: [lock(pin_dir)?, lock(cgroup.path())?],
+            _cgroup: cgroup,
+            _pins: pins,
         })
     }
 }
@@ -148,17 +156,8 @@ fn lock_holder(locks: &str, id: &str) -> Option<u32> {
 /// and detaches links of our programs that have lost their pin. Says what it removed.
 pub fn uninstall(options: &KernelOptions) -> Result<Vec<String>, KernelError> {
     let cgroup = CgroupRoot::find(options.cgroup_root.as_deref())?;
-    let mut removed = Vec::new();
-    if !options.pin_dir.exists() {
-        detach_strays(
-            Some(&cgroup),
-            &BTreeSet::new(),
-            &BTreeSet::new(),
-            &mut removed,
-        );
-        return Ok(removed);
-    }
     let _lock = NodeLock::take(&options.pin_dir, &cgroup)?;
+    let mut removed = Vec::new();
     let mut maps = BTreeSet::new();
     for version in names(&options.pin_dir) {
         let dir = options.pin_dir.join(version);

@@ -1,0 +1,155 @@
+//! What the agent reads from the kernel: open sockets, totals, events, namespaces, checks.
+
+#[path = "common/node.rs"]
+mod node;
+
+use std::{
+    fs,
+    io::Read,
+    net::{TcpListener, TcpStream},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use underpass_abi::Ip;
+use underpass_agent::{
+    kernel::{Netns, checks, diag},
+    sys::{bpf, info},
+};
+
+use node::{Node, Process};
+
+#[test]
+fn open_sockets_are_listed_across_namespaces() {
+    let node = Node::new();
+    let kernel = node.open_enrolled();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut client = node.run(&format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{port} && printf hello >&3 && echo up && cat"
+    ));
+    assert_eq!(client.line(), "up");
+    let sockets = kernel.sockets().unwrap();
+    let s = sockets
+        .iter()
+        .find(|s| s.remote_port == port)
+        .expect("the client's socket");
+    assert_eq!((s.tcp_state, s.tcp.sent), (1, 5), "{s:?}");
+    // The same socket by sock_diag, made in the node's cgroup.
+    let netns = Netns::current().unwrap();
+    assert_eq!(s.netns, netns.cookie);
+    let all = diag::sockets(&netns, diag::Which::Connected).unwrap();
+    let d = all.iter().find(|d| d.cookie == s.cookie).unwrap();
+    assert_eq!(d.cgroup, kernel.cgroup().id());
+    assert!(diag::destroy(&netns, d).unwrap());
+    assert!(!diag::destroy(&netns, d).unwrap(), "it is gone");
+}
+
+#[test]
+fn guards_follow_their_namespaces() {
+    let node = Node::new();
+    let kernel = node.open();
+    let mut inside =
+        Process::start(Command::new("unshare").args(["-n", "sh", "-c", "echo up; cat"]));
+    assert_eq!(inside.line(), "up");
+    let netns = Netns::of_process(inside.0.id()).unwrap();
+    assert_ne!(netns.cookie, Netns::current().unwrap().cookie);
+    let start = Instant::now();
+    kernel.guard(&netns).unwrap();
+    println!("guard: {:?}", start.elapsed());
+    kernel.guard(&netns).unwrap();
+    let count = || {
+        let file = fs::File::open(&netns.path).unwrap();
+        bpf::attached(&file, bpf::Attach::SK_LOOKUP).unwrap().len()
+    };
+    assert_eq!((count(), kernel.guarded()), (1, vec![netns.cookie]));
+    drop(kernel);
+    let kernel = node.open();
+    assert_eq!(
+        (count(), kernel.guarded()),
+        (1, vec![netns.cookie]),
+        "adopted"
+    );
+    drop(inside);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while kernel.prune_guards().is_empty() {
+        assert!(
+            Instant::now() < deadline,
+            "the namespace is gone, its guard is not"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(kernel.guarded().is_empty());
+    assert!(netns.run(|| ()).is_err());
+}
+
+#[test]
+fn seeded_listeners_do_not_replace_learnt_ones() {
+    let node = Node::new();
+    let kernel = node.open();
+    assert_eq!(
+        kernel
+            .seed_listeners(7, &[(Ip::ANY, 80, 6, 3), (Ip::ANY, 81, 6, 3)])
+            .unwrap(),
+        2
+    );
+    assert_eq!(kernel.seed_listeners(7, &[(Ip::ANY, 80, 6, 4)]).unwrap(), 0);
+    let known = kernel.listeners().unwrap();
+    let of_7: Vec<_> = known.iter().filter(|(k, _)| k.netns == 7).collect();
+    assert!(of_7.len() == 2 && of_7.iter().all(|(_, w)| *w == 3));
+    assert_eq!(kernel.forget_listeners(&[of_7[0].0]).unwrap(), 1);
+}
+
+#[test]
+fn counts_and_totals_are_readable() {
+    let node = Node::new();
+    let kernel = node.open_enrolled();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; printf hello >&3");
+    let mut client = node.run(&script);
+    let mut heard = String::new();
+    listener
+        .accept()
+        .unwrap()
+        .0
+        .read_to_string(&mut heard)
+        .unwrap();
+    assert_eq!(heard, "hello");
+    client.0.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let totals = kernel.totals().unwrap();
+        if totals.iter().any(|(_, t)| t.closed > 0 && t.sent == 5) {
+            break;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{totals:?} {:?}",
+            kernel.counters().unwrap()
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    let mut ring = kernel.take_events().unwrap();
+    assert!(std::iter::from_fn(|| ring.next()).any(|e| e.sock.remote_port == port));
+    drop(TcpStream::connect(("127.0.0.1", port)));
+}
+
+#[test]
+fn checks_pass_on_this_machine() {
+    let node = Node::new();
+    let start = Instant::now();
+    for c in checks(&node.options) {
+        println!(
+            "{} {} {} {}",
+            if c.ok { "ok " } else { "BAD" },
+            c.name,
+            c.code,
+            c.detail
+        );
+        assert!(c.ok, "{c:?}");
+    }
+    println!("checks: {:?}", start.elapsed());
+    assert!(info::link_ids().count() < 10_000);
+}
