@@ -14,14 +14,14 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    /// Attaches to a cgroup beside whatever is there, behind it.
+    /// Attaches to a cgroup beside whatever is there, behind it (links always allow multiple).
     pub fn attach(cgroup: &Path) -> Result<Self> {
         let mut programs = aya::Ebpf::load(&object()).map_err(Failure::at("foreign object"))?;
         let program = programs.program_mut("clear").ok_or_else(|| Failure::new("no program `clear`"))?;
         let program: &mut SockOps = program.try_into().map_err(Failure::at("clear"))?;
         program.load().map_err(Failure::at("foreign sock_ops"))?;
         let dir = File::open(cgroup).map_err(Failure::at(cgroup.display()))?;
-        program.attach(dir, CgroupAttachMode::AllowMultiple).map_err(Failure::at("foreign sock_ops"))?;
+        program.attach(dir, CgroupAttachMode::Single).map_err(Failure::at("foreign sock_ops"))?;
         Ok(Self { _programs: programs })
     }
 }

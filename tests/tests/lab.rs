@@ -81,3 +81,40 @@ fn the_guard_removes_the_labs_of_a_killed_process() -> Result<()> {
     victim.wait()?;
     until("the lab's end", LIMIT, || if Path::new(&netns).exists() { Err(netns.clone()) } else { Ok(()) })
 }
+
+#[test]
+fn the_foreign_program_attaches_and_goes_away() -> Result<()> {
+    use underpass_agent::sys::bpf::{Attach, attached};
+    let lab = Lab::new("elf")?;
+    let root = std::fs::File::open(lab.cgroup_root())?;
+    let foreign = underpass_tests::foreign::Foreign::attach(&lab.cgroup_root())?;
+    assert_eq!(attached(&root, Attach::SOCK_OPS)?.len(), 1);
+    drop(foreign);
+    assert!(attached(&root, Attach::SOCK_OPS)?.is_empty());
+    Ok(())
+}
+
+/// Without a mesh: where both ends close in order, they count the same.
+#[test]
+fn client_and_server_of_the_exact_runs_agree() -> Result<()> {
+    use underpass_tests::bytes::{Act, Count};
+    let lab = Lab::new("agree")?;
+    let at: SocketAddr = "127.0.0.1:7000".parse().unwrap();
+    let server = lab.run(&lab.host(), &["underpass-peer", "server", "--listen", &at.to_string()])?;
+    server.wait_listening(at)?;
+    let text = lab.output(&lab.host(), &["underpass-peer", "client", "--to", "127.0.0.1:7000", "--count", "100"], LIMIT)?;
+    let read = |text: &str| text.lines().filter_map(|l| serde_json::from_str::<Count>(l).ok()).collect::<Vec<_>>();
+    let clients = read(&text);
+    assert_eq!(clients.len(), 100);
+    until("all servers' counts", LIMIT, || {
+        let servers = read(&server.stdout().join("\n"));
+        if servers.len() == 100 { Ok(servers) } else { Err(servers.len().to_string()) }
+    })?
+    .iter()
+    .filter(|s| matches!(s.act, Act::HalfClose | Act::Duplex | Act::Empty | Act::Idle))
+    .for_each(|s| {
+        let c = clients.iter().find(|c| (c.port, c.act) == (s.port, s.act)).expect("its client");
+        assert_eq!((c.sent, c.received), (s.received, s.sent), "{c:?} {s:?}");
+    });
+    Ok(())
+}

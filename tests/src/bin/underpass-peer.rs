@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod peer {
     pub mod dial;
     pub mod exact;
+    pub mod fetch;
     pub mod pass;
     pub mod rate;
     pub mod sink;
@@ -38,6 +39,8 @@ enum Verb {
     PassSend(peer::pass::SendArgs),
     /// Receives a socket and connects it.
     PassDial(peer::pass::DialArgs),
+    /// Prints the body of an HTTP/1.1 answer.
+    Fetch(peer::fetch::FetchArgs),
     /// Answers every datagram with its own bytes.
     UdpEcho(peer::udp::EchoArgs),
     /// Sends datagrams and prints who answered.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Dial(args) => peer::dial::run(&args),
         Verb::PassSend(args) => peer::pass::send(&args),
         Verb::PassDial(args) => peer::pass::dial(&args),
+        Verb::Fetch(args) => peer::fetch::run(&args),
         Verb::UdpEcho(args) => peer::udp::echo(&args),
         Verb::Udp(args) => peer::udp::client(&args),
     };

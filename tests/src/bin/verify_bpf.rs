@@ -22,6 +22,8 @@ use underpass_agent::{
     sys::{bpf::obj_get, info::prog_info},
 };
 
+const PER_CPU: [&str; 2] = [maps::TOTALS, maps::COUNTERS];
+
 fn main() -> ExitCode {
     let Some(object) = std::env::args_os().nth(1) else {
         eprintln!("Usage: verify_bpf OBJECT");
@@ -37,8 +39,14 @@ fn main() -> ExitCode {
 }
 
 fn print_costs(object: &Path) -> Result<(), Box<dyn Error>> {
-    let dir = PinDir(PathBuf::from(format!("/sys/fs/bpf/underpass-verify-{}", std::process::id())));
-    let options = KernelOptions { pin_dir: dir.0.clone(), ..KernelOptions::default() };
+    let dir = PinDir(PathBuf::from(format!(
+        "/sys/fs/bpf/underpass-verify-{}",
+        std::process::id()
+    )));
+    let options = KernelOptions {
+        pin_dir: dir.0.clone(),
+        ..KernelOptions::default()
+    };
     let kernel = btf::Btf::read(Path::new(btf::VMLINUX))?;
     let source = Source {
         object: Cow::Owned(fs::read(object)?),
@@ -46,13 +54,25 @@ fn print_costs(object: &Path) -> Result<(), Box<dyn Error>> {
         pins: Pins::make(&options)?,
     };
     let mut ebpf = source.parse(0)?;
-    for name in load::hooks().map(|(name, _)| name).chain([load::SK_LOOKUP, load::ITER]) {
+    for name in load::hooks()
+        .map(|(name, _)| name)
+        .chain([load::SK_LOOKUP, load::ITER])
+    {
         let info = prog_info(load::load_program(&mut ebpf, name, &kernel)?.as_fd())?;
-        println!("program {name} {} {}", info.verified_instructions, info.jited_len);
+        println!(
+            "program {name} {} {}",
+            info.verified_instructions, info.jited_len
+        );
     }
     for name in maps::ALL {
         let map = obj_get(&source.pins.map(name))?;
-        println!("map {name} {}", memory(map.as_fd())?);
+        // Comparable between machines: bytes for each CPU.
+        let share = if PER_CPU.contains(&name) {
+            possible_cpus()?
+        } else {
+            1
+        };
+        println!("map {name} {}", memory(map.as_fd())? / share);
     }
     Ok(())
 }
@@ -60,8 +80,18 @@ fn print_costs(object: &Path) -> Result<(), Box<dyn Error>> {
 /// Kernel memory of a map, as /proc shows it.
 fn memory(map: BorrowedFd) -> Result<u64, Box<dyn Error>> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
-    let line = text.lines().find_map(|l| l.strip_prefix("memlock:")).ok_or("no memlock in fdinfo")?;
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix("memlock:"))
+        .ok_or("no memlock in fdinfo")?;
     Ok(line.trim().parse()?)
+}
+
+/// From a list as `0-3`; the kernel sizes per-CPU maps by it.
+fn possible_cpus() -> Result<u64, Box<dyn Error>> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let last = text.trim().rsplit(['-', ',']).next().ok_or("no CPUs")?;
+    Ok(last.parse::<u64>()? + 1)
 }
 
 /// The pins of this run; gone with it, also after an error.

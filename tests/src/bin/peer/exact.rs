@@ -41,19 +41,15 @@ pub fn serve(args: &ServerArgs) -> io::Result<()> {
         let at = SocketAddr::new(args.listen.ip(), act.port(args.listen.port()));
         let listener = TcpListener::bind(at)?;
         thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                thread::spawn(move || report(act, stream, answer));
+            // The address comes from `accept`: a reset connection has no `peer_addr` any more.
+            while let Ok((stream, peer)) = listener.accept() {
+                thread::spawn(move || print(act, peer.port(), &answer(act, &stream)));
             }
         });
     }
     // Until standard input closes.
     io::copy(&mut io::stdin(), &mut io::sink())?;
     Ok(())
-}
-
-fn report(act: Act, stream: TcpStream, run: fn(Act, TcpStream) -> Tally) {
-    let Ok(peer) = stream.peer_addr() else { return };
-    print(act, peer.port(), &run(act, stream));
 }
 
 fn print(act: Act, port: u16, tally: &Tally) {
@@ -66,35 +62,35 @@ fn print(act: Act, port: u16, tally: &Tally) {
 }
 
 /// The server's side.
-fn answer(act: Act, stream: TcpStream) -> Tally {
+fn answer(act: Act, stream: &TcpStream) -> Tally {
     let mut tally = Tally::default();
     match act {
-        Act::Empty | Act::Idle | Act::WriteAndExit => tally.receive(&stream, u64::MAX),
+        Act::Empty | Act::Idle | Act::WriteAndExit => tally.receive(stream, u64::MAX),
         Act::HalfClose => {
-            if let Some(down) = tally.request(&stream) {
-                tally.receive(&stream, u64::MAX);
-                tally.send(&stream, down);
+            if let Some(down) = tally.request(stream) {
+                tally.receive(stream, u64::MAX);
+                tally.send(stream, down);
             }
         }
         Act::ResetThenRead => {
             thread::sleep(Duration::from_millis(100));
-            tally.receive(&stream, u64::MAX);
+            tally.receive(stream, u64::MAX);
         }
         Act::Unread => {
-            if let Some(down) = tally.request(&stream) {
-                tally.send(&stream, down);
-                tally.receive(&stream, u64::MAX);
+            if let Some(down) = tally.request(stream) {
+                tally.send(stream, down);
+                tally.receive(stream, u64::MAX);
             }
         }
         Act::Duplex => {
-            if let Some(down) = tally.request(&stream) {
-                duplex(&mut tally, &stream, down);
+            if let Some(down) = tally.request(stream) {
+                duplex(&mut tally, stream, down);
             }
         }
         Act::Killed => {
             // The client is killed long before; a part is read, the rest is reset by the close.
             thread::sleep(Duration::from_secs(2));
-            tally.receive(&stream, 100_000);
+            tally.receive(stream, 100_000);
         }
     }
     tally

@@ -74,11 +74,10 @@ fn report(logs: &[(SocketAddr, Arc<Log>)]) -> serde_json::Value {
 
 fn accept(listener: &TcpListener, mode: Mode, log: &Log) {
     let mut held = Vec::new();
-    for stream in listener.incoming().flatten() {
+    while let Ok((stream, peer)) = listener.accept() {
         log.accepted.fetch_add(1, Ordering::Relaxed);
         log.last_ns.store(now_ns(), Ordering::Relaxed);
-        // Fails when the client has reset already; it is counted all the same.
-        *log.last_peer.lock().unwrap_or_else(PoisonError::into_inner) = stream.peer_addr().ok();
+        *log.last_peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
         match mode {
             Mode::Close => drop(stream),
             Mode::Hold => held.push(stream),
