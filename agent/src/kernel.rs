@@ -73,7 +73,6 @@ pub struct Kernel {
     options: KernelOptions,
     cgroup: CgroupRoot,
     source: load::Source,
-    btf: btf::Btf,
     maps: apply::Maps,
     features: Vec<Feature>,
     iter: Option<OwnedFd>,
@@ -99,14 +98,13 @@ impl Kernel {
         };
         let loaded = load::load(&source, &cgroup, &btf)?;
         let maps = load::open_maps(&source.pins)?;
-        let guards = guard::Guards::adopt(&source, loaded.lookup_tag, &btf)?;
+        let guards = guard::Guards::adopt(&source, loaded.lookup_tag)?;
         let mut features = loaded.features;
         features.push(diag::destroy_feature());
         Ok(Self {
             options: options.clone(),
             cgroup,
             source,
-            btf,
             maps,
             features,
             iter: loaded.iter,
@@ -136,7 +134,7 @@ impl Kernel {
 
     /// Checks every SYN that arrives in `netns`. Nothing happens if it is guarded already.
     pub fn guard(&self, netns: &Netns) -> Result<(), KernelError> {
-        self.guards().add(netns, &self.source, &self.btf)
+        self.guards().add(netns, &self.source)
     }
 
     /// Takes the guard of a namespace away. False if there was none.

@@ -11,7 +11,6 @@ use underpass_abi::reason::code;
 
 use super::{
     KernelError, Netns,
-    btf::Btf,
     load::{SK_LOOKUP, Source, load_program, replace_pin},
     pins,
 };
@@ -31,7 +30,7 @@ fn pin_name(cookie: u64) -> String {
 impl Guards {
     /// Takes over what an earlier agent pinned: drops guards of dead namespaces, and moves the others
     /// to this object's program if it differs.
-    pub fn adopt(source: &Source, tag: Option<[u8; 8]>, btf: &Btf) -> Result<Self, KernelError> {
+    pub fn adopt(source: &Source, tag: Option<[u8; 8]>) -> Result<Self, KernelError> {
         let mut guards = Self::default();
         for name in source.pins.links() {
             let Some(cookie) = name.strip_prefix("sk_lookup-").and_then(|c| c.parse().ok()) else {
@@ -45,7 +44,7 @@ impl Guards {
             let same = prog_by_id(prog)
                 .and_then(|p| prog_info(p))
                 .is_ok_and(|i| Some(i.tag) == tag);
-            if !same && let Ok(program) = program(source, cookie, btf) {
+            if !same && let Ok(program) = program(source, cookie) {
                 link_update(&link, &program)
                     .map_err(KernelError::io(code::PROGRAM_REFUSED, name))?;
             }
@@ -55,13 +54,13 @@ impl Guards {
     }
 
     /// Guards a namespace. Nothing happens if it is guarded already.
-    pub fn add(&mut self, netns: &Netns, source: &Source, btf: &Btf) -> Result<(), KernelError> {
+    pub fn add(&mut self, netns: &Netns, source: &Source) -> Result<(), KernelError> {
         if self.0.contains(&netns.cookie) {
             return Ok(());
         }
         let name = pin_name(netns.cookie);
         let failed = |what| KernelError::io(code::FEATURE_OFF, format!("{name}: {what}"));
-        let program = program(source, netns.cookie, btf)?;
+        let program = program(source, netns.cookie)?;
         let file = File::open(&netns.path).map_err(KernelError::io(
             code::NETNS_UNREACHABLE,
             netns.path.display(),
@@ -104,8 +103,8 @@ impl Guards {
     }
 }
 
-fn program(source: &Source, cookie: u64, btf: &Btf) -> Result<OwnedFd, KernelError> {
-    load_program(&mut source.parse(cookie)?, SK_LOOKUP, btf)
+fn program(source: &Source, cookie: u64) -> Result<OwnedFd, KernelError> {
+    load_program(&mut source.parse(cookie)?, SK_LOOKUP)
 }
 
 /// The pinned link and its program, if its namespace still exists.

@@ -115,20 +115,20 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
     let mut features = Features::default();
     let mut ready = Vec::new();
     for hook in &HOOKS {
-        match (load_program(&mut ebpf, hook.program, btf), hook.feature) {
+        match (load_program(&mut ebpf, hook.program), hook.feature) {
             (Ok(program), _) => ready.push((hook, program)),
             (Err(e), Some(feature)) => features.off(feature, e),
             (Err(e), None) => return Err(e),
         }
     }
-    let lookup_tag = match load_program(&mut ebpf, SK_LOOKUP, btf) {
+    let lookup_tag = match load_program(&mut ebpf, SK_LOOKUP) {
         Ok(fd) => prog_info(fd.as_fd()).ok().map(|i| i.tag),
         Err(e) => {
             features.off(INBOUND, e);
             None
         }
     };
-    let iter = match load_program(&mut ebpf, ITER, btf) {
+    let iter = match load_iter(&mut ebpf, btf) {
         Ok(fd) => Some(fd),
         Err(e) => {
             features.off(OPEN_SOCKETS, e);
@@ -180,33 +180,37 @@ pub fn open_maps(pins: &Pins) -> Result<Maps, KernelError> {
 }
 
 /// Loads one program and takes its descriptor out of aya's hands.
-pub fn load_program(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    kernel: &btf::Btf,
-) -> Result<OwnedFd, KernelError> {
+pub fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
     let Some(program) = ebpf.program_mut(name) else {
-        return Err(KernelError::new(
-            code::NO_OBJECT,
-            format!("the object has no program {name}"),
-        ));
+        return Err(absent(name));
     };
     let loaded = match program {
         Program::CgroupSockAddr(p) => p.load().and_then(|()| fd_of(p.fd())),
         Program::CgroupSock(p) => p.load().and_then(|()| fd_of(p.fd())),
         Program::SockOps(p) => p.load().and_then(|()| fd_of(p.fd())),
         Program::SkLookup(p) => p.load().and_then(|()| fd_of(p.fd())),
-        Program::Iter(p) => {
-            let types = iter_types(kernel)?;
-            p.load("bpf_sk_storage_map", &types)
-                .and_then(|()| fd_of(p.fd()))
-        }
         _ => {
             let text = format!("{name} is of an unexpected type");
             return Err(KernelError::new(code::NO_OBJECT, text));
         }
     };
     loaded.map_err(|e| program_error(name, e))
+}
+
+/// Loads the iterator, which is tied to a function of this kernel.
+pub fn load_iter(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<OwnedFd, KernelError> {
+    let Some(Program::Iter(program)) = ebpf.program_mut(ITER) else {
+        return Err(absent(ITER));
+    };
+    let types = iter_types(kernel)?;
+    let loaded = program
+        .load("bpf_sk_storage_map", &types)
+        .and_then(|()| fd_of(program.fd()));
+    loaded.map_err(|e| program_error(ITER, e))
+}
+
+fn absent(name: &str) -> KernelError {
+    KernelError::new(code::NO_OBJECT, format!("the object has no program {name}"))
 }
 
 fn fd_of(fd: Result<&ProgramFd, ProgramError>) -> Result<OwnedFd, ProgramError> {
