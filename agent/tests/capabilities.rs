@@ -1,6 +1,7 @@
 //! The list of capabilities is enough, and none of them is there for nothing: without any one of them
 //! something that a running agent does fails. Needs root; capabilities belong to threads, so each set
 //! is tried on a thread of its own.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     fs,

@@ -1,5 +1,6 @@
 //! Maps, links and pins against the real kernel: needs root, cgroup2, a bpffs and the built BPF object.
 //! Everything attaches at a cgroup of the test's own and is pinned in a directory of its own.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "common/node.rs"]
 mod node;

@@ -1,4 +1,5 @@
 //! What the agent reads from the kernel: open sockets, totals, events, namespaces, checks.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "common/node.rs"]
 mod node;

@@ -1,5 +1,6 @@
 //! Upgrades and half-able kernels: a changed BPF object under load, objects that lack programs, pins of
 //! another shape, options that cannot work.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "common/node.rs"]
 mod node;

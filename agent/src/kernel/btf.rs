@@ -270,6 +270,13 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_without_types_is_named() {
+        let error = Btf::read(Path::new("/nonexistent/btf")).err().unwrap();
+        assert_eq!(error.code, code::NO_BTF);
+        assert!(error.to_string().contains("UP0402 NO_BTF"), "{error}");
+    }
+
+    #[test]
     fn the_lone_function_keeps_its_id() {
         let btf = Btf::parse(only_function(1234, "bpf_iter_x")).unwrap();
         assert_eq!(btf.function("bpf_iter_x"), Some(1234));

@@ -42,7 +42,7 @@ impl Guards {
                 continue;
             };
             let same = prog_by_id(prog)
-                .and_then(|p| prog_info(p))
+                .and_then(prog_info)
                 .is_ok_and(|i| Some(i.tag) == tag);
             if !same && let Ok(program) = program(source, cookie) {
                 link_update(&link, &program)

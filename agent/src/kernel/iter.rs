@@ -35,9 +35,13 @@ pub fn sockets(program: impl AsFd, map: impl AsFd) -> io::Result<Vec<SockState>>
             }
             Err(e) => return Err(e),
         };
-        let records = buffer[..held + n].chunks_exact(size_of::<SockState>());
-        let rest = records.remainder().len();
-        out.extend(records.filter_map(plain::from_bytes::<SockState>));
+        let (records, rest) = buffer[..held + n].as_chunks::<{ size_of::<SockState>() }>();
+        out.extend(
+            records
+                .iter()
+                .filter_map(|r| plain::from_bytes::<SockState>(r)),
+        );
+        let rest = rest.len();
         buffer.copy_within(held + n - rest..held + n, 0);
         held = rest;
     }

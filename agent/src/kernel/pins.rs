@@ -214,7 +214,7 @@ pub fn detach_strays(
     for id in link_ids().collect::<Vec<_>>() {
         let Ok(link) = link_by_id(id) else { continue };
         let Ok(info) = link_info(&link) else { continue };
-        let Ok(prog) = prog_by_id(info.prog).and_then(|p| prog_info(p)) else {
+        let Ok(prog) = prog_by_id(info.prog).and_then(prog_info) else {
             continue;
         };
         if keep.contains(&id) || !load::is_ours(&prog.name) {

@@ -24,10 +24,8 @@ pub fn totals(map: &Map) -> io::Result<Vec<(TotalKey, Total)>> {
 
 fn sum(copies: &[u8]) -> Total {
     let mut all = Total::default();
-    for t in copies
-        .chunks_exact(size_of::<Total>())
-        .filter_map(plain::from_bytes::<Total>)
-    {
+    let (copies, _) = copies.as_chunks::<{ size_of::<Total>() }>();
+    for t in copies.iter().filter_map(|c| plain::from_bytes::<Total>(c)) {
         all.opened += t.opened;
         all.closed += t.closed;
         all.refused += t.refused;
@@ -45,8 +43,10 @@ pub fn counters(map: &Map) -> io::Result<[u64; counter::COUNT]> {
     for (index, slot) in out.iter_mut().enumerate() {
         let copies = map.get(&(index as u32).to_ne_bytes())?.unwrap_or_default();
         *slot = copies
-            .chunks_exact(8)
-            .filter_map(plain::from_bytes::<u64>)
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|c| u64::from_ne_bytes(*c))
             .sum();
     }
     Ok(out)

@@ -290,7 +290,7 @@ impl Map {
     fn count(&self, keys: &[u8]) -> io::Result<usize> {
         match self.key_len() {
             0 => Err(io::ErrorKind::InvalidInput.into()),
-            len if keys.len() % len == 0 => Ok(keys.len() / len),
+            len if keys.len().is_multiple_of(len) => Ok(keys.len() / len),
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
