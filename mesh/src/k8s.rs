@@ -126,7 +126,7 @@ pub struct ServiceSpec {
     cluster_ip: Option<field::ClusterIp>,
     #[serde(default, rename = "clusterIPs", deserialize_with = "field::cluster_ips")]
     cluster_ips: Vec<field::ClusterIp>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "field::nullable")]
     pub ports: Vec<ServicePort>,
     #[serde(default)]
     pub session_affinity: SessionAffinity,

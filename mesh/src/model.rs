@@ -1,6 +1,29 @@
-//! Objects by file, and the way from them to a plan.
-use std::sync::Arc;
-use crate::{Str, facts::Facts, plan::Plan, problem::Problem};
+//! Objects by file, and the way from them to a plan. Only what changed is compiled again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use underpass_abi::reason::code;
+
+use crate::{
+    Str, compile,
+    facts::Facts,
+    k8s::{
+        AuthorizationPolicy, EndpointSlice, Kind, Namespace, Object, Pod, SERVICE_LABEL, Service,
+        Workload,
+    },
+    parse::{Parsed, parse},
+    plan::Plan,
+    problem::{Problem, Severity},
+};
+use share::Shared;
+use store::{Held, Name, Store};
+
+mod check;
+mod share;
+mod store;
 
 /// Where a workload of this node is found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,23 +64,309 @@ pub enum Outcome {
     Rejected,
 }
 
+type ObjectKey = (Kind, Name);
+
+#[derive(Debug, Default)]
+struct File {
+    /// Sorted.
+    keys: Box<[ObjectKey]>,
+    problems: Vec<Problem>,
+}
+
 /// All objects, by the file that they are in.
 #[derive(Debug, Default)]
-pub struct Model {}
+pub struct Model {
+    files: BTreeMap<Str, File>,
+    namespaces: Store<Namespace>,
+    pods: Store<Pod>,
+    workloads: Store<Workload>,
+    services: Store<Service>,
+    slices: Store<EndpointSlice>,
+    policies: Store<AuthorizationPolicy>,
+    /// Names of the slices that a service has.
+    slices_of: HashMap<Name, BTreeSet<Str>>,
+    shared: Shared,
+    dirty: Dirty,
+    last: Option<(Arc<Plan>, Facts)>,
+}
+
+/// What must be compiled again.
+#[derive(Debug, Default)]
+struct Dirty {
+    world: bool,
+    services: BTreeSet<Name>,
+}
 
 impl Model {
     /// Reads a file's new text. A file that cannot be used keeps its last good version.
-    pub fn set_file(&mut self, _name: &str, _text: &str) -> Outcome { todo!() }
-    /// Keeps the last good version and notes that the file could not be read (`code`: UNREADABLE or TOO_LARGE).
-    pub fn unreadable(&mut self, _name: &str, _code: u16, _message: String) { todo!() }
+    pub fn set_file(&mut self, name: &str, text: &str) -> Outcome {
+        match parse(name, text) {
+            Ok(parsed) => match self.install(name.into(), parsed) {
+                true => Outcome::Changed,
+                false => Outcome::Unchanged,
+            },
+            Err(problems) => {
+                self.files.entry(name.into()).or_default().problems = problems;
+                Outcome::Rejected
+            }
+        }
+    }
+
+    /// Notes that a file could not be read (`code`: UNREADABLE or TOO_LARGE); its last good version
+    /// stays.
+    pub fn unreadable(&mut self, name: &str, code: u16, message: String) {
+        let file: Str = name.into();
+        let problem = Problem {
+            severity: Severity::Error,
+            code,
+            file: file.clone(),
+            line: 0,
+            field: String::new(),
+            message,
+        };
+        self.files.entry(file).or_default().problems = vec![problem];
+    }
+
     /// True if the file was known.
-    pub fn remove_file(&mut self, _name: &str) -> bool { todo!() }
+    pub fn remove_file(&mut self, name: &str) -> bool {
+        let Some((file, old)) = self.files.remove_entry(name) else { return false };
+        for key in &old.keys {
+            self.take(&file, key);
+        }
+        true
+    }
+
+    /// Names of all files.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(|f| &**f)
+    }
+
     /// Workloads to be found on this node.
-    pub fn wanted(&self) -> Vec<Wanted> { todo!() }
-    /// The plan for these objects and facts. Without a change since the last call the same plan.
-    pub fn compile(&mut self, _facts: &Facts) -> Arc<Plan> { todo!() }
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let found = self.workloads.iter().filter_map(|(name, held)| {
+            let locator = held.object.spec.locator.clone()?;
+            let enrolled = self.enrolled(name, Some(&held.object)).is_some();
+            Some(Wanted { full_name: held.object.metadata.full_name(), locator, enrolled })
+        });
+        found.collect()
+    }
+
+    /// The plan for these objects and facts. Without a change since the last call, the same plan.
+    pub fn compile(&mut self, facts: &Facts) -> Arc<Plan> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let plan = match self.last.take() {
+            Some((last, seen)) if !dirty.world && seen == *facts => {
+                if dirty.services.is_empty() {
+                    self.last = Some((last.clone(), seen));
+                    return last;
+                }
+                let mut services = (*last.services).clone();
+                for name in dirty.services {
+                    match self.service(&last.world, &name) {
+                        Some(service) => services.insert(name, Arc::new(service)),
+                        None => services.remove(&name),
+                    };
+                }
+                Plan { world: last.world.clone(), services: Arc::new(services) }
+            }
+            _ => self.compile_all(facts),
+        };
+        let plan = Arc::new(plan);
+        self.last = Some((plan.clone(), facts.clone()));
+        plan
+    }
+
     /// What is wrong with single files, by file and line.
-    pub fn problems(&self) -> Vec<Problem> { todo!() }
-    /// Also what is wrong between objects: the offline check.
-    pub fn check(&self) -> Vec<Problem> { todo!() }
+    pub fn problems(&self) -> Vec<Problem> {
+        self.files.values().flat_map(|f| f.problems.iter().cloned()).collect()
+    }
+
+    fn compile_all(&self, facts: &Facts) -> Plan {
+        let mut world = compile::World::new(facts);
+        for (_, held) in self.policies.iter() {
+            world.policy(&held.object);
+        }
+        let mut pods = self.pods.iter().peekable();
+        let mut workloads = self.workloads.iter().peekable();
+        loop {
+            // Both are sorted; a Pod and a Workload of one name are one workload.
+            let name = match (pods.peek(), workloads.peek()) {
+                (Some((a, _)), Some((b, _))) => std::cmp::min(*a, *b),
+                (Some((a, _)), None) => *a,
+                (None, Some((b, _))) => *b,
+                (None, None) => break,
+            };
+            let pod = pods.next_if(|(n, _)| *n == name).map(|(_, h)| &*h.object);
+            let workload = workloads.next_if(|(n, _)| *n == name).map(|(_, h)| &*h.object);
+            world.workload(name, pod, workload, self.enrolled(name, workload));
+        }
+        for (name, _) in self.services.iter() {
+            world.service(name);
+        }
+        let world = world.finish();
+        let all = self.services.iter();
+        let services = all.filter_map(|(name, _)| {
+            Some((name.clone(), Arc::new(self.service(&world, name)?)))
+        });
+        let services = Arc::new(services.collect());
+        Plan { world: Arc::new(world), services }
+    }
+
+    fn service(&self, world: &crate::plan::World, name: &Name) -> Option<crate::plan::Service> {
+        let service = self.services.get(name)?;
+        let slices = self.slices_of(name).map(|held| &*held.object);
+        Some(compile::service(world, &service.object, &slices.collect::<Vec<_>>()))
+    }
+
+    fn slices_of(&self, service: &Name) -> impl Iterator<Item = &Held<EndpointSlice>> {
+        let names = self.slices_of.get(service).into_iter().flatten();
+        names.filter_map(move |slice| self.slices.get(&(service.0.clone(), slice.clone())))
+    }
+
+    /// The object whose label joins a workload to the mesh.
+    fn enrolled(&self, name: &Name, workload: Option<&Workload>) -> Option<Str> {
+        let pod = self.pods.get(name).map(|h| &*h.object);
+        let own = workload.and_then(|w| w.metadata.mesh());
+        if let Some(joined) = own.or_else(|| pod.and_then(|p| p.metadata.mesh())) {
+            let kind = if own.is_some() { "Workload" } else { "Pod" };
+            return joined.then(|| format!("{kind} {}/{}", name.0, name.1).into());
+        }
+        let namespace = self.namespaces.get(&namespace_key(&name.0))?;
+        let joined = namespace.object.metadata.mesh() == Some(true);
+        joined.then(|| format!("Namespace {}", name.0).into())
+    }
+
+    /// True if anything changed.
+    fn install(&mut self, file: Str, parsed: Parsed) -> bool {
+        let mut keys = BTreeSet::new();
+        let mut problems = parsed.warnings;
+        let mut changed = false;
+        for (line, mut object) in parsed.objects {
+            self.shared.object(&mut object);
+            let key = key_of(&object);
+            if keys.contains(&key) {
+                let kind = key.0.name();
+                let message = format!("{kind} {} is in this file before", shown(&key.1));
+                problems.push(Problem {
+                    severity: Severity::Warning,
+                    code: code::DUPLICATE_OBJECT,
+                    file: file.clone(),
+                    line,
+                    field: String::new(),
+                    message,
+                });
+                continue;
+            }
+            changed |= self.put(&file, line, key.1.clone(), object);
+            keys.insert(key);
+        }
+        let keys: Box<[ObjectKey]> = keys.into_iter().collect();
+        let old = self.files.insert(file.clone(), File { keys, problems });
+        for key in old.into_iter().flat_map(|f| f.keys) {
+            if self.files[&file].keys.binary_search(&key).is_err() {
+                self.take(&file, &key);
+                changed = true;
+            }
+        }
+        self.shared.sweep();
+        changed
+    }
+
+    fn put(&mut self, file: &Str, line: u32, name: Name, object: Object) -> bool {
+        fn held<T>(file: &Str, line: u32, object: Arc<T>) -> Held<T> {
+            Held { file: file.clone(), line, object }
+        }
+        let world = match object {
+            Object::Namespace(o) => self.namespaces.put(name, held(file, line, o)).is_some(),
+            Object::Pod(o) => self.pods.put(name, held(file, line, o)).is_some(),
+            Object::Workload(o) => self.workloads.put(name, held(file, line, o)).is_some(),
+            Object::AuthorizationPolicy(o) => {
+                self.policies.put(name, held(file, line, o)).is_some()
+            }
+            Object::Service(o) => {
+                let changed = self.services.put(name.clone(), held(file, line, o));
+                return self.service_changed(&name, changed);
+            }
+            Object::EndpointSlice(o) => {
+                let changed = self.slices.put(name.clone(), held(file, line, o));
+                return self.slice_changed(&name, changed);
+            }
+        };
+        self.dirty.world |= world;
+        world
+    }
+
+    fn take(&mut self, file: &str, (kind, name): &ObjectKey) {
+        self.dirty.world |= match kind {
+            Kind::Namespace => self.namespaces.remove(name, file).is_some(),
+            Kind::Pod => self.pods.remove(name, file).is_some(),
+            Kind::Workload => self.workloads.remove(name, file).is_some(),
+            Kind::AuthorizationPolicy => self.policies.remove(name, file).is_some(),
+            Kind::Service => {
+                let changed = self.services.remove(name, file);
+                self.service_changed(name, changed);
+                false
+            }
+            Kind::EndpointSlice => {
+                let changed = self.slices.remove(name, file);
+                self.slice_changed(name, changed);
+                false
+            }
+        };
+    }
+
+    fn service_changed(&mut self, name: &Name, changed: Option<store::Changed<Service>>) -> bool {
+        let Some(changed) = changed else { return false };
+        // Policies look for services by name: which there are is part of the world.
+        self.dirty.world |= changed.before.is_none() || changed.after.is_none();
+        self.dirty.services.insert(name.clone());
+        true
+    }
+
+    fn slice_changed(
+        &mut self,
+        name: &Name,
+        changed: Option<store::Changed<EndpointSlice>>,
+    ) -> bool {
+        let Some(changed) = changed else { return false };
+        if let Some(service) = changed.before.as_deref().and_then(service_of) {
+            if let Some(slices) = self.slices_of.get_mut(&service) {
+                slices.remove(&name.1);
+            }
+            self.dirty.services.insert(service);
+        }
+        if let Some(service) = changed.after.as_deref().and_then(service_of) {
+            self.slices_of.entry(service.clone()).or_default().insert(name.1.clone());
+            self.dirty.services.insert(service);
+        }
+        true
+    }
 }
+
+/// The service that a slice belongs to.
+fn service_of(slice: &EndpointSlice) -> Option<Name> {
+    let service = slice.metadata.labels.get(SERVICE_LABEL)?;
+    Some((slice.metadata.namespace.clone(), service.into()))
+}
+
+fn key_of(object: &Object) -> ObjectKey {
+    let meta = object.metadata();
+    let name = match object.kind() {
+        Kind::Namespace => namespace_key(&meta.name),
+        _ => (meta.namespace.clone(), meta.name.clone()),
+    };
+    (object.kind(), name)
+}
+
+/// Namespaces are in no namespace.
+fn namespace_key(name: &Str) -> Name {
+    ("".into(), name.clone())
+}
+
+/// As a user reads it.
+fn shown((namespace, name): &Name) -> String {
+    if namespace.is_empty() { name.to_string() } else { format!("{namespace}/{name}") }
+}
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,7 @@ pub struct Plan {
 pub struct World {
     pub default_policy: DefaultPolicy,
     pub host_netns: u64,
-    /// Sorted by name; services refer to them by position.
+    /// Sorted by namespace and name; services refer to them by position.
     pub workloads: Vec<Workload>,
     /// Owners of addresses.
     pub(crate) addresses: BTreeMap<Ip, Owner>,
@@ -39,6 +39,8 @@ pub struct World {
     pub(crate) cgroups: BTreeMap<u64, u32>,
     /// Distinct sets of policies that select something; the first is empty.
     pub(crate) policy_sets: Vec<PolicySet>,
+    /// Of services that policies name.
+    pub(crate) service_sets: BTreeMap<(Str, Str), u32>,
     /// Every CIDR that a policy names, sorted.
     pub(crate) blocks: Vec<Cidr>,
 }
@@ -62,6 +64,7 @@ pub struct Workload {
     pub netns: u64,
     /// Position in [`World::policy_sets`].
     pub(crate) policies: u32,
+    pub(crate) weight: Option<u32>,
 }
 
 impl Workload {
@@ -235,9 +238,20 @@ impl Plan {
     }
 }
 
+/// The identity of a service account.
+pub fn spiffe(namespace: &str, service_account: &str) -> Str {
+    format!("spiffe://cluster.local/ns/{namespace}/sa/{service_account}").into()
+}
+
 impl World {
     pub(crate) fn position(&self, full_name: &str) -> Option<u32> {
-        let found = self.workloads.binary_search_by(|w| (*w.full_name).cmp(full_name));
+        let (namespace, name) = full_name.split_once('/')?;
+        self.position_of(namespace, name)
+    }
+
+    pub(crate) fn position_of(&self, namespace: &str, name: &str) -> Option<u32> {
+        let key = (namespace, name);
+        let found = self.workloads.binary_search_by(|w| (&*w.namespace, &*w.name).cmp(&key));
         found.ok().map(|i| i as u32)
     }
 }

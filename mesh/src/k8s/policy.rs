@@ -32,6 +32,11 @@ pub struct AuthorizationPolicy {
     pub spec: PolicySpec,
     #[serde(default, rename = "status", deserialize_with = "field::ignored")]
     _status: (),
+    // Read before; they are here again if they are written after the rest.
+    #[serde(default, rename = "apiVersion", deserialize_with = "field::ignored")]
+    _api_version: (),
+    #[serde(default, rename = "kind", deserialize_with = "field::ignored")]
+    _kind: (),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -291,6 +296,11 @@ pub struct Workload {
     pub spec: WorkloadSpec,
     #[serde(default, rename = "status", deserialize_with = "field::ignored")]
     _status: (),
+    // Read before; they are here again if they are written after the rest.
+    #[serde(default, rename = "apiVersion", deserialize_with = "field::ignored")]
+    _api_version: (),
+    #[serde(default, rename = "kind", deserialize_with = "field::ignored")]
+    _kind: (),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
