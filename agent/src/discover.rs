@@ -96,9 +96,14 @@ pub struct Host {
 impl Host {
     pub fn current() -> Result<Self, crate::kernel::KernelError> {
         let netns = Netns::current()?;
-        let meta = fs::metadata("/proc/self/ns/net")
-            .map_err(crate::kernel::KernelError::io(code::NETNS_UNREACHABLE, "/proc/self/ns/net"))?;
-        Ok(Self { cookie: netns.cookie, file: (meta.dev(), meta.ino()) })
+        let meta = fs::metadata("/proc/self/ns/net").map_err(crate::kernel::KernelError::io(
+            code::NETNS_UNREACHABLE,
+            "/proc/self/ns/net",
+        ))?;
+        Ok(Self {
+            cookie: netns.cookie,
+            file: (meta.dev(), meta.ino()),
+        })
     }
 }
 
@@ -131,11 +136,21 @@ impl Discovery {
         let mut changed = false;
         for name in gone {
             self.unwatch(&name);
-            changed |= self.entries.remove(&name).is_some_and(|e| e.found.is_some());
+            changed |= self
+                .entries
+                .remove(&name)
+                .is_some_and(|e| e.found.is_some());
         }
         for (name, spec) in wanted {
             if !self.entries.contains_key(&name) {
-                self.entries.insert(name.clone(), Entry { spec, found: None, anchor: None });
+                self.entries.insert(
+                    name.clone(),
+                    Entry {
+                        spec,
+                        found: None,
+                        anchor: None,
+                    },
+                );
                 changed |= self.look(&name, true);
             }
         }
@@ -157,8 +172,15 @@ impl Discovery {
         let after = self.cursor.take();
         let names: Vec<Str> = match &after {
             Some(last) => {
-                let rest = (std::ops::Bound::Excluded(last.clone()), std::ops::Bound::Unbounded);
-                self.entries.range(rest).map(|(n, _)| n.clone()).take(SWEEP).collect()
+                let rest = (
+                    std::ops::Bound::Excluded(last.clone()),
+                    std::ops::Bound::Unbounded,
+                );
+                self.entries
+                    .range(rest)
+                    .map(|(n, _)| n.clone())
+                    .take(SWEEP)
+                    .collect()
             }
             None => self.entries.keys().take(SWEEP).cloned().collect(),
         };
@@ -174,7 +196,11 @@ impl Discovery {
 
     /// A workload listens in a namespace that was not known to be its own. True if that is news.
     pub fn lives_in(&mut self, workload: &str, netns: &Netns) -> bool {
-        let Some(found) = self.entries.get_mut(workload).and_then(|e| e.found.as_mut()) else {
+        let Some(found) = self
+            .entries
+            .get_mut(workload)
+            .and_then(|e| e.found.as_mut())
+        else {
             return false;
         };
         if found.cgroup.is_none() || found.place.netns == Some(netns.cookie) {
@@ -200,12 +226,18 @@ impl Discovery {
 
     /// Workloads that are known by their namespace.
     pub fn by_netns(&self) -> impl Iterator<Item = &Str> {
-        self.entries.iter().filter(|(_, e)| matches!(e.spec, Spec::Netns(_))).map(|(name, _)| name)
+        self.entries
+            .iter()
+            .filter(|(_, e)| matches!(e.spec, Spec::Netns(_)))
+            .map(|(name, _)| name)
     }
 
     /// Namespaces other than the node's own in which workloads live.
     pub fn namespaces(&self) -> BTreeMap<u64, Netns> {
-        let found = self.entries.values().filter_map(|e| e.found.as_ref()?.netns.clone());
+        let found = self
+            .entries
+            .values()
+            .filter_map(|e| e.found.as_ref()?.netns.clone());
         found.map(|n| (n.cookie, n)).collect()
     }
 
@@ -245,10 +277,14 @@ impl Discovery {
     }
 
     fn look(&mut self, name: &Str, search: bool) -> bool {
-        let Some(entry) = self.entries.get(name) else { return false };
+        let Some(entry) = self.entries.get(name) else {
+            return false;
+        };
         let (target, found) = self.resolve(&entry.spec, entry.found.as_ref(), search);
         self.watch(name, &target);
-        let Some(entry) = self.entries.get_mut(name) else { return false };
+        let Some(entry) = self.entries.get_mut(name) else {
+            return false;
+        };
         let place = |f: &Option<Found>| f.as_ref().map(|f| f.place.clone());
         let changed = place(&entry.found) != place(&found);
         if entry.found.is_some() != found.is_some() {
@@ -289,7 +325,10 @@ impl Discovery {
     fn cgroup(&self, path: &Path, old: Option<&Found>) -> Option<Found> {
         let meta = fs::metadata(path).ok().filter(fs::Metadata::is_dir)?;
         let level = path.strip_prefix(&self.root).ok()?.components().count() as u32;
-        let id = underpass_mesh::Cgroup { id: meta.ino(), level: self.root_level + level };
+        let id = underpass_mesh::Cgroup {
+            id: meta.ino(),
+            level: self.root_level + level,
+        };
         // A cgroup's namespace does not change by itself, so it is looked up only until it is known.
         if let Some(old) = old
             && old.place.cgroups == [id]
@@ -297,7 +336,10 @@ impl Discovery {
         {
             return Some(old.clone());
         }
-        let mut place = Place { cgroups: vec![id], netns: None };
+        let mut place = Place {
+            cgroups: vec![id],
+            netns: None,
+        };
         let mut netns = None;
         match cgroups::namespace(path, self.host) {
             cgroups::Namespace::Host => place.netns = Some(self.host.cookie),
@@ -307,7 +349,12 @@ impl Discovery {
             }
             cgroups::Namespace::Unknown => {}
         }
-        Some(Found { place, cgroup: Some(path.to_owned()), netns, file: None })
+        Some(Found {
+            place,
+            cgroup: Some(path.to_owned()),
+            netns,
+            file: None,
+        })
     }
 
     fn netns(&self, path: &Path, old: Option<&Found>) -> Option<Found> {
@@ -320,9 +367,17 @@ impl Discovery {
         }
         // `ip netns add` makes the file before it mounts the namespace there.
         let netns = Netns::open(path).ok()?;
-        let place = Place { cgroups: Vec::new(), netns: Some(netns.cookie) };
+        let place = Place {
+            cgroups: Vec::new(),
+            netns: Some(netns.cookie),
+        };
         let own = (netns.cookie != self.host.cookie).then_some(netns);
-        Some(Found { place, cgroup: None, netns: own, file })
+        Some(Found {
+            place,
+            cgroup: None,
+            netns: own,
+            file,
+        })
     }
 
     /// Watches the nearest existing directory above `target`.
@@ -335,7 +390,9 @@ impl Discovery {
             child = d;
             dir = d.parent();
         }
-        let (Some(dir), Some(child)) = (dir, child.file_name()) else { return };
+        let (Some(dir), Some(child)) = (dir, child.file_name()) else {
+            return;
+        };
         let wanted = WatchFlags::CREATE
             | WatchFlags::DELETE
             | WatchFlags::MOVED_FROM
@@ -344,12 +401,19 @@ impl Discovery {
         if self.watches.len() >= MAX_WATCHES {
             return;
         }
-        let Ok(wd) = inotify::add_watch(&self.inotify, dir, wanted) else { return };
+        let Ok(wd) = inotify::add_watch(&self.inotify, dir, wanted) else {
+            return;
+        };
         let anchor = (wd, child.to_owned());
         let old = self.entries.get(name).and_then(|e| e.anchor.as_ref());
         if old != Some(&anchor) {
             self.unwatch(name);
-            let names = self.watches.entry(wd).or_default().entry(anchor.1.clone()).or_default();
+            let names = self
+                .watches
+                .entry(wd)
+                .or_default()
+                .entry(anchor.1.clone())
+                .or_default();
             names.insert(name.clone());
             if let Some(entry) = self.entries.get_mut(name) {
                 entry.anchor = Some(anchor);
@@ -360,7 +424,9 @@ impl Discovery {
     fn unwatch(&mut self, name: &Str) {
         let anchor = self.entries.get_mut(name).and_then(|e| e.anchor.take());
         let Some((wd, child)) = anchor else { return };
-        let Some(children) = self.watches.get_mut(&wd) else { return };
+        let Some(children) = self.watches.get_mut(&wd) else {
+            return;
+        };
         if let Some(names) = children.get_mut(&child) {
             names.remove(name);
             if names.is_empty() {
@@ -386,7 +452,13 @@ impl Discovery {
                 names.extend(self.entries.keys().cloned());
             } else if event.events().contains(ReadFlags::IGNORED) {
                 // The directory is gone: look for the next one above.
-                names.extend(children.into_iter().flat_map(HashMap::values).flatten().cloned());
+                names.extend(
+                    children
+                        .into_iter()
+                        .flat_map(HashMap::values)
+                        .flatten()
+                        .cloned(),
+                );
                 lost.push(event.wd());
             } else if let Some(child) = event.file_name().and_then(|n| n.to_str().ok()) {
                 let concerned = children.and_then(|c| c.get(std::ffi::OsStr::new(child)));

@@ -2,12 +2,16 @@
 //! keeps telemetry and serves the node API.
 #![deny(unsafe_code)]
 
+pub mod api_server;
+pub mod control;
 pub mod discover;
+pub mod explain;
 pub mod kernel;
 pub mod log;
 pub mod metrics;
 pub mod options;
 pub mod problem;
 pub mod sys;
+pub mod status;
 pub mod telemetry;
 pub mod watch;

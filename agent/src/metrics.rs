@@ -55,7 +55,12 @@ impl Default for Exporter {
         let current = Arc::new(Mutex::new(Scrape::default()));
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Families(current.clone())));
-        Self { registry, current, shown: Sums::new(), dropped: 0 }
+        Self {
+            registry,
+            current,
+            shown: Sums::new(),
+            dropped: 0,
+        }
     }
 }
 
@@ -113,15 +118,35 @@ impl Collector for Families {
             single(&mut encoder, &name, help, &ConstCounter::new(*value))?;
         }
         let used = |m: &MapUse| m.used;
-        per_map(&mut encoder, &scrape.maps, "underpass_map_entries", "Elements in use.", used)?;
+        per_map(
+            &mut encoder,
+            &scrape.maps,
+            "underpass_map_entries",
+            "Elements in use.",
+            used,
+        )?;
         let capacity = |m: &MapUse| m.capacity;
-        per_map(&mut encoder, &scrape.maps, "underpass_map_capacity", "Elements at most.", capacity)?;
+        per_map(
+            &mut encoder,
+            &scrape.maps,
+            "underpass_map_capacity",
+            "Elements at most.",
+            capacity,
+        )?;
         let help = "Seconds since the plan in force was applied.";
         let age = ConstGauge::new(scrape.plan_age.as_secs_f64());
         single(&mut encoder, "underpass_plan_age_seconds", help, &age)?;
         let version = ConstGauge::new(scrape.plan_version);
-        single(&mut encoder, "underpass_plan_version", "Count of applied plans.", &version)?;
-        let labels = [("version", env!("CARGO_PKG_VERSION")), ("node", &*scrape.node)];
+        single(
+            &mut encoder,
+            "underpass_plan_version",
+            "Count of applied plans.",
+            &version,
+        )?;
+        let labels = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("node", &*scrape.node),
+        ];
         let build = ConstGauge::new(1_u64);
         let help = "Constant 1, labelled by version and node.";
         let mut family =
@@ -158,22 +183,60 @@ fn per_map(
 type Column = (&'static str, &'static str, fn(&Sum) -> u64);
 
 const TCP_COUNTERS: [Column; 7] = [
-    ("tcp_open", "Connections that were established.", |s| s.opened),
+    ("tcp_open", "Connections that were established.", |s| {
+        s.opened
+    }),
     ("tcp_close", "Connections that ended.", |s| s.closed),
-    ("tcp_refused", "Connects that were denied, refused or never established.", |s| s.refused),
-    ("tcp_read_bytes", "Payload that the application read.", |s| s.received),
-    ("tcp_write_bytes", "Payload that the application sent.", |s| s.sent),
-    ("tcp_retransmits", "Segments that were sent again.", |s| s.retransmits),
-    ("tcp_segments_out", "Segments that were sent.", |s| s.segments_out),
+    (
+        "tcp_refused",
+        "Connects that were denied, refused or never established.",
+        |s| s.refused,
+    ),
+    (
+        "tcp_read_bytes",
+        "Payload that the application read.",
+        |s| s.received,
+    ),
+    (
+        "tcp_write_bytes",
+        "Payload that the application sent.",
+        |s| s.sent,
+    ),
+    ("tcp_retransmits", "Segments that were sent again.", |s| {
+        s.retransmits
+    }),
+    ("tcp_segments_out", "Segments that were sent.", |s| {
+        s.segments_out
+    }),
 ];
-const TCP_OPEN: Column = ("tcp_open_connections", "Connections that are open.", Sum::open);
+const TCP_OPEN: Column = (
+    "tcp_open_connections",
+    "Connections that are open.",
+    Sum::open,
+);
 
 const UDP_COUNTERS: [Column; 3] = [
-    ("udp_open", "UDP sockets that were connected to a workload or service.", |s| s.opened),
-    ("udp_refused", "UDP connects and datagrams that were denied or refused.", |s| s.refused),
-    ("udp_datagrams", "Datagrams of unconnected sockets by a service address.", |s| s.datagrams),
+    (
+        "udp_open",
+        "UDP sockets that were connected to a workload or service.",
+        |s| s.opened,
+    ),
+    (
+        "udp_refused",
+        "UDP connects and datagrams that were denied or refused.",
+        |s| s.refused,
+    ),
+    (
+        "udp_datagrams",
+        "Datagrams of unconnected sockets by a service address.",
+        |s| s.datagrams,
+    ),
 ];
-const UDP_OPEN: Column = ("udp_open_sockets", "Connected UDP sockets that are open.", Sum::open);
+const UDP_OPEN: Column = (
+    "udp_open_sockets",
+    "Connected UDP sockets that are open.",
+    Sum::open,
+);
 
 fn connections(encoder: &mut DescriptorEncoder<'_>, sums: &Sums) -> fmt::Result {
     let tcp: Vec<(Labels<'_>, &Sum)> = labelled(sums, TCP).collect();
@@ -191,17 +254,19 @@ fn connections(encoder: &mut DescriptorEncoder<'_>, sums: &Sums) -> fmt::Result 
 type Labels<'a> = [(&'static str, &'a str); 6];
 
 fn labelled(sums: &BTreeMap<Series, Sum>, proto: u8) -> impl Iterator<Item = (Labels<'_>, &Sum)> {
-    sums.iter().filter(move |(series, _)| series.proto == proto).map(|(s, sum)| {
-        let labels = [
-            ("source", &*s.source),
-            ("destination", &*s.destination),
-            ("service", &*s.service),
-            ("direction", s.direction),
-            ("layer", s.layer),
-            ("verdict", s.verdict),
-        ];
-        (labels, sum)
-    })
+    sums.iter()
+        .filter(move |(series, _)| series.proto == proto)
+        .map(|(s, sum)| {
+            let labels = [
+                ("source", &*s.source),
+                ("destination", &*s.destination),
+                ("service", &*s.service),
+                ("direction", s.direction),
+                ("layer", s.layer),
+                ("verdict", s.verdict),
+            ];
+            (labels, sum)
+        })
 }
 
 fn counter(
@@ -247,11 +312,21 @@ mod tests {
     }
 
     fn scrape(sent: u64) -> Scrape {
-        let sum = Sum { opened: 3, closed: 1, sent, ..Sum::default() };
+        let sum = Sum {
+            opened: 3,
+            closed: 1,
+            sent,
+            ..Sum::default()
+        };
         Scrape {
             sums: Sums::from([(series("shop/web"), sum)]),
             counters: vec![("events_lost", 4)],
-            maps: vec![MapUse { name: "SOCKS", used: 1, capacity: 2, bytes: 3 }],
+            maps: vec![MapUse {
+                name: "SOCKS",
+                used: 1,
+                capacity: 2,
+                bytes: 3,
+            }],
             node: "n\"1".into(),
             ..Scrape::default()
         }
@@ -280,7 +355,10 @@ mod tests {
     fn a_counter_never_falls_and_never_vanishes() {
         let mut exporter = Exporter::default();
         exporter.render(scrape(50)).unwrap();
-        for text in [exporter.render(scrape(40)).unwrap(), exporter.render(Scrape::default()).unwrap()] {
+        for text in [
+            exporter.render(scrape(40)).unwrap(),
+            exporter.render(Scrape::default()).unwrap(),
+        ] {
             assert!(text.contains("verdict=\"allowed\"} 50\n"), "{text}");
         }
     }
@@ -288,8 +366,15 @@ mod tests {
     #[test]
     fn series_are_bounded() {
         let mut exporter = Exporter::default();
-        let sums = (0..MAX_SERIES + 3).map(|n| (series(&n.to_string()), Sum::default())).collect();
-        let text = exporter.render(Scrape { sums, ..Scrape::default() }).unwrap();
+        let sums = (0..MAX_SERIES + 3)
+            .map(|n| (series(&n.to_string()), Sum::default()))
+            .collect();
+        let text = exporter
+            .render(Scrape {
+                sums,
+                ..Scrape::default()
+            })
+            .unwrap();
         assert!(text.contains("underpass_metrics_series_dropped_total 3\n"));
         assert_eq!(exporter.shown.len(), MAX_SERIES);
     }

@@ -11,7 +11,9 @@ pub fn addresses() -> Vec<IpAddr> {
     let v4 = fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
     let v6 = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     let all = local_v4(&v4).into_iter().map(IpAddr::V4);
-    let all: BTreeSet<IpAddr> = all.chain(local_v6(&v6).into_iter().map(IpAddr::V6)).collect();
+    let all: BTreeSet<IpAddr> = all
+        .chain(local_v6(&v6).into_iter().map(IpAddr::V6))
+        .collect();
     all.into_iter().filter(|ip| !ip.is_loopback()).collect()
 }
 
@@ -34,7 +36,11 @@ fn local_v4(trie: &str) -> Vec<Ipv4Addr> {
 /// `fe800000000000000000000000000001 02 40 20 80 eth0`
 fn local_v6(table: &str) -> Vec<Ipv6Addr> {
     let address = |line: &str| u128::from_str_radix(line.split_whitespace().next()?, 16).ok();
-    table.lines().filter_map(address).map(Ipv6Addr::from).collect()
+    table
+        .lines()
+        .filter_map(address)
+        .map(Ipv6Addr::from)
+        .collect()
 }
 
 #[cfg(test)]
@@ -48,7 +54,10 @@ mod tests {
         assert_eq!(local_v4(trie), [Ipv4Addr::new(10, 0, 0, 7)]);
         let table = "00000000000000000000000000000001 01 80 10 80       lo\n\
                      fd000000000000000000000000000002 02 40 00 80     eth0\n";
-        assert_eq!(local_v6(table), [Ipv6Addr::LOCALHOST, "fd00::2".parse().unwrap()]);
+        assert_eq!(
+            local_v6(table),
+            [Ipv6Addr::LOCALHOST, "fd00::2".parse().unwrap()]
+        );
     }
 
     #[test]

@@ -15,7 +15,10 @@ impl Root {
         fs::metadata(self.0.join(path)).unwrap().ino()
     }
     fn discovery(&self) -> Discovery {
-        let host = Host { cookie: 1, file: (0, 0) };
+        let host = Host {
+            cookie: 1,
+            file: (0, 0),
+        };
         Discovery::new(&self.0, 0, host).unwrap()
     }
 }
@@ -32,7 +35,11 @@ fn cgroup(path: &str) -> BTreeMap<Str, Spec> {
 
 fn ids(discovery: &Discovery) -> Vec<(u64, u32)> {
     let places = discovery.places();
-    places.values().flat_map(|p| &p.cgroups).map(|c| (c.id, c.level)).collect()
+    places
+        .values()
+        .flat_map(|p| &p.cgroups)
+        .map(|c| (c.id, c.level))
+        .collect()
 }
 
 #[test]
@@ -94,8 +101,14 @@ fn a_unit_is_found_in_its_slice_or_by_its_name() {
     ]));
     assert_eq!(ids(&discovery), [(nested, 3), (usual, 2)]);
     assert_eq!(discovery.problems()[0].code, code::UNIT_MISSING);
-    assert_eq!(discovery.found_by("a/web"), Some(Some("unit web.service".into())));
-    assert_eq!((discovery.found_by("a/x"), discovery.found_by("a/y")), (Some(None), None));
+    assert_eq!(
+        discovery.found_by("a/web"),
+        Some(Some("unit web.service".into()))
+    );
+    assert_eq!(
+        (discovery.found_by("a/x"), discovery.found_by("a/y")),
+        (Some(None), None)
+    );
 }
 
 #[test]
@@ -110,7 +123,10 @@ fn what_is_below_a_workload_belongs_to_the_deepest_one() {
     ]));
     let owners = discovery.cgroup_owners();
     let owner = |id| owners.get(&id).map(|n| &**n);
-    assert_eq!([owner(outer), owner(inner), owner(deep)], [Some("a/outer"), Some("a/inner"), Some("a/inner")]);
+    assert_eq!(
+        [owner(outer), owner(inner), owner(deep)],
+        [Some("a/outer"), Some("a/inner"), Some("a/inner")]
+    );
 }
 
 #[test]

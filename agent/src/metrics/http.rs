@@ -48,7 +48,11 @@ impl Status {
 
 impl Answer {
     pub fn text(status: Status, body: impl Into<String>) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+        Self {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            body: body.into(),
+        }
     }
 }
 
@@ -61,7 +65,9 @@ where
     let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
     let answer = Arc::new(answer);
     loop {
-        let Ok(permit) = clients.clone().acquire_owned().await else { return };
+        let Ok(permit) = clients.clone().acquire_owned().await else {
+            return;
+        };
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors: come back when some are free.
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -151,9 +157,14 @@ mod tests {
 
     #[tokio::test]
     async fn refuses_everything_else() {
-        let status = async |request: &[u8]| ask(request).await.split(' ').nth(1).unwrap().to_owned();
+        let status =
+            async |request: &[u8]| ask(request).await.split(' ').nth(1).unwrap().to_owned();
         assert_eq!(status(b"POST / HTTP/1.1\r\n\r\n").await, "405");
-        for bad in [&b"GET /\r\n\r\n"[..], b"GET / HTTP/2.0\r\n\r\n", b"\xff\xfe / HTTP/1.1\r\n\r\n"] {
+        for bad in [
+            &b"GET /\r\n\r\n"[..],
+            b"GET / HTTP/2.0\r\n\r\n",
+            b"\xff\xfe / HTTP/1.1\r\n\r\n",
+        ] {
             assert_eq!(status(bad).await, "400");
         }
         let long = [&b"GET / HTTP/1.1\r\n"[..], &vec![b'a'; MAX_HEAD - 16]].concat();

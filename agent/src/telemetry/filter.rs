@@ -8,7 +8,14 @@ use underpass_api::v1alpha1 as api;
 use crate::problem::Problem;
 
 pub const VERDICTS: [&str; 4] = ["allowed", "denied", "audited", "refused"];
-pub const STATES: [&str; 6] = ["opening", "established", "closing", "closed", "failed", "refused"];
+pub const STATES: [&str; 6] = [
+    "opening",
+    "established",
+    "closing",
+    "closed",
+    "failed",
+    "refused",
+];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -26,14 +33,24 @@ enum End {
     /// `host` or `outside`.
     Kind(String),
     Namespace(String),
-    Object { namespace: Option<String>, name: String },
+    Object {
+        namespace: Option<String>,
+        name: String,
+    },
 }
 
 impl Filter {
     pub fn parse(filter: &api::ConnectionFilter) -> Result<Self, Problem> {
         let service = end(&filter.service)?;
-        if matches!(service, Some(End::Address(_) | End::Namespace(_) | End::Kind(_))) {
-            return Err(bad("service", &filter.service, "\"namespace/name\" or \"name\""));
+        if matches!(
+            service,
+            Some(End::Address(_) | End::Namespace(_) | End::Kind(_))
+        ) {
+            return Err(bad(
+                "service",
+                &filter.service,
+                "\"namespace/name\" or \"name\"",
+            ));
         }
         Ok(Self {
             from: end(&filter.from)?,
@@ -49,8 +66,14 @@ impl Filter {
         is(&self.verdict, &row.verdict)
             && is(&self.state, &row.state)
             && self.from.as_ref().is_none_or(|e| e.is(row.source.as_ref()))
-            && self.to.as_ref().is_none_or(|e| e.is(row.destination.as_ref()))
-            && self.service.as_ref().is_none_or(|e| e.names_service(&row.service))
+            && self
+                .to
+                .as_ref()
+                .is_none_or(|e| e.is(row.destination.as_ref()))
+            && self
+                .service
+                .as_ref()
+                .is_none_or(|e| e.names_service(&row.service))
     }
 }
 
@@ -58,9 +81,10 @@ impl End {
     fn is(&self, peer: Option<&api::Peer>) -> bool {
         let Some(peer) = peer else { return false };
         match self {
-            Self::Address(ip) => {
-                peer.address.parse::<SocketAddr>().is_ok_and(|a| a.ip().to_canonical() == *ip)
-            }
+            Self::Address(ip) => peer
+                .address
+                .parse::<SocketAddr>()
+                .is_ok_and(|a| a.ip().to_canonical() == *ip),
             _ => self.names(&peer.workload),
         }
     }
@@ -77,7 +101,11 @@ impl End {
     }
 
     fn names_service(&self, service: &str) -> bool {
-        self.names(service.rsplit_once(':').map_or(service, |(object, _port)| object))
+        self.names(
+            service
+                .rsplit_once(':')
+                .map_or(service, |(object, _port)| object),
+        )
     }
 }
 
@@ -105,10 +133,19 @@ fn end(text: &str) -> Result<Option<End>, Problem> {
     };
     fn named(text: &str) -> Result<String, Problem> {
         let ok = !text.is_empty()
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-        if ok { Ok(text.to_owned()) } else { Err(bad("filter", text, FORMS)) }
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+        if ok {
+            Ok(text.to_owned())
+        } else {
+            Err(bad("filter", text, FORMS))
+        }
     }
-    Ok(Some(End::Object { namespace, name: named(name)? }))
+    Ok(Some(End::Object {
+        namespace,
+        name: named(name)?,
+    }))
 }
 
 fn word(field: &str, text: &str, known: &[&str]) -> Result<Option<String>, Problem> {
@@ -122,7 +159,11 @@ fn word(field: &str, text: &str, known: &[&str]) -> Result<Option<String>, Probl
 }
 
 fn bad(field: &str, text: &str, expected: &str) -> Problem {
-    Problem::error(code::BAD_FILTER, format!("{field} \"{text}\", expected {expected}"), field)
+    Problem::error(
+        code::BAD_FILTER,
+        format!("{field} \"{text}\", expected {expected}"),
+        field,
+    )
 }
 
 #[cfg(test)]
@@ -131,7 +172,11 @@ mod tests {
 
     fn row() -> api::Connection {
         let peer = |workload: &str, address: &str| {
-            Some(api::Peer { workload: workload.into(), address: address.into(), ..api::Peer::default() })
+            Some(api::Peer {
+                workload: workload.into(),
+                address: address.into(),
+                ..api::Peer::default()
+            })
         };
         api::Connection {
             source: peer("shop/web", "10.0.0.1:4000"),
@@ -155,7 +200,14 @@ mod tests {
 
     #[test]
     fn each_form_selects_what_it_names() {
-        for from in ["", "web", "shop/web", "shop/", "10.0.0.1", "::ffff:10.0.0.1"] {
+        for from in [
+            "",
+            "web",
+            "shop/web",
+            "shop/",
+            "10.0.0.1",
+            "::ffff:10.0.0.1",
+        ] {
             assert!(matches(from, "", ""), "{from}");
         }
         for from in ["we", "other/web", "other/", "10.0.0.2", "host"] {
@@ -169,10 +221,40 @@ mod tests {
     fn what_is_not_understood_is_refused() {
         let bad = |f: api::ConnectionFilter| Filter::parse(&f).unwrap_err().code;
         let empty = api::ConnectionFilter::default;
-        assert_eq!(bad(api::ConnectionFilter { from: "a/b/c".into(), ..empty() }), code::BAD_FILTER);
-        assert_eq!(bad(api::ConnectionFilter { to: "two words".into(), ..empty() }), code::BAD_FILTER);
-        assert_eq!(bad(api::ConnectionFilter { service: "ns/".into(), ..empty() }), code::BAD_FILTER);
-        assert_eq!(bad(api::ConnectionFilter { verdict: "ok".into(), ..empty() }), code::BAD_FILTER);
-        assert_eq!(bad(api::ConnectionFilter { state: "open".into(), ..empty() }), code::BAD_FILTER);
+        assert_eq!(
+            bad(api::ConnectionFilter {
+                from: "a/b/c".into(),
+                ..empty()
+            }),
+            code::BAD_FILTER
+        );
+        assert_eq!(
+            bad(api::ConnectionFilter {
+                to: "two words".into(),
+                ..empty()
+            }),
+            code::BAD_FILTER
+        );
+        assert_eq!(
+            bad(api::ConnectionFilter {
+                service: "ns/".into(),
+                ..empty()
+            }),
+            code::BAD_FILTER
+        );
+        assert_eq!(
+            bad(api::ConnectionFilter {
+                verdict: "ok".into(),
+                ..empty()
+            }),
+            code::BAD_FILTER
+        );
+        assert_eq!(
+            bad(api::ConnectionFilter {
+                state: "open".into(),
+                ..empty()
+            }),
+            code::BAD_FILTER
+        );
     }
 }

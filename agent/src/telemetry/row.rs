@@ -26,7 +26,9 @@ pub struct Labels {
 
 impl Labels {
     pub fn of(s: &SockState, names: &dyn Names, node: &Node, strings: &mut Interner) -> Self {
-        let service = names.name(NameKind::Service, s.service).filter(|_| s.service != 0);
+        let service = names
+            .name(NameKind::Service, s.service)
+            .filter(|_| s.service != 0);
         let service = service.map_or(String::new(), |n| service_name(n).to_owned());
         Self {
             source: strings.get(&source(s, names, node)),
@@ -39,7 +41,10 @@ impl Labels {
 
 /// `ns/name:port` of the register's `ns/name:port/proto`.
 pub fn service_name(registered: &str) -> &str {
-    registered.strip_suffix("/tcp").or_else(|| registered.strip_suffix("/udp")).unwrap_or(registered)
+    registered
+        .strip_suffix("/tcp")
+        .or_else(|| registered.strip_suffix("/udp"))
+        .unwrap_or(registered)
 }
 
 /// `ns/name` and identity of the register's `ns/name SPIFFE`.
@@ -48,7 +53,9 @@ pub fn workload_name(registered: &str) -> (&str, &str) {
 }
 
 fn workload(index: u32, names: &dyn Names) -> String {
-    names.name(NameKind::Workload, index).map_or_else(|| format!("#{index}"), str::to_owned)
+    names
+        .name(NameKind::Workload, index)
+        .map_or_else(|| format!("#{index}"), str::to_owned)
 }
 
 fn source(s: &SockState, names: &dyn Names, node: &Node) -> String {
@@ -89,7 +96,11 @@ fn endpoint(s: &SockState) -> Option<(Ip, u16)> {
 }
 
 fn owner_of(ip: Ip, node: &Node) -> &'static str {
-    if ip.is_loopback() || node.addresses.contains(&ip.into()) { "host" } else { "outside" }
+    if ip.is_loopback() || node.addresses.contains(&ip.into()) {
+        "host"
+    } else {
+        "outside"
+    }
 }
 
 fn policy(s: &SockState, names: &dyn Names) -> String {
@@ -102,7 +113,11 @@ fn policy(s: &SockState, names: &dyn Names) -> String {
         Verdict::Allowed => s.destination != 0,
         Verdict::None | Verdict::Refused => false,
     };
-    if by_default { "default".into() } else { String::new() }
+    if by_default {
+        "default".into()
+    } else {
+        String::new()
+    }
 }
 
 /// Where a row's socket state came from.
@@ -132,10 +147,18 @@ pub fn to_api(
     now_ns: u64,
 ) -> api::Connection {
     let active = s.flags & flag::ACTIVE != 0;
-    let end_ns = if s.closed_ns == 0 { now_ns } else { s.closed_ns };
+    let end_ns = if s.closed_ns == 0 {
+        now_ns
+    } else {
+        s.closed_ns
+    };
     let local = address(s.local, s.local_port);
     let remote = endpoint(s).map_or_else(String::new, |(ip, port)| address(ip, port));
-    let (source_at, destination_at) = if active { (local, remote) } else { (remote, local) };
+    let (source_at, destination_at) = if active {
+        (local, remote)
+    } else {
+        (remote, local)
+    };
     let (source, source_id) = workload_name(&labels.source);
     let (destination, destination_id) = workload_name(&labels.destination);
     let state = state(s, seen);
@@ -229,7 +252,11 @@ fn authn(s: &SockState, active: bool, source: &str, node: &Node) -> &'static str
 }
 
 fn peer(workload: &str, identity: &str, address: String) -> api::Peer {
-    api::Peer { workload: workload.into(), identity: identity.into(), address }
+    api::Peer {
+        workload: workload.into(),
+        identity: identity.into(),
+        address,
+    }
 }
 
 /// Empty for an address that was never known.
@@ -257,15 +284,25 @@ mod tests {
 
     fn names() -> BTreeMap<(NameKind, u32), String> {
         BTreeMap::from([
-            ((NameKind::Workload, 1), "shop/web spiffe://cluster.local/ns/shop/sa/web".to_owned()),
-            ((NameKind::Workload, 2), "shop/ledger spiffe://cluster.local/ns/shop/sa/led".to_owned()),
+            (
+                (NameKind::Workload, 1),
+                "shop/web spiffe://cluster.local/ns/shop/sa/web".to_owned(),
+            ),
+            (
+                (NameKind::Workload, 2),
+                "shop/ledger spiffe://cluster.local/ns/shop/sa/led".to_owned(),
+            ),
             ((NameKind::Service, 3), "shop/ledger:8080/tcp".to_owned()),
             ((NameKind::Policy, 4), "shop/only-web".to_owned()),
         ])
     }
 
     fn node() -> Node {
-        Node { name: "n1".into(), boot_to_unix_ns: 1_000_000_000, ..Node::default() }
+        Node {
+            name: "n1".into(),
+            boot_to_unix_ns: 1_000_000_000,
+            ..Node::default()
+        }
     }
 
     fn ip(last: u8) -> Ip {
@@ -293,7 +330,13 @@ mod tests {
             verdict: 1,
             tcp_state: 1,
             flags: flag::ACTIVE | flag::REWRITTEN | flag::OPENED | flag::SERVICE,
-            tcp: TcpCounts { sent: 10, received: 20, delivered: 9, srtt_us: 33, ..TcpCounts::default() },
+            tcp: TcpCounts {
+                sent: 10,
+                received: 20,
+                delivered: 9,
+                srtt_us: 33,
+                ..TcpCounts::default()
+            },
             ..SockState::default()
         }
     }
@@ -308,14 +351,29 @@ mod tests {
         let row = row(&dialed(), Seen::Open);
         assert_eq!(row.id, "n1/77");
         let source = row.source.unwrap();
-        assert_eq!((source.workload.as_str(), source.address.as_str()), ("shop/web", "10.0.0.1:40000"));
+        assert_eq!(
+            (source.workload.as_str(), source.address.as_str()),
+            ("shop/web", "10.0.0.1:40000")
+        );
         assert_eq!(source.identity, "spiffe://cluster.local/ns/shop/sa/web");
         assert_eq!(row.service, "shop/ledger:8080");
-        assert_eq!((row.original_destination.as_str(), row.endpoint.as_str()), ("10.0.0.9:8080", "10.0.0.2:8081"));
-        assert_eq!((row.state.as_str(), row.authn.as_str()), ("established", "cgroup"));
+        assert_eq!(
+            (row.original_destination.as_str(), row.endpoint.as_str()),
+            ("10.0.0.9:8080", "10.0.0.2:8081")
+        );
+        assert_eq!(
+            (row.state.as_str(), row.authn.as_str()),
+            ("established", "cgroup")
+        );
         assert_eq!(row.policy, "AuthorizationPolicy shop/only-web");
-        assert_eq!((row.opened_at_ms, row.connect_us, row.duration_ms), (3_000, Some(500), 1_000));
-        assert_eq!((row.bytes_sent, row.bytes_received, row.bytes_delivered), (10, 20, 9));
+        assert_eq!(
+            (row.opened_at_ms, row.connect_us, row.duration_ms),
+            (3_000, Some(500), 1_000)
+        );
+        assert_eq!(
+            (row.bytes_sent, row.bytes_received, row.bytes_delivered),
+            (10, 20, 9)
+        );
         assert_eq!((row.srtt_us, row.close_reason.as_str()), (Some(33), ""));
     }
 
@@ -332,7 +390,11 @@ mod tests {
         let row = row(&s, Seen::Open);
         assert_eq!(row.reporter, "destination");
         assert_eq!(row.source.unwrap().workload, "outside");
-        assert_eq!((row.bytes_sent, row.bytes_received), (20, 10), "directions are the source's");
+        assert_eq!(
+            (row.bytes_sent, row.bytes_received),
+            (20, 10),
+            "directions are the source's"
+        );
         assert_eq!((row.authn.as_str(), row.connect_us), ("none", None));
     }
 
@@ -352,9 +414,18 @@ mod tests {
         };
         let row = row(&s, Seen::Refused(3));
         assert_eq!((row.id.as_str(), row.state.as_str()), ("n1/r3", "refused"));
-        assert_eq!((row.endpoint.as_str(), row.original_destination.as_str()), ("", "10.0.0.9:8080"));
-        assert_eq!((row.verdict.as_str(), row.reason.as_str()), ("denied", "POLICY_DENIED"));
-        assert_eq!((row.srtt_us, row.connect_us, row.duration_ms), (None, None, 0));
+        assert_eq!(
+            (row.endpoint.as_str(), row.original_destination.as_str()),
+            ("", "10.0.0.9:8080")
+        );
+        assert_eq!(
+            (row.verdict.as_str(), row.reason.as_str()),
+            ("denied", "POLICY_DENIED")
+        );
+        assert_eq!(
+            (row.srtt_us, row.connect_us, row.duration_ms),
+            (None, None, 0)
+        );
     }
 
     #[test]
@@ -366,7 +437,9 @@ mod tests {
             ..dialed()
         };
         let labels = Labels::of(&s, &names(), &node(), &mut Interner::default());
-        let destroyed = Destroyed { policy: "AuthorizationPolicy shop/new".into() };
+        let destroyed = Destroyed {
+            policy: "AuthorizationPolicy shop/new".into(),
+        };
         let row = to_api(&s, Seen::Ended, &labels, Some(&destroyed), &node(), 0);
         assert_eq!(row.close_reason, "POLICY_CHANGED");
         assert_eq!(row.policy, "AuthorizationPolicy shop/new");

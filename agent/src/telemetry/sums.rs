@@ -93,13 +93,15 @@ pub fn by_name(totals: &[(TotalKey, Total)], open: &[SockState], names: &dyn Nam
         });
     }
     for state in open.iter().filter(|s| is_counted_as_open(s)) {
-        sums.entry(series(&key_of(state), names)).or_default().add(&Sum {
-            sent: state.tcp.sent,
-            received: state.tcp.received,
-            retransmits: state.tcp.retransmits.into(),
-            segments_out: state.tcp.segments_out.into(),
-            ..Sum::default()
-        });
+        sums.entry(series(&key_of(state), names))
+            .or_default()
+            .add(&Sum {
+                sent: state.tcp.sent,
+                received: state.tcp.received,
+                retransmits: state.tcp.retransmits.into(),
+                segments_out: state.tcp.segments_out.into(),
+                ..Sum::default()
+            });
     }
     sums
 }
@@ -137,13 +139,21 @@ fn series(key: &TotalKey, names: &dyn Names) -> Series {
         } else {
             "host".into()
         },
-        destination: if key.destination != 0 { workload(key.destination) } else { String::new() },
+        destination: if key.destination != 0 {
+            workload(key.destination)
+        } else {
+            String::new()
+        },
         service: match names.name(NameKind::Service, key.service) {
             Some(name) if key.service != 0 => service_name(name).to_owned(),
             None if key.service != 0 => format!("#{}", key.service),
             _ => String::new(),
         },
-        direction: if key.direction == 2 { "inbound" } else { "outbound" },
+        direction: if key.direction == 2 {
+            "inbound"
+        } else {
+            "outbound"
+        },
         layer: Layer::from_u8(key.layer).name(),
         verdict: Verdict::from_u8(key.verdict).name(),
     }
@@ -164,7 +174,15 @@ mod tests {
     }
 
     fn key(source: u32) -> TotalKey {
-        TotalKey { source, service: 3, proto: TCP, direction: 1, layer: 1, verdict: 1, ..TotalKey::default() }
+        TotalKey {
+            source,
+            service: 3,
+            proto: TCP,
+            direction: 1,
+            layer: 1,
+            verdict: 1,
+            ..TotalKey::default()
+        }
     }
 
     fn state(flags: u32) -> SockState {
@@ -175,14 +193,25 @@ mod tests {
             layer: 1,
             verdict: 1,
             flags: flag::ACTIVE | flags,
-            tcp: TcpCounts { sent: 5, received: 6, retransmits: 1, ..TcpCounts::default() },
+            tcp: TcpCounts {
+                sent: 5,
+                received: 6,
+                retransmits: 1,
+                ..TcpCounts::default()
+            },
             ..SockState::default()
         }
     }
 
     #[test]
     fn ended_and_open_connections_are_one_sum() {
-        let total = Total { opened: 3, closed: 2, sent: 100, received: 10, ..Total::default() };
+        let total = Total {
+            opened: 3,
+            closed: 2,
+            sent: 100,
+            received: 10,
+            ..Total::default()
+        };
         let open = [
             state(flag::OPENED),
             state(flag::OPENED | flag::RELEASED), // in the totals already
@@ -192,15 +221,26 @@ mod tests {
         let sums = by_name(&[(key(1), total), (key(7), total)], &open, &names());
         assert_eq!(sums.len(), 1);
         let (series, sum) = sums.iter().next().unwrap();
-        assert_eq!((series.source.as_str(), series.service.as_str()), ("shop/web", "shop/ledger:80"));
+        assert_eq!(
+            (series.source.as_str(), series.service.as_str()),
+            ("shop/web", "shop/ledger:80")
+        );
         assert_eq!((sum.sent, sum.received, sum.retransmits), (205, 26, 1));
         assert_eq!((sum.open(), sum.opened), (2, 6));
     }
 
     #[test]
     fn a_shown_counter_never_falls() {
-        let mut now = Sum { sent: 5, opened: 2, ..Sum::default() };
-        now.at_least(&Sum { sent: 9, opened: 1, ..Sum::default() });
+        let mut now = Sum {
+            sent: 5,
+            opened: 2,
+            ..Sum::default()
+        };
+        now.at_least(&Sum {
+            sent: 9,
+            opened: 1,
+            ..Sum::default()
+        });
         assert_eq!((now.sent, now.opened), (9, 2));
     }
 }

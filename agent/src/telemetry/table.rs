@@ -88,7 +88,10 @@ impl Table {
         }
         self.changes += 1;
         let changed = self.changes;
-        let destroyed = self.destroyed.remove(&state.cookie).filter(|_| state.cookie != 0);
+        let destroyed = self
+            .destroyed
+            .remove(&state.cookie)
+            .filter(|_| state.cookie != 0);
         if seen == Seen::Ended
             && let Some(old) = self.find(state.cookie)
             && old.state.opened_ns == state.opened_ns
@@ -98,7 +101,13 @@ impl Table {
             old.changed = changed;
             return;
         }
-        self.push(Row { state, seen, labels, destroyed, changed });
+        self.push(Row {
+            state,
+            seen,
+            labels,
+            destroyed,
+            changed,
+        });
         self.expire(event.at_ns);
     }
 
@@ -130,7 +139,14 @@ impl Table {
                 && still_open.contains(&row.state.cookie);
             if !open {
                 let destroyed = row.destroyed.as_ref();
-                rows.push(row::to_api(&row.state, row.seen, &row.labels, destroyed, node, now_ns));
+                rows.push(row::to_api(
+                    &row.state,
+                    row.seen,
+                    &row.labels,
+                    destroyed,
+                    node,
+                    now_ns,
+                ));
             }
         }
         for state in open {
@@ -138,10 +154,23 @@ impl Table {
                 continue;
             }
             let labels = Labels::of(state, names, node, &mut self.strings);
-            let destroyed = self.destroyed.get(&state.cookie).filter(|_| state.closed_ns != 0);
-            rows.push(row::to_api(state, Seen::Open, &labels, destroyed, node, now_ns));
+            let destroyed = self
+                .destroyed
+                .get(&state.cookie)
+                .filter(|_| state.closed_ns != 0);
+            rows.push(row::to_api(
+                state,
+                Seen::Open,
+                &labels,
+                destroyed,
+                node,
+                now_ns,
+            ));
         }
-        Listing { rows, changes: self.changes }
+        Listing {
+            rows,
+            changes: self.changes,
+        }
     }
 
     /// Round-trip times of a service's ended connections.
@@ -151,7 +180,10 @@ impl Table {
 
     /// Whether the final row of this socket is here already (it ended after the kernel was asked).
     fn is_finished(&self, state: &SockState) -> bool {
-        let row = self.by_cookie.get(&state.cookie).and_then(|n| self.rows.get((n - self.left) as usize));
+        let row = self
+            .by_cookie
+            .get(&state.cookie)
+            .and_then(|n| self.rows.get((n - self.left) as usize));
         row.is_some_and(|row| {
             row.state.opened_ns == state.opened_ns
                 && row.state.flags & (flag::RELEASED | flag::FAILED) != 0
@@ -169,13 +201,16 @@ impl Table {
             self.dropped += 1;
         }
         if row.seen == Seen::Ended {
-            self.by_cookie.insert(row.state.cookie, self.left + self.rows.len() as u64);
+            self.by_cookie
+                .insert(row.state.cookie, self.left + self.rows.len() as u64);
         }
         self.rows.push_back(row);
     }
 
     fn pop(&mut self) {
-        let Some(row) = self.rows.pop_front() else { return };
+        let Some(row) = self.rows.pop_front() else {
+            return;
+        };
         if self.by_cookie.get(&row.state.cookie) == Some(&self.left) {
             self.by_cookie.remove(&row.state.cookie);
         }
@@ -193,7 +228,11 @@ impl Table {
     fn measured(&mut self, labels: &Labels, at_ns: u64, srtt_us: u32) {
         /// Services with a histogram, at most.
         const MAX: usize = 4_096;
-        let service = if labels.service.is_empty() { self.strings.get("-") } else { labels.service.clone() };
+        let service = if labels.service.is_empty() {
+            self.strings.get("-")
+        } else {
+            labels.service.clone()
+        };
         if self.srtt.len() < MAX || self.srtt.contains_key(&service) {
             self.srtt.entry(service).or_default().record(at_ns, srtt_us);
         }
@@ -208,12 +247,20 @@ fn merge(old: &mut SockState, new: &SockState) {
         (sent, received) = (old.tcp.sent, old.tcp.received);
     }
     let flags = old.flags | new.flags;
-    let closed = if old.flags & flag::CLOSED != 0 { *old } else { *new };
+    let closed = if old.flags & flag::CLOSED != 0 {
+        *old
+    } else {
+        *new
+    };
     let reason = match closed.reason {
         0 | code::STILL_CLOSING => new.reason,
         reason => reason,
     };
-    *old = SockState { flags, reason, ..closed };
+    *old = SockState {
+        flags,
+        reason,
+        ..closed
+    };
     old.tcp.sent = sent;
     old.tcp.received = received;
 }

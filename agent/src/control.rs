@@ -1,0 +1,445 @@
+//! The control loop: one thread owns the model, the tables, the kernel and the telemetry. Files and
+//! facts change → compile → lay out → apply. Whatever fails, the last good plan stays in force.
+//!
+//! Everyone else asks the loop by sending it a closure ([`Handle::ask`]).
+
+mod before;
+mod connections;
+mod jobs;
+mod namespaces;
+mod recheck;
+
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    time::{ClockId, clock_gettime},
+};
+use underpass_abi::{
+    plain::from_bytes,
+    reason::code,
+    sock::EventKind,
+    tables::{NameKind, maps, setting},
+};
+use underpass_mesh::{Change, Dump, Facts, Locator, Model, Plan, Tables, model::NetnsRef};
+
+pub use self::{
+    connections::Sample,
+    jobs::{Handle, Unavailable, queue},
+};
+use crate::{
+    discover::{self, Discovery, Host, Spec},
+    kernel::{EventRing, Kernel, KernelError, KernelOptions},
+    log,
+    options::{DefaultPolicy, Options},
+    problem::Problem,
+    telemetry::{self, Names, table::Table},
+    watch::{FileChange, Watch},
+};
+
+/// Events that one turn of the loop takes, at most.
+const EVENTS_PER_TURN: usize = 8_192;
+/// Pause between two looks at a busy ring.
+const RING_PAUSE: Duration = Duration::from_millis(5);
+/// Files that are written together are read together.
+const DEBOUNCE: Duration = Duration::from_micros(500);
+/// How often the loop looks for what nobody told it.
+const TICK: Duration = Duration::from_millis(250);
+/// Every so many ticks: what is expensive to look at.
+const SLOW_TICK: u32 = 8;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ControlError(pub Problem);
+
+impl From<KernelError> for ControlError {
+    fn from(e: KernelError) -> Self {
+        Self(of_kernel(&e))
+    }
+}
+
+/// A kernel error as a problem.
+pub fn of_kernel(e: &KernelError) -> Problem {
+    Problem::error(e.code, e.detail.clone(), "")
+}
+
+pub struct Control {
+    pub(crate) node: telemetry::Node,
+    pub(crate) kernel: Kernel,
+    pub(crate) tables: Tables,
+    pub(crate) model: Model,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) facts: Facts,
+    pub(crate) watch: Watch,
+    pub(crate) discovery: Discovery,
+    pub(crate) table: Table,
+    pub(crate) default_policy: DefaultPolicy,
+    pub(crate) started: Instant,
+    /// The plan in force: its version, when it was applied and how long that took.
+    pub(crate) applied: Option<AppliedPlan>,
+    /// Why the newest plan is not in force, or a part of the node does not work.
+    pub(crate) failures: BTreeMap<&'static str, Problem>,
+    pub(crate) counts: Counts,
+    ring: EventRing,
+    host: Host,
+    namespaces: namespaces::Namespaces,
+    before: before::Before,
+    sample: Option<(Instant, Arc<Sample>)>,
+    /// Of the newest plan in the maps.
+    version: u64,
+    keep_denied: bool,
+    /// Compile again at the next tick: the last attempt failed.
+    retry: bool,
+    ticks: u32,
+    ring_rests_until: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct AppliedPlan {
+    pub version: u64,
+    pub at: Instant,
+    pub took: Duration,
+}
+
+/// The loop's own counters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Connections that a policy change ended.
+    pub destroyed: u64,
+    /// Connections that a policy change denies and that could not be ended.
+    pub not_destroyed: u64,
+    pub plans_failed: u64,
+}
+
+impl Control {
+    /// Opens the node. Rules that an earlier agent left go on working until the first plan is ready.
+    pub fn open(options: &Options) -> Result<Self, ControlError> {
+        let mesh = options.mesh.as_deref().expect("clap requires --mesh");
+        let watch = Watch::open(mesh).map_err(|e| {
+            ControlError(Problem::error(
+                code::UNREADABLE,
+                e.to_string(),
+                mesh.display().to_string(),
+            ))
+        })?;
+        let kernel = Kernel::open(&KernelOptions {
+            pin_dir: options.pin_dir.clone(),
+            cgroup_root: options.cgroup_root.clone(),
+            mount_bpffs: !options.no_mount,
+            ..KernelOptions::default()
+        })?;
+        let dump = kernel.dump()?;
+        let version = version_in(dump.get(maps::SETTINGS).into_iter().flatten()).unwrap_or(0);
+        let tables = adopt(&dump)?;
+        let ring = kernel.take_events()?;
+        let host = Host::current()?;
+        let root = kernel.cgroup().path();
+        let level = kernel.cgroup().level_of(root).unwrap_or(0);
+        let discovery = Discovery::new(root, level, host).map_err(|e| {
+            ControlError(Problem::error(
+                code::FEATURE_OFF,
+                format!("inotify: {e}"),
+                "",
+            ))
+        })?;
+        Ok(Self {
+            node: telemetry::Node {
+                name: options.node_name(),
+                ..telemetry::Node::default()
+            },
+            facts: Facts {
+                node: options.node_name(),
+                default_policy: match options.default_policy {
+                    DefaultPolicy::Allow => underpass_mesh::DefaultPolicy::Allow,
+                    DefaultPolicy::Deny => underpass_mesh::DefaultPolicy::Deny,
+                    DefaultPolicy::Audit => underpass_mesh::DefaultPolicy::Audit,
+                },
+                host_netns: host.cookie,
+                ..Facts::default()
+            },
+            kernel,
+            tables,
+            model: Model::default(),
+            plan: Arc::default(),
+            watch,
+            discovery,
+            table: Table::default(),
+            default_policy: options.default_policy,
+            started: Instant::now(),
+            applied: None,
+            failures: BTreeMap::new(),
+            counts: Counts::default(),
+            ring,
+            host,
+            namespaces: namespaces::Namespaces::default(),
+            before: before::Before::default(),
+            sample: None,
+            version,
+            keep_denied: options.keep_denied_connections,
+            retry: false,
+            ticks: 0,
+            ring_rests_until: Instant::now(),
+        })
+    }
+
+    /// Runs until the queue of jobs is closed. Detaches nothing.
+    pub fn run(mut self, jobs: jobs::Jobs) {
+        self.read_addresses();
+        let changes = self.watch.sweep();
+        self.read(changes);
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            let ready = self.wait(&jobs, next_tick);
+            if !jobs.run(&mut self) {
+                return;
+            }
+            if ready.files {
+                std::thread::sleep(DEBOUNCE);
+                let changes = self.watch.changes();
+                self.read(changes);
+            }
+            if ready.places && self.discovery.changes() {
+                self.update();
+            }
+            if ready.events {
+                self.take_events();
+            }
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                self.tick();
+            }
+        }
+    }
+
+    fn wait(&self, jobs: &jobs::Jobs, until: Instant) -> Ready {
+        let now = Instant::now();
+        let resting = now < self.ring_rests_until;
+        let until = if resting {
+            until.min(self.ring_rests_until)
+        } else {
+            until
+        };
+        let patience = Timespec::try_from(until.saturating_duration_since(now)).unwrap_or_default();
+        let ring = self.ring.as_fd();
+        let (wake, files, places) = (jobs.fd(), self.watch.fd(), self.discovery.fd());
+        let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds = vec![readable(wake), readable(files), readable(places)];
+        if !resting {
+            fds.push(readable(ring));
+        }
+        // Interrupted or not: whoever has something is asked, and an empty answer is cheap.
+        let _ = poll(&mut fds, Some(&patience));
+        let is = |i: usize| fds.get(i).is_some_and(|f| !f.revents().is_empty());
+        Ready {
+            files: is(1),
+            places: is(2),
+            events: is(3),
+        }
+    }
+
+    fn tick(&mut self) {
+        self.ticks = self.ticks.wrapping_add(1);
+        self.take_events();
+        let slow = self.ticks.is_multiple_of(SLOW_TICK);
+        if slow {
+            let changes = self.watch.sweep();
+            self.read(changes);
+            self.namespaces.prune(&self.kernel);
+        }
+        let addresses_changed = slow && self.read_addresses();
+        if self.discovery.sweep(slow) || addresses_changed || (self.retry && slow) {
+            self.update();
+        }
+    }
+
+    fn read(&mut self, changes: Vec<FileChange>) {
+        if changes.is_empty() {
+            return;
+        }
+        let before = self.model.problems().len();
+        for change in changes {
+            match change {
+                FileChange::Content { name, text } => {
+                    self.model.set_file(&name, &text);
+                }
+                FileChange::Removed { name } => {
+                    self.model.remove_file(&name);
+                }
+            }
+        }
+        let problems = self.model.problems();
+        for problem in problems.iter().skip(before.min(problems.len())) {
+            log::warn(problem.code, &problem.to_string());
+        }
+        let wanted = self.model.wanted().into_iter().map(|w| {
+            let spec = match w.locator {
+                Locator::Cgroup(path) => Spec::Cgroup(path.to_string()),
+                Locator::SystemdUnit(unit) => Spec::Unit(unit.to_string()),
+                Locator::Netns(NetnsRef::Path(path)) => Spec::Netns(path.to_string()),
+                Locator::Netns(NetnsRef::Pid(pid)) => Spec::Netns(format!("/proc/{pid}/ns/net")),
+            };
+            (w.full_name, spec)
+        });
+        self.discovery.want(wanted.collect());
+        self.update();
+    }
+
+    /// True if they changed.
+    fn read_addresses(&mut self) -> bool {
+        let addresses = discover::addresses();
+        if addresses == self.facts.addresses {
+            return false;
+        }
+        self.node.addresses = addresses.iter().copied().collect();
+        self.facts.addresses = addresses;
+        true
+    }
+
+    /// Brings the kernel to what files and facts say now.
+    pub(crate) fn update(&mut self) {
+        let places = self.discovery.places();
+        let moved = places != self.facts.places;
+        self.facts.places = places;
+        self.node.by_netns = self.discovery.by_netns().map(ToString::to_string).collect();
+        let plan = self.model.compile(&self.facts);
+        let first = self.applied.is_none();
+        if !first && !self.retry && !moved && Arc::ptr_eq(&plan, &self.plan) {
+            return;
+        }
+        match self.install(plan, first || moved) {
+            Ok(()) => {
+                self.retry = false;
+                self.failures.remove("plan");
+            }
+            Err(problem) => {
+                self.retry = true;
+                self.counts.plans_failed += 1;
+                log::warn(
+                    problem.code,
+                    &format!("{problem}; the last good plan stays in force"),
+                );
+                self.failures.insert("plan", problem);
+            }
+        }
+    }
+
+    fn install(&mut self, plan: Arc<Plan>, places_changed: bool) -> Result<(), Problem> {
+        let start = Instant::now();
+        let change = self
+            .tables
+            .lay_out(&plan)
+            .map_err(|e| Problem::error(code::LIMIT_EXCEEDED, e.to_string(), ""))?;
+        if places_changed {
+            // Owners of ports are known before the rules that ask for them are in force.
+            self.secure_namespaces(&plan);
+        }
+        if let Err(error) = self.kernel.apply(&change) {
+            // The maps hold a part of the change: start from what is there.
+            self.tables = self
+                .kernel
+                .dump()
+                .map_err(ControlError::from)
+                .and_then(|d| adopt(&d))
+                .map_err(|e| e.0)?;
+            return Err(of_kernel(&error));
+        }
+        let (writes, took) = (change.writes, start.elapsed());
+        if !change.is_empty() || self.applied.is_none() {
+            self.version = version_of(&change).unwrap_or(self.version);
+            let version = self.version;
+            self.applied = Some(AppliedPlan {
+                version,
+                at: Instant::now(),
+                took,
+            });
+            tracing::info!(
+                version,
+                writes,
+                took_us = took.as_micros() as u64,
+                "plan in force"
+            );
+        }
+        self.plan = plan;
+        self.sample = None;
+        if places_changed {
+            let plan = self.plan.clone();
+            self.secure_namespaces(&plan);
+            self.find_older_connections();
+        }
+        self.recheck();
+        Ok(())
+    }
+
+    fn take_events(&mut self) {
+        self.now();
+        let names = RegisteredNames(self.tables.names());
+        let mut unguarded = Vec::new();
+        for _ in 0..EVENTS_PER_TURN {
+            let Some(event) = self.ring.next() else { break };
+            if event.kind == EventKind::Unguarded as u32 {
+                unguarded.push(event);
+            }
+            if event.kind == EventKind::Refused as u32 && log::allow(event.sock.reason).is_some() {
+                connections::log_refusal(&event, &names, &self.node);
+            }
+            self.table.take(&event, &names, &self.node);
+        }
+        self.ring_rests_until = Instant::now() + RING_PAUSE;
+        for event in unguarded {
+            self.guard_listener(event.pid, event.sock.netns, event.sock.destination);
+        }
+    }
+
+    /// `CLOCK_BOOTTIME`; also takes the difference to the wall clock.
+    pub(crate) fn now(&mut self) -> u64 {
+        let ns = |t: Timespec| t.tv_sec * 1_000_000_000 + t.tv_nsec;
+        let boot = ns(clock_gettime(ClockId::Boottime));
+        self.node.boot_to_unix_ns = ns(clock_gettime(ClockId::Realtime)) - boot;
+        boot as u64
+    }
+}
+
+struct Ready {
+    files: bool,
+    places: bool,
+    events: bool,
+}
+
+fn adopt(dump: &Dump) -> Result<Tables, ControlError> {
+    Tables::adopt(dump)
+        .map_err(|e| ControlError(Problem::error(code::PINS_INCOMPATIBLE, e.to_string(), "")))
+}
+
+/// The plan's version among pairs of `SETTINGS`: it is counted there, so it rises over restarts.
+fn version_in<'a>(pairs: impl Iterator<Item = &'a (Vec<u8>, Vec<u8>)>) -> Option<u64> {
+    let mut pairs = pairs.filter(|(key, _)| from_bytes(key) == Some(setting::PLAN_VERSION));
+    pairs.next().and_then(|(_, value)| from_bytes(value))
+}
+
+/// The version that a change writes.
+fn version_of(change: &Change) -> Option<u64> {
+    let batches = change
+        .rounds
+        .iter()
+        .flat_map(|r| r.fresh.iter().chain(&r.words));
+    let settings = batches.filter(|b| b.map == maps::SETTINGS);
+    let pairs: Vec<(Vec<u8>, Vec<u8>)> = settings
+        .flat_map(|b| b.keys.chunks(4).zip(b.values.chunks(8)))
+        .map(|(key, value)| (key.to_vec(), value.to_vec()))
+        .collect();
+    version_in(pairs.iter())
+}
+
+/// The register of the tables, for telemetry.
+pub(crate) struct RegisteredNames<'a>(pub &'a underpass_mesh::Names);
+
+impl Names for RegisteredNames<'_> {
+    fn name(&self, kind: NameKind, index: u32) -> Option<&str> {
+        self.0.get(kind, index)
+    }
+}

@@ -1,0 +1,196 @@
+//! Connections that are older than the mesh: established sockets of guarded namespaces that touch a
+//! workload and of which the programs keep no state. sock_diag counts them until they end.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use underpass_abi::{
+    Ip,
+    sock::{Layer, SockState, TcpCounts, flag},
+    tables::NameKind,
+    verdict::Verdict,
+};
+use underpass_mesh::Str;
+
+use super::Control;
+use crate::{
+    kernel::{
+        Netns,
+        diag::{self, DiagSocket},
+    },
+    log,
+};
+
+/// Older connections that are followed, at most.
+pub const MAX: usize = 4_096;
+
+#[derive(Debug, Default)]
+pub struct Before {
+    /// By namespace: cookies of sockets.
+    sockets: BTreeMap<u64, HashSet<u64>>,
+    /// Ports on which somebody listened, to tell who dialed.
+    listening: HashSet<(u64, u16)>,
+    /// Those that did not fit.
+    pub left_out: u64,
+}
+
+impl Control {
+    /// Looks for them; called when namespaces or workloads changed.
+    pub(super) fn find_older_connections(&mut self) {
+        let Ok(known) = self.kernel.sockets() else {
+            return;
+        };
+        let known: HashSet<u64> = known.iter().map(|s| s.cookie).collect();
+        let owners = self.discovery.cgroup_owners();
+        let all: Vec<Netns> = self.namespaces.all().cloned().collect();
+        let mut found = Before::default();
+        let mut count = 0;
+        for netns in &all {
+            for socket in list(netns, diag::Which::Listening) {
+                found.listening.insert((netns.cookie, socket.local_port));
+            }
+            let older: HashSet<u64> = list(netns, diag::Which::Connected)
+                .iter()
+                .filter(|s| s.state == 1 && s.cookie != 0 && !known.contains(&s.cookie))
+                .filter(|s| self.touches(s, netns, &owners))
+                .map(|s| s.cookie)
+                .collect();
+            if count + older.len() > MAX {
+                found.left_out += older.len() as u64;
+            } else if !older.is_empty() {
+                count += older.len();
+                found.sockets.insert(netns.cookie, older);
+            }
+        }
+        // What was accepted while the lists were read is no older connection: it has state by now.
+        let Ok(known) = self.kernel.sockets() else {
+            return;
+        };
+        for s in known {
+            if let Some(older) = found.sockets.get_mut(&s.netns) {
+                older.remove(&s.cookie);
+            }
+        }
+        self.before = found;
+    }
+
+    /// Their state now; those that ended are forgotten.
+    pub(super) fn older_connections(&mut self) -> Vec<SockState> {
+        if self.before.sockets.is_empty() {
+            return Vec::new();
+        }
+        let owners = self.discovery.cgroup_owners();
+        let mut now: Vec<(SockState, u64)> = Vec::new();
+        for (cookie, wanted) in &mut self.before.sockets {
+            let Some(netns) = self.namespaces.get(*cookie) else {
+                continue;
+            };
+            let sockets = list(netns, diag::Which::Connected);
+            wanted.retain(|w| sockets.iter().any(|s| s.cookie == *w));
+            for socket in sockets.iter().filter(|s| wanted.contains(&s.cookie)) {
+                now.push((
+                    shape(socket, *cookie, &self.before.listening),
+                    socket.cgroup,
+                ));
+            }
+        }
+        self.before.sockets.retain(|_, wanted| !wanted.is_empty());
+        let ends: HashSet<(Ip, u16, Ip, u16)> = now
+            .iter()
+            .map(|(s, _)| (s.local, s.local_port, s.remote, s.remote_port))
+            .collect();
+        // Both ends on this node: the one that dialed is the row.
+        now.retain(|(s, _)| {
+            let other = (s.remote, s.remote_port, s.local, s.local_port);
+            s.flags & flag::ACTIVE != 0 || !ends.contains(&other)
+        });
+        let named = |(mut state, cgroup): (SockState, u64)| {
+            self.name_ends(&mut state, owners.get(&cgroup));
+            state
+        };
+        now.into_iter().map(named).collect()
+    }
+
+    fn touches(&self, s: &DiagSocket, netns: &Netns, owners: &HashMap<u64, Str>) -> bool {
+        owners.contains_key(&s.cgroup)
+            || self.plan.workload_at(s.local.into()).is_some()
+            || self.plan.workload_at(s.remote.into()).is_some()
+            || self
+                .plan
+                .workloads()
+                .iter()
+                .any(|w| w.netns == netns.cookie && w.netns != self.host.cookie)
+    }
+
+    /// Indexes of both ends, as far as cgroup, namespace and addresses tell.
+    fn name_ends(&self, s: &mut SockState, own: Option<&Str>) {
+        let by_netns = || {
+            let lives_there = |w: &&underpass_mesh::plan::Workload| w.netns == s.netns;
+            let there: Vec<_> = self
+                .plan
+                .workloads()
+                .iter()
+                .filter(lives_there)
+                .take(2)
+                .collect();
+            // Several share it, or it is the node's own: the namespace tells nothing.
+            if there.len() == 1 && s.netns != self.host.cookie {
+                Some(there[0])
+            } else {
+                None
+            }
+        };
+        let own = own.and_then(|n| self.plan.workload(n)).or_else(by_netns);
+        let own = own.or_else(|| self.plan.workload_at(s.local.into()));
+        let other = self.plan.workload_at(s.remote.into());
+        let index = |w: Option<&underpass_mesh::plan::Workload>| {
+            let name = w.map(|w| format!("{} {}", w.full_name, w.identity));
+            name.and_then(|n| self.tables.names().find(NameKind::Workload, &n))
+                .unwrap_or(0)
+        };
+        let (own, other) = (index(own), index(other));
+        (s.source, s.destination) = if s.flags & flag::ACTIVE != 0 {
+            (own, other)
+        } else {
+            (other, own)
+        };
+    }
+}
+
+fn list(netns: &Netns, which: diag::Which) -> Vec<DiagSocket> {
+    diag::sockets(netns, which).unwrap_or_else(|error| {
+        log::warn(error.code, &error.to_string());
+        Vec::new()
+    })
+}
+
+/// As the programs would keep it. Times are unknown.
+fn shape(s: &DiagSocket, netns: u64, listening: &HashSet<(u64, u16)>) -> SockState {
+    let active = !listening.contains(&(netns, s.local_port));
+    let tcp = s.tcp.unwrap_or_default();
+    SockState {
+        cookie: s.cookie,
+        netns,
+        local: s.local,
+        remote: s.remote,
+        dialed: if active { s.remote } else { s.local },
+        local_port: s.local_port,
+        remote_port: s.remote_port,
+        dialed_port: if active { s.remote_port } else { s.local_port },
+        proto: s.proto,
+        layer: Layer::BeforeMesh as u8,
+        verdict: Verdict::Allowed as u8,
+        tcp_state: s.state,
+        flags: flag::OPENED | if active { flag::ACTIVE } else { 0 },
+        tcp: TcpCounts {
+            sent: tcp.bytes_sent,
+            received: tcp.bytes_received,
+            // The SYN of the end that dialed counts as one byte.
+            delivered: tcp.bytes_acked.saturating_sub(u64::from(active)),
+            segments_out: tcp.segments_out,
+            retransmits: tcp.retransmits,
+            srtt_us: tcp.srtt_us,
+            error: 0,
+        },
+        ..SockState::default()
+    }
+}

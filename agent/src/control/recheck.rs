@@ -1,0 +1,179 @@
+//! After a change of plan: established connections that it denies are ended.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use underpass_abi::{
+    reason::code,
+    sock::{SockState, flag},
+    tables::NameKind,
+    verdict::Verdict,
+};
+use underpass_mesh::{Decision, DestRef, Names, Plan, SourceRef};
+
+use super::Control;
+use crate::{
+    kernel::{KernelError, Netns, diag},
+    log,
+    telemetry::row::{service_name, workload_name},
+};
+
+/// What a verdict depends on.
+type Question = (u32, u32, underpass_abi::Ip, u32, u16, u32, u16);
+
+impl Control {
+    /// Ends what the plan in force denies.
+    pub(super) fn recheck(&mut self) {
+        if self.keep_denied {
+            return;
+        }
+        let sockets = match self.kernel.sockets() {
+            Ok(sockets) => sockets,
+            Err(error) => return log::warn(error.code, &error.to_string()),
+        };
+        let mut answers: HashMap<Question, Option<Decision>> = HashMap::new();
+        for socket in sockets
+            .iter()
+            .filter(|s| s.flags & (flag::CLOSED | flag::FAILED) == 0)
+        {
+            let denial = answers
+                .entry(question(socket))
+                .or_insert_with(|| denial(socket, &self.plan, self.tables.names()))
+                .clone();
+            let Some(denial) = denial else { continue };
+            let policy = match &*denial.policy {
+                "default" | "" => "default".to_owned(),
+                name => format!("AuthorizationPolicy {name}"),
+            };
+            self.table.destroying(socket.cookie, &policy);
+            match self.destroy(socket) {
+                Ok(()) => self.counts.destroyed += 1,
+                Err(error) => {
+                    self.counts.not_destroyed += 1;
+                    log::warn(error.code, &error.to_string());
+                }
+            }
+        }
+    }
+
+    /// Resets a connection at this end, or at its other end if that one cannot be reached.
+    fn destroy(&mut self, s: &SockState) -> Result<(), KernelError> {
+        let mut here = diag::DiagSocket::default();
+        here.proto = s.proto;
+        here.family = if s.local.is_v4() { 2 } else { 10 };
+        here.local = s.local;
+        here.local_port = s.local_port;
+        here.remote = s.remote;
+        here.remote_port = s.remote_port;
+        here.cookie = s.cookie;
+        if let Some(netns) = self.locate(s.netns) {
+            return diag::destroy(&netns, &here).map(drop);
+        }
+        let far = self
+            .workload_netns(s.destination)
+            .and_then(|cookie| self.locate(cookie));
+        let Some(netns) = far else {
+            let text = format!("no path to the namespace of {}:{}", s.local, s.local_port);
+            return Err(KernelError::new(code::NETNS_UNREACHABLE, text));
+        };
+        let mut there = here;
+        (there.local, there.remote) = (here.remote, here.local);
+        (there.local_port, there.remote_port) = (here.remote_port, here.local_port);
+        // INET_DIAG_NOCOOKIE: that end's cookie is not known.
+        there.cookie = u64::MAX;
+        diag::destroy(&netns, &there).map(drop)
+    }
+
+    /// A namespace by its cookie; unmeshed ones are found by a process in them.
+    fn locate(&mut self, cookie: u64) -> Option<Netns> {
+        if let Some(known) = self.namespaces.get(cookie) {
+            // The process by which it was found may have ended.
+            if known.path.exists() {
+                return Some(known.clone());
+            }
+        }
+        let mut seen = Vec::new();
+        for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+                continue;
+            };
+            let Ok(link) = std::fs::read_link(format!("/proc/{pid}/ns/net")) else {
+                continue;
+            };
+            if seen.contains(&link) {
+                continue;
+            }
+            seen.push(link);
+            if let Ok(netns) = Netns::of_process(pid)
+                && netns.cookie == cookie
+            {
+                self.namespaces.add(netns.clone());
+                return Some(netns);
+            }
+        }
+        None
+    }
+
+    fn workload_netns(&self, index: u32) -> Option<u64> {
+        let name = self.tables.names().get(NameKind::Workload, index)?;
+        self.plan
+            .workload(workload_name(name).0)
+            .map(|w| w.netns)
+            .filter(|n| *n != 0)
+    }
+}
+
+fn question(s: &SockState) -> Question {
+    let kind = s.flags & (flag::SOURCE_HOST | flag::SOURCE_OUTSIDE | flag::ACTIVE);
+    let remote = if kind & flag::ACTIVE == 0 {
+        s.remote
+    } else {
+        underpass_abi::Ip::ANY
+    };
+    let port = if kind & flag::ACTIVE == 0 {
+        s.local_port
+    } else {
+        s.remote_port
+    };
+    (
+        s.source,
+        kind,
+        remote,
+        s.service,
+        s.dialed_port,
+        s.destination,
+        port,
+    )
+}
+
+/// The decision, if the plan denies this connection now.
+fn denial(s: &SockState, plan: &Arc<Plan>, names: &Names) -> Option<Decision> {
+    let workload = |index| {
+        let name = names.get(NameKind::Workload, index)?;
+        plan.workload(workload_name(name).0)
+    };
+    let active = s.flags & flag::ACTIVE != 0;
+    let source = match workload(s.source) {
+        Some(workload) => SourceRef::Workload(workload.full_name.clone()),
+        None if active => SourceRef::Host,
+        None => SourceRef::Address(IpAddr::from(s.remote)),
+    };
+    let denied = |decision: Decision| (decision.verdict == Verdict::Denied).then_some(decision);
+    if let Some((namespace, name)) = names.get(NameKind::Service, s.service).and_then(service) {
+        let service = DestRef::Service {
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        let explained = plan.explain(&source, &service, s.dialed_port, s.proto);
+        if let Some(decision) = explained.service_decision.and_then(denied) {
+            return Some(decision);
+        }
+    }
+    let port = if active { s.remote_port } else { s.local_port };
+    let destination = DestRef::Workload(workload(s.destination)?.full_name.clone());
+    denied(plan.verdict(&source, &destination, port, s.proto))
+}
+
+/// Namespace and name of `ns/name:port/tcp`.
+fn service(registered: &str) -> Option<(&str, &str)> {
+    service_name(registered).rsplit_once(':')?.0.split_once('/')
+}

@@ -1,0 +1,220 @@
+//! `Explain`: the verdict and both layers for one pair, from the plan in force.
+
+use std::net::IpAddr;
+
+use underpass_abi::{
+    reason::{self, code},
+    verdict::Verdict,
+};
+use underpass_api::v1alpha1 as api;
+use underpass_mesh::{
+    Choice, Decision, DestRef, Explained, Plan, SourceRef, plan::ExplainedEndpoint,
+};
+
+use crate::problem::Problem;
+
+pub fn explain(
+    plan: &Plan,
+    request: &api::ExplainRequest,
+) -> Result<api::ExplainResponse, Problem> {
+    let proto = match request.protocol.as_str() {
+        "" | "tcp" => 6,
+        "udp" => 17,
+        other => return Err(bad(format!("protocol \"{other}\", expected tcp or udp"))),
+    };
+    let port = u16::try_from(request.port).ok().filter(|p| *p != 0);
+    let port = port.ok_or_else(|| bad(format!("port {}, expected 1 to 65535", request.port)))?;
+    let source = source(plan, &request.source)?;
+    let destination = destination(plan, &request.destination, port)?;
+    let explained = plan.explain(&source, &destination, port, proto);
+    Ok(api::ExplainResponse {
+        source: source_name(&source, &explained),
+        destination: destination_name(&destination, &explained, port),
+        items: items(&explained),
+    })
+}
+
+fn source(plan: &Plan, text: &str) -> Result<SourceRef, Problem> {
+    match text {
+        "host" => return Ok(SourceRef::Host),
+        "" => return Err(bad("an empty source".into())),
+        _ => {}
+    }
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(match plan.workload_at(ip.to_canonical()) {
+            Some(workload) => SourceRef::Workload(workload.full_name.clone()),
+            None => SourceRef::Address(ip.to_canonical()),
+        });
+    }
+    let name = one(text, workloads(plan, text), "workload")?;
+    Ok(SourceRef::Workload(name.into()))
+}
+
+fn destination(plan: &Plan, text: &str, port: u16) -> Result<DestRef, Problem> {
+    if text.is_empty() {
+        return Err(bad("an empty destination".into()));
+    }
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(DestRef::Address(ip.to_canonical()));
+    }
+    // A headless service has no address to dial: its workloads are meant.
+    let services: Vec<_> = plan
+        .services()
+        .filter(|s| !s.ports.is_empty() && is_called(&s.namespace, &s.name, text))
+        .collect();
+    if !services.is_empty() {
+        let names = services
+            .iter()
+            .map(|s| format!("{}/{}", s.namespace, s.name))
+            .collect();
+        one(text, names, "service")?;
+        let service = services[0];
+        if service.ports.iter().any(|p| p.port == port) {
+            return Ok(DestRef::Service {
+                namespace: service.namespace.clone(),
+                name: service.name.clone(),
+            });
+        }
+        let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
+        if workloads(plan, text).is_empty() {
+            let known = ports.join(", ");
+            return Err(missing(format!(
+                "service {text} has no port {port}, it has {known}"
+            )));
+        }
+    }
+    let name = one(text, workloads(plan, text), "service or workload")?;
+    Ok(DestRef::Workload(name.into()))
+}
+
+fn workloads(plan: &Plan, text: &str) -> Vec<String> {
+    let all = plan
+        .workloads()
+        .iter()
+        .filter(|w| is_called(&w.namespace, &w.name, text));
+    all.map(|w| w.full_name.to_string()).collect()
+}
+
+/// `text` is `namespace/name` or `name`.
+fn is_called(namespace: &str, name: &str, text: &str) -> bool {
+    match text.split_once('/') {
+        Some((wanted, rest)) => wanted == namespace && rest == name,
+        None => name == text,
+    }
+}
+
+fn one(text: &str, found: Vec<String>, kind: &str) -> Result<String, Problem> {
+    match &found[..] {
+        [only] => Ok(only.clone()),
+        [] => Err(missing(format!("no {kind} \"{text}\""))),
+        several => Err(bad(format!(
+            "\"{text}\" is ambiguous: {}",
+            several.join(", ")
+        ))),
+    }
+}
+
+fn source_name(source: &SourceRef, explained: &Explained) -> String {
+    match source {
+        SourceRef::Workload(name) => {
+            let identity = explained.source_identity.as_deref().unwrap_or_default();
+            format!("{name} {identity}").trim_end().to_owned()
+        }
+        SourceRef::Host => "host".into(),
+        SourceRef::UnknownLocal => "unknown".into(),
+        SourceRef::Address(ip) => ip.to_string(),
+    }
+}
+
+fn destination_name(destination: &DestRef, explained: &Explained, port: u16) -> String {
+    match (&explained.service, destination) {
+        (Some(service), _) => service.to_string(),
+        (None, DestRef::Service { namespace, name }) => format!("{namespace}/{name}:{port}"),
+        (None, DestRef::Workload(name)) => format!("{name}:{port}"),
+        (None, DestRef::Address(ip)) => std::net::SocketAddr::new(*ip, port).to_string(),
+    }
+}
+
+/// One line for all endpoints if they do not differ, else one for each kind of answer.
+fn items(explained: &Explained) -> Vec<api::Explanation> {
+    let first = explained.endpoints.first();
+    let alike = |e: &ExplainedEndpoint| {
+        first.is_some_and(|f| (&f.decision, &f.inbound) == (&e.decision, &e.inbound))
+    };
+    if explained.endpoints.iter().all(alike) {
+        return vec![item(
+            "",
+            &explained.decision,
+            explained.reason,
+            explained,
+            &explained.inbound,
+        )];
+    }
+    let each = explained.endpoints.iter().map(|e| {
+        let name = match &e.workload {
+            Some(workload) => format!("{workload} {}", e.address),
+            None => e.address.to_string(),
+        };
+        let decision = stricter(explained.service_decision.as_ref(), &e.decision);
+        item(&name, decision, reason_of(decision), explained, &e.inbound)
+    });
+    each.collect()
+}
+
+fn item(
+    endpoint: &str,
+    decision: &Decision,
+    reason: u16,
+    explained: &Explained,
+    inbound: &Choice,
+) -> api::Explanation {
+    api::Explanation {
+        endpoint: endpoint.into(),
+        verdict: decision.verdict.name().into(),
+        policy: match &*decision.policy {
+            "" | "default" => decision.policy.to_string(),
+            name => format!("AuthorizationPolicy {name}"),
+        },
+        reason: reason::name(reason).into(),
+        outbound_layer: explained.outbound.layer.name().into(),
+        outbound_reason: why(&explained.outbound),
+        inbound_layer: inbound.layer.name().into(),
+        inbound_reason: why(inbound),
+    }
+}
+
+fn why(choice: &Choice) -> String {
+    match (reason::name(choice.reason), &*choice.object) {
+        (reason, "") => reason.to_owned(),
+        ("", object) => object.to_owned(),
+        (reason, object) => format!("{reason} ({object})"),
+    }
+}
+
+fn stricter<'a>(service: Option<&'a Decision>, own: &'a Decision) -> &'a Decision {
+    let rank = |d: &Decision| match d.verdict {
+        Verdict::None | Verdict::Allowed => 0,
+        Verdict::Audited => 1,
+        Verdict::Denied | Verdict::Refused => 2,
+    };
+    service
+        .filter(|s| rank(s) >= rank(own) && rank(s) > 0)
+        .unwrap_or(own)
+}
+
+fn reason_of(decision: &Decision) -> u16 {
+    match (decision.verdict, &*decision.policy) {
+        (Verdict::Denied, "default") => code::DEFAULT_DENY,
+        (Verdict::Denied, _) => code::POLICY_DENIED,
+        (Verdict::Audited, _) => code::WOULD_DENY,
+        _ => 0,
+    }
+}
+
+fn bad(text: String) -> Problem {
+    Problem::error(code::BAD_ARGUMENT, text, "")
+}
+
+fn missing(text: String) -> Problem {
+    Problem::error(code::NOT_FOUND, text, "")
+}

@@ -1,0 +1,136 @@
+//! What `GetStatus` shows: the node, its plan, and everything that a user should look at.
+
+use underpass_abi::sock::counter;
+use underpass_api::v1alpha1 as api;
+
+use crate::{control::Control, problem::Problem};
+
+impl Control {
+    pub fn status(&mut self) -> api::Status {
+        let problems = self.problems();
+        let worst = problems.iter().find(|p| p.error).cloned();
+        api::Status {
+            node: self.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            plan_version: self.applied.map_or(0, |a| a.version),
+            plan_age_ms: self
+                .applied
+                .map_or(0, |a| a.at.elapsed().as_millis() as u64),
+            plan_apply_us: self.applied.map_or(0, |a| a.took.as_micros() as u64),
+            state: match (self.applied, worst) {
+                (Some(_), None) => "ready".into(),
+                (Some(_), Some(problem)) => format!("ready, with problems: {problem}"),
+                (None, Some(problem)) => problem.to_string(),
+                (None, None) => "starting".into(),
+            },
+            problems: problems.iter().map(Problem::to_api).collect(),
+            features: self.features(),
+            maps: self
+                .kernel
+                .map_use()
+                .into_iter()
+                .map(|m| api::MapUse {
+                    name: m.name.into(),
+                    used: m.used,
+                    capacity: m.capacity,
+                    bytes: m.bytes,
+                })
+                .collect(),
+            counters: self.counters(),
+            workloads: self.workloads(),
+            cgroup_root: self.kernel.cgroup().path().display().to_string(),
+            pin_dir: self.kernel.options().pin_dir.display().to_string(),
+            default_policy: self.default_policy.name().into(),
+        }
+    }
+
+    /// `Err` with the reason while no plan is in force.
+    pub fn ready(&self) -> Result<(), String> {
+        match (&self.applied, self.failures.values().next()) {
+            (Some(_), _) => Ok(()),
+            (None, Some(problem)) => Err(problem.to_string()),
+            (None, None) => Err("starting".into()),
+        }
+    }
+
+    /// Errors first.
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.failures.values().cloned().collect();
+        problems.extend(self.watch.problems().cloned());
+        problems.extend(self.model.check().iter().map(of_model));
+        problems.extend(self.discovery.problems());
+        problems.sort_by_key(|p| !p.error);
+        problems
+    }
+
+    fn features(&self) -> Vec<api::Feature> {
+        let features = self.kernel.features().into_iter();
+        features
+            .map(|f| api::Feature {
+                name: f.name.into(),
+                on: f.on,
+                reason: match f.code {
+                    0 => f.detail,
+                    code => crate::problem::coded(code, &f.detail),
+                },
+            })
+            .collect()
+    }
+
+    fn counters(&self) -> std::collections::BTreeMap<String, u64> {
+        let kernel = self.kernel.counters().unwrap_or_default();
+        let mut counters: std::collections::BTreeMap<String, u64> = counter::NAMES
+            .iter()
+            .map(ToString::to_string)
+            .zip(kernel)
+            .collect();
+        counters.insert("rows_dropped".into(), self.table.dropped());
+        counters.insert("log_lines_dropped".into(), crate::log::dropped());
+        counters.insert("connections_destroyed".into(), self.counts.destroyed);
+        counters.insert(
+            "connections_not_destroyed".into(),
+            self.counts.not_destroyed,
+        );
+        counters.insert("plans_failed".into(), self.counts.plans_failed);
+        counters
+    }
+
+    fn workloads(&self) -> Vec<api::WorkloadStatus> {
+        let workloads = self.plan.workloads().iter();
+        workloads
+            .map(|w| {
+                let found_by = self.discovery.found_by(&w.full_name);
+                let state = match &found_by {
+                    _ if !w.enrolled() => "unmeshed",
+                    Some(Some(_)) => "local",
+                    Some(None) => "missing",
+                    None => "remote",
+                };
+                api::WorkloadStatus {
+                    name: w.full_name.to_string(),
+                    identity: w.identity.to_string(),
+                    addresses: w.addresses.iter().map(ToString::to_string).collect(),
+                    found_by: found_by.flatten().unwrap_or_default(),
+                    state: state.into(),
+                }
+            })
+            .collect()
+    }
+}
+
+fn of_model(p: &underpass_mesh::Problem) -> Problem {
+    let mut place = p.file.to_string();
+    if p.line > 0 {
+        place = format!("{place}:{}", p.line);
+    }
+    if !p.field.is_empty() {
+        place = format!("{place} {}", p.field);
+    }
+    Problem {
+        code: p.code,
+        message: p.message.clone(),
+        place,
+        error: p.is_error(),
+    }
+}
