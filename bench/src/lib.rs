@@ -1,1 +1,21 @@
-//! 
+//! Load generator, statistics and report: what the mesh costs, measured against no mesh in the same
+//! round. `docs/how-to/benchmark.md` says how to read the result.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod cases;
+pub mod compare;
+pub mod cpu;
+pub mod environment;
+pub mod error;
+pub mod generator;
+pub mod lab;
+pub mod manifests;
+pub mod party;
+pub mod plan;
+pub mod programs;
+pub mod report;
+pub mod rig;
+pub mod stats;
+
+pub use error::{BenchError, Context, Result};

@@ -1,0 +1,61 @@
+//! What the driver asks of a party, and the answers: one line of JSON each, over the party's
+//! standard input and output. A party ends when its input ends.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Load, Outcome};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// To a client.
+    Run(Load),
+    /// To a client: one connect and request.
+    Try(SocketAddrV4),
+    /// To a client: connect and request in a loop until the address `wanted` answers.
+    Watch {
+        target: SocketAddrV4,
+        wanted: Ipv4Addr,
+        seconds: f64,
+    },
+    /// To a server: whether responses start with the address that was dialed, and are counted by it.
+    Tally(bool),
+    /// To a server: counts since the last time.
+    Count,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The first line of each party.
+    Ready,
+    Ran(Outcome),
+    Tried {
+        errno: Option<i32>,
+        error: Option<String>,
+    },
+    Watched(Watched),
+    Done,
+    Counted(Counted),
+    Failed(String),
+}
+
+/// The first connect that reached the wanted address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Watched {
+    /// `CLOCK_MONOTONIC` in nanoseconds, just before and just after its connect call.
+    pub before_ns: u64,
+    pub after_ns: u64,
+    pub connects: u64,
+    pub errors: u64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Counted {
+    pub connections: u64,
+    pub requests: u64,
+    /// Distinct addresses dialed; 0 unless counting by address is on.
+    pub addresses: u64,
+}

@@ -1,0 +1,321 @@
+//! Where the parties run: one cgroup for each, a network namespace for each side, everything under
+//! one unique name. A guard process removes it all when this process ends, however it ends.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::{BenchError, Context as _, Result};
+
+const BPFFS: &str = "/sys/fs/bpf";
+/// The address range that the server answers on; it listens on all of it.
+pub const SERVER_BASE: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
+/// TIME_WAIT sockets of a namespace at most. A growing table would slow each connect a little more
+/// than the one before it, and the later side of a round with it.
+const TIME_WAITS: u32 = 4096;
+
+/// Mesh off or on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    Off,
+    On,
+}
+
+impl Side {
+    pub const BOTH: [Self; 2] = [Self::Off, Self::On];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+        }
+    }
+}
+
+/// How client and server are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Wire {
+    /// One namespace: the cheapest connection there is, so the hardest case
+    Loopback,
+    /// A namespace each, joined by a veth pair, as two pods are
+    Veth,
+}
+
+/// Where one party runs; `None`: where this process runs.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    pub cgroup: Option<PathBuf>,
+    pub netns: Option<String>,
+    pub cpu: Option<usize>,
+}
+
+pub struct Lab {
+    pub id: String,
+    pub wire: Wire,
+    /// Manifests, the agent's state and log.
+    pub dir: PathBuf,
+    cgroup: PathBuf,
+    guard: Child,
+}
+
+impl Lab {
+    pub fn new(wire: Wire) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let id = format!("up-bench-{}-{number}", std::process::id());
+        let cgroup = cgroup_root()?.join(&id);
+        let guard = start_guard(&id)?;
+        let dir = std::env::temp_dir().join(&id);
+        let lab = Self {
+            id,
+            wire,
+            dir,
+            cgroup,
+            guard,
+        };
+        for side in Side::BOTH {
+            for party in ["client", "server", "stranger"] {
+                make(&lab.party_cgroup(side, party))?;
+            }
+            lab.make_namespaces(side)?;
+        }
+        make(&lab.agent_cgroup())?;
+        for dir in ["mesh", "state"] {
+            make(&lab.dir.join(dir))?;
+        }
+        Ok(lab)
+    }
+
+    /// The directory that the agent attaches to: only the `on` side is below it.
+    pub fn meshed_root(&self) -> PathBuf {
+        self.cgroup.join(Side::On.name())
+    }
+
+    pub fn party_cgroup(&self, side: Side, party: &str) -> PathBuf {
+        self.cgroup.join(side.name()).join(party)
+    }
+
+    pub fn agent_cgroup(&self) -> PathBuf {
+        self.cgroup.join("agent")
+    }
+
+    pub fn pin_dir(&self) -> PathBuf {
+        Path::new(BPFFS).join(&self.id)
+    }
+
+    pub fn mesh_dir(&self) -> PathBuf {
+        self.dir.join("mesh")
+    }
+
+    pub fn server_netns(&self, side: Side) -> String {
+        format!("{}-{}", self.id, side.name())
+    }
+
+    pub fn client_netns(&self, side: Side) -> String {
+        match self.wire {
+            Wire::Loopback => self.server_netns(side),
+            Wire::Veth => format!("{}-{}-client", self.id, side.name()),
+        }
+    }
+
+    pub fn place(&self, side: Side, party: &str, cpu: Option<usize>) -> Place {
+        let netns = match party {
+            "server" => self.server_netns(side),
+            _ => self.client_netns(side),
+        };
+        Place {
+            cgroup: Some(self.party_cgroup(side, party)),
+            netns: Some(netns),
+            cpu,
+        }
+    }
+
+    fn make_namespaces(&self, side: Side) -> Result<()> {
+        let server = self.server_netns(side);
+        ip(&["netns", "add", &server], "")?;
+        // On loopback devices the whole range of an address is local.
+        let own = format!("link set lo up\naddr add {SERVER_BASE}/16 dev lo\n");
+        ip(&["-n", &server, "-batch", "-"], &own)?;
+        limit_time_waits(&server)?;
+        if self.wire == Wire::Loopback {
+            return Ok(());
+        }
+        let client = self.client_netns(side);
+        ip(&["netns", "add", &client], "")?;
+        let joined = format!(
+            "link add eth0 type veth peer name eth0 netns {client}\n\
+             link set eth0 up\naddr add 10.63.0.2/30 dev eth0\n"
+        );
+        ip(&["-n", &server, "-batch", "-"], &joined)?;
+        let routes = "link set lo up\nlink set eth0 up\naddr add 10.63.0.1/30 dev eth0\n\
+                      route add 10.64.0.0/16 via 10.63.0.2\n\
+                      route add 10.96.0.0/16 via 10.63.0.2\n";
+        ip(&["-n", &client, "-batch", "-"], routes)?;
+        limit_time_waits(&client)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // The guard removes the lab when its input ends.
+        drop(self.guard.stdin.take());
+        if let Err(e) = self.guard.wait() {
+            eprintln!("guard of {}: {e}", self.id);
+        }
+    }
+}
+
+/// What the guard process does: waits until its input ends, then removes the lab.
+pub fn guard(id: &str) -> Result<()> {
+    std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).context("guard's input")?;
+    let problems = remove(id);
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(BenchError::Setup(problems.join("; ")))
+    }
+}
+
+fn start_guard(id: &str) -> Result<Child> {
+    use std::os::unix::process::CommandExt as _;
+    let program = std::env::current_exe().context("own executable")?;
+    Command::new(program)
+        .args(["guard", id])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        // Ctrl-C at a terminal must not reach it.
+        .process_group(0)
+        .spawn()
+        .context("guard")
+}
+
+/// Removes one lab, goes on after a failure and tells each.
+fn remove(id: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut note = |result: Result<()>| problems.extend(result.err().map(|e| e.to_string()));
+    note(cgroup_root().and_then(|root| remove_cgroup(&root.join(id))));
+    let all = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    for name in all.filter_map(|entry| entry.file_name().into_string().ok()) {
+        if name
+            .strip_prefix(id)
+            .is_some_and(|rest| rest.starts_with('-'))
+        {
+            note(ip(&["netns", "del", &name], ""));
+        }
+    }
+    for dir in [Path::new(BPFFS).join(id), std::env::temp_dir().join(id)] {
+        if dir.exists() {
+            note(fs::remove_dir_all(&dir).context(dir.display()));
+        }
+    }
+    problems
+}
+
+fn remove_cgroup(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    fs::write(dir.join("cgroup.kill"), "1").context(dir.display())?;
+    let end = Instant::now() + Duration::from_secs(10);
+    while !fs::read_to_string(dir.join("cgroup.events"))
+        .context(dir.display())?
+        .contains("populated 0")
+    {
+        if Instant::now() > end {
+            return Err(BenchError::Setup(format!(
+                "{}: processes do not end",
+                dir.display()
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    remove_empty(dir)
+}
+
+fn remove_empty(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).context(dir.display())?.flatten() {
+        if entry.path().is_dir() {
+            remove_empty(&entry.path())?;
+        }
+    }
+    fs::remove_dir(dir).context(dir.display())
+}
+
+/// Moves the calling process, which has one thread, to its place.
+pub fn enter(place: &Place) -> Result<()> {
+    if let Some(cgroup) = &place.cgroup {
+        fs::write(cgroup.join("cgroup.procs"), "0").context(cgroup.display())?;
+    }
+    if let Some(netns) = &place.netns {
+        let path = Path::new("/run/netns").join(netns);
+        let file = File::open(&path).context(path.display())?;
+        let kind = rustix::thread::LinkNameSpaceType::Network;
+        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(kind))
+            .context(path.display())?;
+    }
+    if let Some(cpu) = place.cpu {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(cpu);
+        rustix::thread::sched_setaffinity(None, &set).context(format!("CPU {cpu}"))?;
+    }
+    Ok(())
+}
+
+/// Mount point of the cgroup2 hierarchy.
+pub fn cgroup_root() -> Result<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
+    let found = table.lines().find_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
+        source
+            .starts_with("cgroup2 ")
+            .then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    });
+    found.ok_or_else(|| BenchError::Setup("no cgroup2 hierarchy is mounted".into()))
+}
+
+fn make(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).context(dir.display())
+}
+
+fn limit_time_waits(netns: &str) -> Result<()> {
+    let script = format!("echo {TIME_WAITS} > /proc/sys/net/ipv4/tcp_max_tw_buckets");
+    ip(&["netns", "exec", netns, "sh", "-c", &script], "")
+}
+
+/// Runs `ip`; `batch` goes to its standard input.
+fn ip(args: &[&str], batch: &str) -> Result<()> {
+    let mut child = Command::new("ip")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("ip (package iproute2)")?;
+    // `ip` may have failed before it read anything; its own message is the better one.
+    let _ = child
+        .stdin
+        .take()
+        .expect("piped above")
+        .write_all(batch.as_bytes());
+    let done = child.wait_with_output().context("ip")?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&done.stderr);
+    Err(BenchError::Setup(format!(
+        "ip {}: {}",
+        args.join(" "),
+        why.trim()
+    )))
+}

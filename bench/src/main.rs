@@ -1,0 +1,273 @@
+//! `underpass-bench`: what the mesh costs on this machine.
+#![forbid(unsafe_code)]
+
+use std::{
+    fs,
+    io::{IsTerminal as _, Write as _},
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use underpass_bench::{
+    BenchError, Context as _, Result,
+    cases::{CASES, Case, QUICK},
+    compare::{self, Options},
+    generator::{client, server},
+    lab::{self, Place, Wire},
+    plan, programs, report,
+    rig::Cpus,
+};
+
+/// Measures what the mesh costs: the same load with mesh off and on, interleaved, total CPU of all
+/// parties. Needs root and a release build of `underpass-agent` and `underpass` beside it.
+///
+/// Exit codes: 0 every row was measured, 1 a row could not be measured, 2 bad usage.
+#[derive(Parser)]
+#[command(
+    name = "underpass-bench",
+    version,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    compare: Compare,
+}
+
+#[derive(Args)]
+struct Compare {
+    /// Rounds that are kept; one more warms up
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    rounds: usize,
+    /// Seconds of each run
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    seconds: f64,
+    /// Only this case (repeatable) [default: all]
+    #[arg(long, value_name = "NAME")]
+    case: Vec<String>,
+    #[command(flatten)]
+    layout: Layout,
+    /// Smoke test: two cases, three rounds of 0.2 seconds; the figures mean nothing
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    quick: bool,
+    /// Writes every raw round and the environment
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Lists the cases and ends
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Args, Clone, Copy)]
+struct Layout {
+    /// How client and server are joined
+    #[arg(long, value_enum, default_value = "loopback")]
+    wire: Wire,
+    /// CPUs of client and server
+    #[arg(long, value_enum, default_value = "one")]
+    cpus: Cpus,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// 1,000 services, 10,000 endpoints, 10,000 workloads: from files to maps, and one change
+    Plan {
+        /// Changes of one endpoint
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        changes: u32,
+        /// Writes every figure and the environment
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Runs and nanoseconds of each BPF program for one operation (needs bpftool)
+    Programs {
+        /// Only this case (repeatable) [default: all]
+        #[arg(long, value_name = "NAME")]
+        case: Vec<String>,
+        /// Seconds of each run
+        #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+        seconds: f64,
+        #[command(flatten)]
+        layout: Layout,
+        /// Writes every figure
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    #[command(hide = true)]
+    Party {
+        #[command(flatten)]
+        place: PlaceArgs,
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+        role: String,
+    },
+    #[command(hide = true)]
+    Exec {
+        #[command(flatten)]
+        place: PlaceArgs,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    #[command(hide = true)]
+    Guard { id: String },
+}
+
+#[derive(Args)]
+struct PlaceArgs {
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+    #[arg(long)]
+    netns: Option<String>,
+    #[arg(long)]
+    cpu: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.verb {
+        None => compare(&cli.compare),
+        Some(Verb::Plan { changes, json }) => plan(changes, json),
+        Some(Verb::Programs {
+            case,
+            seconds,
+            layout,
+            json,
+        }) => programs(&case, seconds, layout, json),
+        Some(Verb::Party { place, port, role }) => party(place, port, &role),
+        Some(Verb::Exec { place, command }) => exec(place, &command),
+        Some(Verb::Guard { id }) => lab::guard(&id),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("underpass-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(args: &Compare) -> Result<()> {
+    if args.list {
+        for case in CASES {
+            println!("{:<20} {}", case.name, case.describe());
+        }
+        return Ok(());
+    }
+    let options = Options {
+        rounds: if args.quick { 3 } else { args.rounds },
+        seconds: if args.quick { 0.2 } else { args.seconds },
+        wire: args.layout.wire,
+        cpus: args.layout.cpus,
+        quick: args.quick,
+    };
+    if !args.quick && !(7..=1_000).contains(&options.rounds) {
+        usage("--rounds from 7 to 1000; --quick is the smoke test");
+    }
+    bounded(options.seconds);
+    let names: Vec<String> = match (args.case.is_empty(), args.quick) {
+        (true, true) => QUICK.iter().map(|name| (*name).to_owned()).collect(),
+        _ => args.case.clone(),
+    };
+    let report = compare::run(&cases(&names), &options, &mut progress())?;
+    done();
+    print!("{}", report::table(&report));
+    save(args.json.as_ref(), &report)
+}
+
+fn plan(changes: u32, json: Option<PathBuf>) -> Result<()> {
+    if changes == 0 || changes > 10_000 {
+        usage("--changes from 1 to 10000");
+    }
+    let report = plan::run(changes, &mut progress())?;
+    done();
+    print!("{}", plan::text(&report));
+    save(json.as_ref(), &report)
+}
+
+fn programs(names: &[String], seconds: f64, layout: Layout, json: Option<PathBuf>) -> Result<()> {
+    bounded(seconds);
+    let costs = programs::run(&cases(names), layout.wire, layout.cpus, seconds)?;
+    print!("{}", programs::table(&costs));
+    save(json.as_ref(), &costs)
+}
+
+/// The named cases in the list's order, all of them without names.
+fn cases(names: &[String]) -> Vec<Case> {
+    if let Some(name) = names.iter().find(|name| Case::find(name).is_none()) {
+        usage(&format!("no case {name:?}; --list names them"));
+    }
+    let wanted = |case: &&Case| names.is_empty() || names.iter().any(|name| name == case.name);
+    CASES.iter().filter(wanted).copied().collect()
+}
+
+fn bounded(seconds: f64) {
+    if !(0.05..=60.0).contains(&seconds) {
+        usage("--seconds from 0.05 to 60");
+    }
+}
+
+fn usage(why: &str) -> ! {
+    eprintln!("underpass-bench: {why}");
+    std::process::exit(2)
+}
+
+fn save(file: Option<&PathBuf>, report: &impl Serialize) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let mut text = serde_json::to_vec_pretty(report)
+        .map_err(|e| BenchError::Setup(format!("{}: {e}", file.display())))?;
+    text.push(b'\n');
+    fs::write(file, text).context(file.display())
+}
+
+/// One line that is written over at a terminal, a line each elsewhere.
+fn progress() -> impl FnMut(&str) {
+    let terminal = std::io::stderr().is_terminal();
+    move |line| {
+        if terminal {
+            eprint!("\r\x1b[K{line}");
+            let _ = std::io::stderr().flush();
+        } else {
+            eprintln!("{line}");
+        }
+    }
+}
+
+fn done() {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+}
+
+impl From<PlaceArgs> for Place {
+    fn from(args: PlaceArgs) -> Self {
+        Self {
+            cgroup: args.cgroup,
+            netns: args.netns,
+            cpu: args.cpu,
+        }
+    }
+}
+
+fn party(place: PlaceArgs, port: u16, role: &str) -> Result<()> {
+    let signal = rustix::process::Signal::KILL;
+    rustix::process::set_parent_process_death_signal(Some(signal)).context("prctl")?;
+    lab::enter(&place.into())?;
+    match role {
+        "client" => client::run().context("client"),
+        "server" => server::serve(port).context("server"),
+        _ => usage("a party is client or server"),
+    }
+}
+
+fn exec(place: PlaceArgs, command: &[String]) -> Result<()> {
+    lab::enter(&place.into())?;
+    let error = Command::new(&command[0]).args(&command[1..]).exec();
+    Err(BenchError::Io {
+        what: command[0].clone(),
+        source: error,
+    })
+}

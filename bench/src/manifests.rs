@@ -1,0 +1,176 @@
+//! The meshes that are measured, as Kubernetes manifests.
+
+use std::{fmt::Write as _, fs, net::Ipv4Addr, path::Path};
+
+use serde::Serialize;
+
+use crate::{
+    Context as _, Result,
+    generator::Targets,
+    lab::{Lab, SERVER_BASE, Side, Wire},
+};
+
+/// Where the server listens.
+pub const SERVER_PORT: u16 = 7000;
+/// Services' port.
+pub const SERVICE_PORT: u16 = 80;
+const SERVICE_BASE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// Kubernetes' default for one EndpointSlice.
+const SLICE: u32 = 100;
+
+/// Services, and endpoints of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Size {
+    pub services: u32,
+    pub endpoints: u32,
+}
+
+impl Size {
+    pub const fn total(self) -> u32 {
+        self.services * self.endpoints
+    }
+
+    /// What the meshed client dials.
+    pub const fn services(self) -> Targets {
+        Targets {
+            base: SERVICE_BASE,
+            count: self.services,
+            port: SERVICE_PORT,
+        }
+    }
+
+    /// The endpoints behind; what the client without mesh dials.
+    pub const fn endpoints(self) -> Targets {
+        Targets {
+            base: SERVER_BASE,
+            count: self.total(),
+            port: SERVER_PORT,
+        }
+    }
+}
+
+/// The parties: workloads with identities, and a policy that lets only the client in.
+pub fn parties(lab: &Lab, addresses: &[Ipv4Addr]) -> String {
+    let server = match lab.wire {
+        Wire::Loopback => "cgroup: server".to_owned(),
+        Wire::Veth => format!("netns: /run/netns/{}", lab.server_netns(Side::On)),
+    };
+    let mut text = namespace();
+    text += &workload("client", "cgroup: client", &[]);
+    text += &workload("server", &server, addresses);
+    text += &workload("stranger", "cgroup: stranger", &[]);
+    text += "apiVersion: underpass.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+             metadata: { name: server, namespace: bench }\nspec:\n  targetRefs:\n  \
+             - { kind: Workload, labelSelector: { matchLabels: { app: server } } }\n  rules:\n  \
+             - sources:\n    - serviceAccounts: [{ name: client }]\n    \
+             ports: [{ port: 7000 }]\n";
+    text
+}
+
+fn namespace() -> String {
+    "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: bench\n  labels:\n    \
+     underpass.dev/mesh: enabled\n---\n"
+        .to_owned()
+}
+
+fn workload(name: &str, found_by: &str, addresses: &[Ipv4Addr]) -> String {
+    let mut text = format!(
+        "apiVersion: underpass.dev/v1alpha1\nkind: Workload\nmetadata:\n  name: {name}\n  \
+         namespace: bench\n  labels: {{ app: {name} }}\nspec:\n  serviceAccountName: {name}\n  \
+         {found_by}\n"
+    );
+    if !addresses.is_empty() {
+        text += "  addresses:\n";
+        for address in addresses {
+            let _ = writeln!(text, "  - {address}");
+        }
+    }
+    text + "---\n"
+}
+
+/// A service with its slices, in one file.
+pub fn service(name: &str, cluster_ip: Ipv4Addr, endpoints: &[Ipv4Addr]) -> String {
+    let mut text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: bench\nspec:\n  \
+         clusterIP: {cluster_ip}\n  clusterIPs: [{cluster_ip}]\n  ports:\n  - name: tcp\n    \
+         port: {SERVICE_PORT}\n    protocol: TCP\n"
+    );
+    for (number, chunk) in endpoints.chunks(SLICE as usize).enumerate() {
+        let _ = write!(
+            text,
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
+             name: {name}-{number}\n  namespace: bench\n  labels:\n    \
+             kubernetes.io/service-name: {name}\naddressType: IPv4\nports:\n- name: tcp\n  \
+             port: {SERVER_PORT}\n  protocol: TCP\nendpoints:\n"
+        );
+        for address in chunk {
+            let _ = writeln!(
+                text,
+                "- addresses: [\"{address}\"]\n  conditions: {{ ready: true }}"
+            );
+        }
+    }
+    text
+}
+
+/// A pod of another node.
+pub fn pod(name: &str, node: &str, address: Ipv4Addr) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: bench\n  labels:\n    \
+         app: pod\nspec:\n  serviceAccountName: pod\n  nodeName: {node}\nstatus:\n  \
+         phase: Running\n  podIPs:\n  - ip: {address}\n---\n"
+    )
+}
+
+/// Writes the whole mesh of one size: every endpoint is the server on an address of its own.
+pub fn write(lab: &Lab, size: Size) -> Result<()> {
+    let dir = lab.mesh_dir();
+    let all = size.endpoints();
+    let addresses: Vec<Ipv4Addr> = (0..size.total()).map(|i| *all.at(i).ip()).collect();
+    put(&dir, "parties.yaml", &parties(lab, &addresses))?;
+    for (i, endpoints) in addresses.chunks(size.endpoints as usize).enumerate() {
+        let address = *size.services().at(i as u32).ip();
+        let name = format!("service-{i}");
+        put(
+            &dir,
+            &format!("{name}.yaml"),
+            &service(&name, address, endpoints),
+        )?;
+    }
+    Ok(())
+}
+
+/// Writes beside and renames, so that a reader sees the old file or the new one.
+pub fn put(dir: &Path, name: &str, text: &str) -> Result<()> {
+    let (hidden, path) = (dir.join(format!(".{name}.new")), dir.join(name));
+    fs::write(&hidden, text).context(hidden.display())?;
+    fs::rename(&hidden, &path).context(path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_cut_into_slices_that_hold_every_endpoint() {
+        let targets = Size {
+            services: 1,
+            endpoints: 250,
+        }
+        .endpoints();
+        let addresses: Vec<_> = (0..250).map(|i| *targets.at(i).ip()).collect();
+        let text = service("s", SERVICE_BASE, &addresses);
+        assert_eq!(text.matches("kind: EndpointSlice").count(), 3);
+        assert!(addresses.iter().all(|a| text.contains(&format!("\"{a}\""))));
+    }
+
+    #[test]
+    fn services_and_endpoints_do_not_overlap() {
+        let size = Size {
+            services: 1_000,
+            endpoints: 10,
+        };
+        assert_eq!(size.endpoints().at(9_999).ip().octets()[..2], [10, 64]);
+        assert_eq!(size.services().at(999).ip().octets()[..2], [10, 96]);
+    }
+}
