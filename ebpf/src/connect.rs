@@ -17,7 +17,7 @@ use underpass_abi::{
 use crate::{
     authorize::{self, Source},
     kernel,
-    maps::{SETTINGS, SOCKS, count, word},
+    maps::{HOMES, SETTINGS, SOCKS, count, word},
     record, service,
     sock_release::retire,
     workload,
@@ -261,10 +261,13 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         };
         remote = (backend.ip, backend.port);
         destination = backend.workload;
-        let place = workload::of_address(&backend.ip, backend.port, proto, dial.netns);
-        local = place.local;
-        if destination == 0 {
+        if destination != 0 {
+            // A workload with a home is on this node: one array read in place of three hash lookups.
+            local = backend.ip.is_loopback() || word!(HOMES, destination) != 0;
+        } else {
+            let place = workload::of_address(&backend.ip, backend.port, proto, dial.netns);
             destination = place.workload;
+            local = place.local;
         }
         flags |= flag::REWRITTEN;
     }

@@ -38,11 +38,18 @@ pub fn read<T: Copy + Default>(address: u64) -> T {
 /// `p` points to writable memory of the type's size.
 #[inline(always)]
 pub unsafe fn zero<T: Plain>(p: *mut T) {
-    let words = p.cast::<u32>();
+    let (words, halves) = (p.cast::<u64>(), p.cast::<u32>());
+    let aligned = align_of::<T>() == 8;
     let mut i = 0;
-    while i < size_of::<T>() / 4 {
-        // SAFETY: within the value, whose size is a multiple of 4.
-        unsafe { core::ptr::write_volatile(words.add(i), 0) };
+    while i < size_of::<T>() / if aligned { 8 } else { 4 } {
+        // SAFETY: within the value, whose size is a multiple of 4 and of its alignment.
+        unsafe {
+            if aligned {
+                core::ptr::write_volatile(words.add(i), 0);
+            } else {
+                core::ptr::write_volatile(halves.add(i), 0);
+            }
+        }
         i += 1;
     }
 }
