@@ -147,11 +147,7 @@ fn programs(options: &KernelOptions, kernel: &btf::Btf, offsets: &Offsets) -> Ve
     };
     let names = load::hooks().map(|(name, _)| name).chain([SK_LOOKUP, ITER]);
     let check = |name| {
-        let loaded = match name {
-            ITER => load::load_iter(&mut ebpf, kernel),
-            _ => load::load_program(&mut ebpf, name),
-        };
-        let loaded = loaded.and_then(|fd| {
+        let loaded = load::load_program(&mut ebpf, name, kernel).and_then(|fd| {
             prog_info(fd).map_err(KernelError::io(
                 code::PROGRAM_REFUSED,
                 format!("{name}: info"),

@@ -11,7 +11,7 @@ use underpass_abi::reason::code;
 
 use super::{
     KernelError, Netns,
-    load::{SK_LOOKUP, Source, load_program, replace_pin},
+    load::{SK_LOOKUP, Source, load_plain, replace_pin},
     pins,
 };
 use crate::sys::{
@@ -104,7 +104,7 @@ impl Guards {
 }
 
 fn program(source: &Source, cookie: u64) -> Result<OwnedFd, KernelError> {
-    load_program(&mut source.parse(cookie)?, SK_LOOKUP)
+    load_plain(&mut source.parse(cookie)?, SK_LOOKUP)
 }
 
 /// The pinned link and its program, if its namespace still exists.

@@ -115,13 +115,13 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
     let mut features = Features::default();
     let mut ready = Vec::new();
     for hook in &HOOKS {
-        match (load_program(&mut ebpf, hook.program), hook.feature) {
+        match (load_plain(&mut ebpf, hook.program), hook.feature) {
             (Ok(program), _) => ready.push((hook, program)),
             (Err(e), Some(feature)) => features.off(feature, e),
             (Err(e), None) => return Err(e),
         }
     }
-    let lookup_tag = match load_program(&mut ebpf, SK_LOOKUP) {
+    let lookup_tag = match load_plain(&mut ebpf, SK_LOOKUP) {
         Ok(fd) => prog_info(fd.as_fd()).ok().map(|i| i.tag),
         Err(e) => {
             features.off(INBOUND, e);
@@ -179,8 +179,21 @@ pub fn open_maps(pins: &Pins) -> Result<Maps, KernelError> {
     maps::ALL.into_iter().map(open).collect()
 }
 
-/// Loads one program and takes its descriptor out of aya's hands.
-pub fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
+/// Loads one program; `kernel` is for the iterator.
+pub fn load_program(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    kernel: &btf::Btf,
+) -> Result<OwnedFd, KernelError> {
+    if name == ITER {
+        load_iter(ebpf, kernel)
+    } else {
+        load_plain(ebpf, name)
+    }
+}
+
+/// Loads a program that is tied to no kernel type, and takes its descriptor out of aya's hands.
+pub fn load_plain(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
     let Some(program) = ebpf.program_mut(name) else {
         return Err(absent(name));
     };
@@ -198,7 +211,7 @@ pub fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kern
 }
 
 /// Loads the iterator, which is tied to a function of this kernel.
-pub fn load_iter(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<OwnedFd, KernelError> {
+fn load_iter(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<OwnedFd, KernelError> {
     let Some(Program::Iter(program)) = ebpf.program_mut(ITER) else {
         return Err(absent(ITER));
     };
