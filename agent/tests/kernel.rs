@@ -16,7 +16,7 @@ use std::{
 use underpass_abi::{
     Ip, plain,
     reason::code,
-    tables::{ServiceKey, ServiceWord, maps, setting},
+    tables::{ServiceKey, ServiceWord, limits, maps, setting},
 };
 use underpass_agent::{
     kernel::{Kernel, KernelOptions, apply, uninstall},
@@ -249,4 +249,27 @@ fn uninstall_leaves_nothing_and_says_what_it_removed() {
     assert!(!node.options.pin_dir.exists());
     assert_eq!(node.attached(), [0; 10]);
     assert_eq!(uninstall(&node.options).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_full_map_is_named_and_what_was_there_stays() {
+    let node = Node::new();
+    let kernel = node.open();
+    kernel.apply(&change()).unwrap();
+    let cookies: Vec<(u64, u64)> = (0..=limits::NETNS as u64).map(|n| (n, 1)).collect();
+    let round = Round {
+        fresh: vec![batch(maps::NETNS, &cookies)],
+        ..Round::default()
+    };
+    let error = kernel
+        .apply(&Change {
+            rounds: vec![round],
+            writes: 0,
+        })
+        .unwrap_err();
+    assert_eq!(error.code, code::LIMIT_EXCEEDED);
+    assert!(error.detail.contains(maps::NETNS), "{error}");
+    let dump = kernel.dump().unwrap();
+    assert_eq!(dump[maps::NETNS].len(), limits::NETNS);
+    assert_eq!(dump[maps::SERVICE_IDS].len(), 2);
 }

@@ -60,18 +60,20 @@ fn guards_follow_their_namespaces() {
     kernel.guard(&netns).unwrap();
     println!("guard: {:?}", start.elapsed());
     kernel.guard(&netns).unwrap();
-    let count = || {
+    let programs = || {
         let file = fs::File::open(&netns.path).unwrap();
-        bpf::attached(&file, bpf::Attach::SK_LOOKUP).unwrap().len()
+        bpf::attached(&file, bpf::Attach::SK_LOOKUP).unwrap()
     };
-    assert_eq!((count(), kernel.guarded()), (1, vec![netns.cookie]));
+    let first = programs();
+    assert_eq!((first.len(), kernel.guarded()), (1, vec![netns.cookie]));
     drop(kernel);
     let kernel = node.open();
     assert_eq!(
-        (count(), kernel.guarded()),
-        (1, vec![netns.cookie]),
-        "adopted"
+        programs(),
+        first,
+        "adopted; the same code is not loaded again"
     );
+    assert_eq!(kernel.guarded(), [netns.cookie]);
     drop(inside);
     let deadline = Instant::now() + Duration::from_secs(5);
     while kernel.prune_guards().is_empty() {
