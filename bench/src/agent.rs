@@ -49,6 +49,8 @@ impl Agent {
             .arg("--api")
             .arg(&api)
             .args(["--metrics", &metrics.to_string()])
+            // The first lines of a panic say more than its last ones.
+            .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(output.try_clone().context(log.display())?)
             .stderr(output)

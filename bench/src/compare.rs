@@ -21,6 +21,8 @@ pub struct Options {
     pub cpus: Cpus,
     /// Smoke test: too short to mean anything, so noise does not fail it.
     pub quick: bool,
+    /// No mesh on either side: what the method itself shows.
+    pub null: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -66,7 +68,7 @@ pub fn run(cases: &[Case], options: &Options, progress: &mut dyn FnMut(&str)) ->
         ));
         let lab = Lab::new(options.wire)?;
         manifests::write(&lab, size)?;
-        let mut rig = Rig::start(lab, options.cpus)?;
+        let mut rig = Rig::start(lab, options.cpus, !options.null)?;
         rig.prove(size)?;
         let samples = rounds(&mut rig, group, options, progress)?;
         for (case, samples) in group.iter().zip(samples) {

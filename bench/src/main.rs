@@ -54,6 +54,9 @@ struct Compare {
     /// Smoke test: two cases, three rounds of 0.2 seconds; the figures mean nothing
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
+    /// No mesh on either side: what the method itself shows, each ratio should be 1
+    #[arg(long)]
+    null: bool,
     /// Writes every raw round and the environment
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -163,6 +166,7 @@ fn compare(args: &Compare) -> Result<()> {
         wire: args.layout.wire,
         cpus: args.layout.cpus,
         quick: args.quick,
+        null: args.null,
     };
     if !args.quick && !(7..=1_000).contains(&options.rounds) {
         usage("--rounds from 7 to 1000; --quick is the smoke test");

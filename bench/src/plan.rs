@@ -71,25 +71,25 @@ pub fn run(changes: u32, progress: &mut dyn FnMut(&str)) -> Result<PlanReport> {
     progress("one service: starting");
     let lab = Lab::new(Wire::Loopback)?;
     manifests::write(&lab, TINY)?;
-    let rig = Rig::start(lab, Cpus::Any)?;
-    let start_tiny_ms = millis(rig.agent.ready_after);
-    let tiny_rss = rig.agent.memory()?.0;
+    let rig = Rig::start(lab, Cpus::Any, true)?;
+    let start_tiny_ms = millis(rig.agent()?.ready_after);
+    let tiny_rss = rig.agent()?.memory()?.0;
     drop(rig);
 
     progress("writing 1,000 services, 10,000 endpoints, 10,000 workloads");
     let lab = Lab::new(Wire::Loopback)?;
     let yaml_bytes = write(&lab)?;
     progress(&format!("{yaml_bytes} bytes of YAML: starting"));
-    let mut rig = Rig::start(lab, Cpus::Any)?;
-    let status = rig.agent.without_errors()?;
+    let mut rig = Rig::start(lab, Cpus::Any, true)?;
+    let status = rig.agent()?.without_errors()?;
     prove(&mut rig)?;
-    let (agent_rss, agent_pss) = rig.agent.memory()?;
+    let (agent_rss, agent_pss) = rig.agent()?.memory()?;
     let maps = maps(&status)?;
     progress("one endpoint changes, again and again");
     let changes_ms = (0..=changes)
         .map(|n| change(&mut rig, n))
         .collect::<Result<Vec<f64>>>()?;
-    let after = rig.agent.without_errors()?;
+    let after = rig.agent()?.without_errors()?;
     Ok(PlanReport {
         format: "underpass-bench-plan/1",
         environment: Environment::read(),
@@ -98,7 +98,7 @@ pub fn run(changes: u32, progress: &mut dyn FnMut(&str)) -> Result<PlanReport> {
         workloads: SIZE.total(),
         yaml_bytes,
         start_tiny_ms,
-        start_ms: millis(rig.agent.ready_after),
+        start_ms: millis(rig.agent()?.ready_after),
         first_apply_ms: number(&status, "plan_apply_us")? / 1e3,
         agent_rss,
         agent_pss,

@@ -49,7 +49,7 @@ pub fn run(cases: &[Case], wire: Wire, cpus: Cpus, seconds: f64) -> Result<Vec<C
     for group in cases.chunk_by(|a, b| a.size == b.size) {
         let lab = Lab::new(wire)?;
         manifests::write(&lab, group[0].size)?;
-        let mut rig = Rig::start(lab, cpus)?;
+        let mut rig = Rig::start(lab, cpus, true)?;
         rig.prove(group[0].size)?;
         let ids = pinned(&rig.lab.pin_dir())?;
         let _statistics = Statistics::on()?;

@@ -43,6 +43,9 @@ pub fn table(report: &Report) -> String {
             );
         }
     }
+    if report.options.null {
+        text += "--null: no mesh on either side, so each ratio should be 1\n";
+    }
     if report.options.quick {
         text += "--quick: a smoke test, its figures mean nothing\n";
     }

@@ -52,7 +52,7 @@ pub struct Rig {
     pub off: Ends,
     pub on: Ends,
     stranger: Party,
-    pub agent: Agent,
+    agent: Option<Agent>,
     pub lab: Lab,
 }
 
@@ -85,14 +85,17 @@ impl Sample {
 }
 
 impl Rig {
-    /// Starts the parties, then the agent on the lab's manifests.
-    pub fn start(lab: Lab, cpus: Cpus) -> Result<Self> {
+    /// Starts the parties, then the agent on the lab's manifests; without `mesh` both sides are the
+    /// same.
+    pub fn start(lab: Lab, cpus: Cpus, mesh: bool) -> Result<Self> {
         let off = Ends::start(&lab, Side::Off, cpus)?;
         let on = Ends::start(&lab, Side::On, cpus)?;
         let place = lab.place(Side::On, "stranger", None);
         let stranger = Party::start("stranger", &["client"], &place)?;
-        let agent = Agent::start(&lab)?;
-        agent.without_errors()?;
+        let agent = mesh.then(|| Agent::start(&lab)).transpose()?;
+        if let Some(agent) = &agent {
+            agent.without_errors()?;
+        }
         Ok(Self {
             off,
             on,
@@ -100,6 +103,12 @@ impl Rig {
             agent,
             lab,
         })
+    }
+
+    pub fn agent(&self) -> Result<&Agent> {
+        self.agent
+            .as_ref()
+            .ok_or_else(|| BenchError::Setup("there is no agent".into()))
     }
 
     pub fn side(&mut self, side: Side) -> &mut Ends {
@@ -124,6 +133,9 @@ impl Rig {
                 );
                 return Err(BenchError::Setup(why));
             }
+        }
+        if self.agent.is_none() {
+            return Ok(());
         }
         let dials = 2_000;
         let found = self.on.reached(size.services(), Order::Random, dials)? as f64;
@@ -155,9 +167,10 @@ impl Rig {
 
     /// Runs a case on one side and checks that client and server counted the same.
     pub fn measure(&mut self, case: &Case, side: Side, seconds: f64) -> Result<Sample> {
-        let targets = match side {
-            Side::Off => case.size.endpoints(),
-            Side::On => case.size.services(),
+        let targets = if side == Side::On && self.agent.is_some() {
+            case.size.services()
+        } else {
+            case.size.endpoints()
         };
         let load = Load {
             kind: case.kind,
