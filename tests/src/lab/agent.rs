@@ -57,14 +57,14 @@ impl Agent {
         let (cli, proc) = (&self.cli, &self.proc);
         until("agent ready", READY_WITHIN, || {
             if !super::process::alive(proc.pid()) {
-                return Err(format!("it has ended: {}", log_of(proc)));
+                return Ok(Err(Failure(format!("the agent has ended: {}", log_of(proc)))));
             }
             let status = cli.status().map_err(|f| f.0)?;
             match status["state"].as_str() {
-                Some("ready") => Ok(()),
+                Some("ready") => Ok(Ok(())),
                 other => Err(format!("state {other:?}; {}", log_of(proc))),
             }
-        })
+        })?
     }
 
     /// Number of plans applied since the pins were made.

@@ -38,8 +38,10 @@ impl Cli {
         serde_json::from_str(&done.stdout).map_err(Failure::at(format_args!("underpass {}", args.join(" "))))
     }
 
+    /// `status` exits with 1 if it lists an error, and prints all the same.
     pub fn status(&self) -> Result<Value> {
-        self.json(&["status"])
+        let done = self.run(&["status", "-o", "json"])?;
+        serde_json::from_str(&done.stdout).map_err(|e| Failure(format!("underpass status: {e}: {}", done.stderr)))
     }
 
     /// The rows of `conns` with these filters, all of them.

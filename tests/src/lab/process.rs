@@ -88,11 +88,10 @@ impl Proc {
     pub fn line(&mut self, from: usize, text: &str, limit: Duration) -> Result<String> {
         until(&format!("`{text}` from {}", self.name), limit, || {
             if let Some(line) = lock(&self.stdout).kept.iter().skip(from).find(|l| l.contains(text)) {
-                return Ok(line.clone());
+                return Ok(Ok(line.clone()));
             }
-            let state = if alive(self.pid()) { "running" } else { "ended" };
-            Err(format!("{state}, stderr: {}", self.stderr()))
-        })
+            self.while_alive()
+        })?
     }
 
     /// Says `line` and gives the JSON that the program answers with.
@@ -135,11 +134,19 @@ impl Proc {
     pub fn wait_listening(&self, at: SocketAddr) -> Result<()> {
         until(&format!("{} listening on {at}", self.name), Duration::from_secs(10), || {
             if self.owns_listener(at) {
-                return Ok(());
+                return Ok(Ok(()));
             }
-            let state = if alive(self.pid()) { "no such listener of its own" } else { "it has ended" };
-            Err(format!("{state}; stderr: {}", self.stderr()))
-        })
+            self.while_alive()
+        })?
+    }
+
+    /// For polls: go on, unless the process has ended and said everything.
+    fn while_alive<T>(&self) -> std::result::Result<Result<T>, String> {
+        let stderr = format!("stderr: {}", self.stderr());
+        if alive(self.pid()) || self.readers.iter().any(|r| !r.is_finished()) {
+            return Err(stderr);
+        }
+        Ok(Err(Failure(format!("{} has ended, {stderr}", self.name))))
     }
 
     /// True if a socket of this process listens at `at` (or on the wildcard address with its port).
