@@ -71,7 +71,7 @@ impl Guards {
             let text = format!("{} leads to another namespace now", netns.path.display());
             return Err(KernelError::new(code::NETNS_UNREACHABLE, text));
         }
-        detach_strays(&link);
+        detach_strays(&link, source);
         let path = source.pins.link(&name);
         replace_pin(&link, &path, obj_get(&path).is_ok())?;
         self.0.insert(netns.cookie);
@@ -117,16 +117,22 @@ fn alive(path: &std::path::Path) -> Option<(OwnedFd, u32)> {
     }
 }
 
-/// Detaches other guards of ours in the namespace of `new`.
-fn detach_strays(new: &OwnedFd) {
+/// Detaches guards in the namespace of `new` that read the same pinned maps but lost their pin. A
+/// mesh with other pins (another cgroup root of this machine) keeps its own guard there.
+fn detach_strays(new: &OwnedFd, source: &Source) {
     let Ok(ours) = link_info(new.as_fd()) else {
         return;
     };
+    let maps = source.pins.map_ids();
     for id in link_ids().filter(|id| *id != ours.id).collect::<Vec<_>>() {
         let Ok(link) = link_by_id(id) else { continue };
         let same = link_info(&link).is_ok_and(|i| {
-            let named = |p: OwnedFd| prog_info(p).is_ok_and(|p| p.name == SK_LOOKUP);
-            i.target == ours.target && prog_by_id(i.prog).is_ok_and(named)
+            let shares = |p: OwnedFd| {
+                prog_info(p).is_ok_and(|p| {
+                    p.name == SK_LOOKUP && p.maps.iter().any(|m| maps.contains(m))
+                })
+            };
+            i.target == ours.target && prog_by_id(i.prog).is_ok_and(shares)
         });
         if same {
             let _ = crate::sys::bpf::link_detach(&link);

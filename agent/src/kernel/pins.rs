@@ -59,6 +59,11 @@ impl Pins {
         self.dir.join("links").join(name)
     }
 
+    /// Ids of the pinned maps.
+    pub fn map_ids(&self) -> BTreeSet<u32> {
+        map_ids(&self.dir.join("maps"))
+    }
+
     /// Names of the pinned links.
     pub fn links(&self) -> Vec<String> {
         names(&self.dir.join("links"))
