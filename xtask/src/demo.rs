@@ -58,7 +58,6 @@ fn demo(flags: &Flags) -> Result<()> {
 
 fn bench(flags: &Flags) -> Result<()> {
     setup::build_tools()?;
-    setup::servers()?;
     ebpf::build_default()?;
     let args = ["build", "--release", "--bins"];
     step(
