@@ -258,3 +258,49 @@ fn status(problem: Problem) -> Status {
 fn unavailable(error: Unavailable) -> Status {
     Status::unavailable(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    fn path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("up-api-{name}-{}", std::process::id())).join("a.sock")
+    }
+
+    #[tokio::test]
+    async fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let path = path("bind");
+        let first = bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        assert!(bind(&path).is_ok());
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let path = path("file");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "precious").unwrap();
+        assert!(bind(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_root_and_the_agents_user_may_ask() {
+        let asked_by = |peer_cred| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(UdsConnectInfo { peer_addr: None, peer_cred });
+            check_peer(request, rustix::process::geteuid().as_raw())
+        };
+        let (ours, _peer) = UnixStream::pair().unwrap();
+        assert!(asked_by(Some(ours.peer_cred().unwrap())).is_ok());
+        let refused = asked_by(None).unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().starts_with("UP0411 API_FORBIDDEN"), "{}", refused.message());
+    }
+}

@@ -26,7 +26,10 @@ use underpass_abi::{
     sock::EventKind,
     tables::{NameKind, maps, setting},
 };
-use underpass_mesh::{Change, Dump, Facts, Locator, Model, Plan, Tables, model::NetnsRef};
+use underpass_mesh::{
+    Change, Dump, Facts, Locator, Model, Plan, Tables,
+    model::{NetnsRef, Outcome},
+};
 
 pub use self::{
     connections::Sample,
@@ -35,6 +38,7 @@ pub use self::{
 use crate::{
     discover::{self, Discovery, Host, Spec},
     kernel::{EventRing, Kernel, KernelError, KernelOptions},
+    last_good::LastGood,
     log,
     options::{DefaultPolicy, Options},
     problem::Problem,
@@ -85,6 +89,7 @@ pub struct Control {
     /// Why the newest plan is not in force, or a part of the node does not work.
     pub(crate) failures: BTreeMap<&'static str, Problem>,
     pub(crate) counts: Counts,
+    last_good: LastGood,
     ring: EventRing,
     host: Host,
     namespaces: namespaces::Namespaces,
@@ -127,6 +132,7 @@ impl Control {
                 mesh.display().to_string(),
             ))
         })?;
+        let last_good = LastGood::open(&options.state_dir, mesh).map_err(ControlError)?;
         let kernel = Kernel::open(&KernelOptions {
             pin_dir: options.pin_dir.clone(),
             cgroup_root: options.cgroup_root.clone(),
@@ -174,6 +180,7 @@ impl Control {
             applied: None,
             failures: BTreeMap::new(),
             counts: Counts::default(),
+            last_good,
             ring,
             host,
             namespaces: namespaces::Namespaces::default(),
@@ -190,8 +197,7 @@ impl Control {
     /// Runs until the queue of jobs is closed. Detaches nothing.
     pub fn run(mut self, jobs: jobs::Jobs) {
         self.read_addresses();
-        let changes = self.watch.sweep();
-        self.read(changes);
+        self.read_all();
         let mut next_tick = Instant::now() + TICK;
         loop {
             let ready = self.wait(&jobs, next_tick);
@@ -261,19 +267,22 @@ impl Control {
         if changes.is_empty() {
             return;
         }
-        let before = self.model.problems().len();
+        let before = self.model.problems();
+        let mut good = Vec::new();
         for change in changes {
             match change {
                 FileChange::Content { name, text } => {
-                    self.model.set_file(&name, &text);
+                    if self.model.set_file(&name, &text) == Outcome::Changed {
+                        good.push((name, text));
+                    }
                 }
                 FileChange::Removed { name } => {
                     self.model.remove_file(&name);
+                    self.last_good.forget(&name);
                 }
             }
         }
-        let problems = self.model.problems();
-        for problem in problems.iter().skip(before.min(problems.len())) {
+        for problem in self.model.problems().iter().filter(|p| !before.contains(p)) {
             log::warn(problem.code, &problem.to_string());
         }
         let wanted = self.model.wanted().into_iter().map(|w| {
@@ -287,6 +296,26 @@ impl Control {
         });
         self.discovery.want(wanted.collect());
         self.update();
+        // Not before the change is in force.
+        for (name, text) in good {
+            self.last_good.keep(&name, &text);
+        }
+    }
+
+    /// The first look at the directory. A file that is broken now has what it said before.
+    fn read_all(&mut self) {
+        for (name, text) in self.last_good.load() {
+            if self.watch.exists(&name) {
+                self.model.set_file(&name, &text);
+            } else {
+                self.last_good.forget(&name);
+            }
+        }
+        let changes = self.watch.sweep();
+        if changes.is_empty() {
+            self.update();
+        }
+        self.read(changes);
     }
 
     /// True if they changed.

@@ -218,3 +218,94 @@ fn bad(text: String) -> Problem {
 fn missing(text: String) -> Problem {
     Problem::error(code::NOT_FOUND, text, "")
 }
+
+#[cfg(test)]
+mod tests {
+    use underpass_mesh::{Facts, Model};
+
+    use super::*;
+
+    const MESH: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: { name: shop, labels: { underpass.dev/mesh: enabled } }
+---
+apiVersion: underpass.dev/v1alpha1
+kind: Workload
+metadata: { name: web, namespace: shop }
+spec: { serviceAccountName: web, cgroup: shop/web }
+---
+apiVersion: underpass.dev/v1alpha1
+kind: Workload
+metadata: { name: ledger, namespace: shop, labels: { app: ledger } }
+spec: { serviceAccountName: ledger, netns: /run/netns/ledger, addresses: [10.1.0.3] }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: ledger, namespace: shop }
+spec: { clusterIP: 10.96.0.7, ports: [{ port: 80, targetPort: 8080 }] }
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: { name: ledger-1, namespace: shop, labels: { kubernetes.io/service-name: ledger } }
+addressType: IPv4
+ports: [{ port: 8080 }]
+endpoints:
+- { addresses: [10.1.0.3] }
+- { addresses: [10.9.9.9] }
+---
+apiVersion: underpass.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: { name: callers, namespace: shop }
+spec:
+  targetRefs: [{ kind: Workload, labelSelector: { matchLabels: { app: ledger } } }]
+  rules: [{ sources: [{ serviceAccounts: [{ name: web }] }] }]
+";
+
+    fn ask(source: &str, destination: &str, port: u32) -> Result<api::ExplainResponse, Problem> {
+        let mut model = Model::default();
+        model.set_file("mesh.yaml", MESH);
+        assert_eq!(model.problems(), []);
+        let request = api::ExplainRequest {
+            source: source.into(),
+            destination: destination.into(),
+            port,
+            protocol: String::new(),
+        };
+        explain(&model.compile(&Facts::default()), &request)
+    }
+
+    #[test]
+    fn a_denial_names_its_policy_and_the_endpoint() {
+        let answer = ask("host", "shop/ledger", 80).unwrap();
+        assert_eq!((answer.source.as_str(), answer.destination.as_str()), ("host", "shop/ledger:80/tcp"));
+        let items: Vec<(&str, &str, &str)> = answer
+            .items
+            .iter()
+            .map(|i| (i.endpoint.as_str(), i.verdict.as_str(), i.policy.as_str()))
+            .collect();
+        let denied = ("shop/ledger 10.1.0.3:8080", "denied", "AuthorizationPolicy shop/callers");
+        assert_eq!(items, [denied, ("10.9.9.9:8080", "allowed", "")]);
+        assert_eq!(answer.items[0].reason, "POLICY_DENIED");
+        assert_eq!(answer.items[0].inbound_layer, "kernel");
+    }
+
+    #[test]
+    fn workloads_are_found_by_name_and_address() {
+        for destination in ["ledger", "10.1.0.3", "::ffff:10.1.0.3"] {
+            let answer = ask("web", destination, 8080).unwrap();
+            assert_eq!(answer.items.len(), 1);
+            assert_eq!(answer.items[0].verdict, "allowed", "{destination}");
+            assert_eq!(answer.source, "shop/web spiffe://cluster.local/ns/shop/sa/web");
+        }
+    }
+
+    #[test]
+    fn what_does_not_exist_is_said_so() {
+        let code = |r: Result<_, Problem>| r.unwrap_err().code;
+        assert_eq!(code(ask("nobody", "ledger", 80)), code::NOT_FOUND);
+        assert_eq!(code(ask("web", "nobody", 80)), code::NOT_FOUND);
+        assert_eq!(code(ask("web", "ledger", 0)), code::BAD_ARGUMENT);
+        assert_eq!(code(ask("", "ledger", 80)), code::BAD_ARGUMENT);
+    }
+}

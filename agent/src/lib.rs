@@ -7,6 +7,7 @@ pub mod control;
 pub mod discover;
 pub mod explain;
 pub mod kernel;
+pub mod last_good;
 pub mod log;
 pub mod metrics;
 pub mod options;

@@ -156,16 +156,10 @@ impl Limit {
     }
 }
 
-/// Logs a warning with its code, unless too many of this reason came lately.
-pub fn warn(reason: u16, message: &str) {
+/// Logs a warning, which starts with its code, unless too many of this reason came lately.
+pub fn warn(reason: u16, text: &str) {
     if let Some(suppressed) = allow(reason) {
-        let code = underpass_abi::reason::name(reason);
-        tracing::warn!(
-            code,
-            suppressed,
-            "{}",
-            crate::problem::coded(reason, message)
-        );
+        tracing::warn!(code = underpass_abi::reason::name(reason), suppressed, "{text}");
     }
 }
 

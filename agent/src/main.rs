@@ -14,7 +14,7 @@ use underpass_agent::{
     api_server,
     control::{self, Control, Handle},
     kernel::{self, KernelOptions},
-    log,
+    last_good, log,
     metrics::{Exporter, http},
     options::Options,
     problem::Problem,
@@ -42,7 +42,13 @@ fn uninstall(options: &Options) -> Result<(), Problem> {
         cgroup_root: options.cgroup_root.clone(),
         ..KernelOptions::default()
     };
-    let removed = kernel::uninstall(&kernel).map_err(|e| control::of_kernel(&e))?;
+    let mut removed = kernel::uninstall(&kernel).map_err(|e| control::of_kernel(&e))?;
+    let kept = options.state_dir.join("last-good");
+    if last_good::remove(&options.state_dir)
+        .map_err(|e| Problem::error(code::STATE_DIR, format!("{}: {e}", kept.display()), ""))?
+    {
+        removed.push(kept.display().to_string());
+    }
     for line in &removed {
         println!("removed {line}");
     }
@@ -53,10 +59,6 @@ fn uninstall(options: &Options) -> Result<(), Problem> {
 }
 
 fn run(options: &Options) -> Result<(), Problem> {
-    std::fs::create_dir_all(&options.state_dir).map_err(|e| {
-        let text = format!("{}: {e}", options.state_dir.display());
-        Problem::error(code::STATE_DIR, text, "")
-    })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -67,7 +69,11 @@ fn run(options: &Options) -> Result<(), Problem> {
 /// Until a signal or the end of a part.
 async fn serve(options: &Options) -> Result<(), Problem> {
     let metrics = TcpListener::bind(options.metrics).await.map_err(|e| {
-        Problem::error(code::METRICS_ADDRESS, format!("{}: {e}", options.metrics), "")
+        Problem::error(
+            code::METRICS_ADDRESS,
+            format!("{}: {e}", options.metrics),
+            "",
+        )
     })?;
     let control = Control::open(options).map_err(|e| e.0)?;
     let listener = api_server::bind(&options.api).map_err(|e| {
@@ -76,7 +82,11 @@ async fn serve(options: &Options) -> Result<(), Problem> {
     })?;
     // Capabilities belong to threads: before the first one starts.
     kernel::caps::drop_others().map_err(|e| {
-        Problem::error(code::NO_BPF_CAPABILITY, format!("dropping capabilities: {e}"), "")
+        Problem::error(
+            code::NO_BPF_CAPABILITY,
+            format!("dropping capabilities: {e}"),
+            "",
+        )
     })?;
     let _log = log::start(options.log)
         .map_err(|e| Problem::error(code::FEATURE_OFF, format!("log thread: {e}"), ""))?;

@@ -27,7 +27,7 @@ pub struct Options {
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/underpass")]
     pub pin_dir: PathBuf,
 
-    /// Directory for the agent's lock
+    /// Directory that keeps the last good version of each manifest
     #[arg(long, value_name = "DIR", default_value = "/run/underpass")]
     pub state_dir: PathBuf,
 

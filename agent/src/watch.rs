@@ -113,6 +113,11 @@ impl Watch {
         self.problems.values()
     }
 
+    /// Whether the directory has a file of this name.
+    pub fn exists(&self, name: &str) -> bool {
+        fs::symlink_metadata(self.dir.join(name)).is_ok()
+    }
+
     /// What changed since the last call, as far as inotify told.
     pub fn changes(&mut self) -> Vec<FileChange> {
         let (names, everything) = self.drain();
