@@ -61,7 +61,7 @@ fn all(tally: &mut Tally) -> Result<()> {
     let cargo = |args: &[&str]| process::cargo(args);
     tally.count(step(
         "format",
-        &mut cargo(&["fmt", "--all", "--check"]),
+        &mut cargo(&["fmt", "--all", "--", "--check", "-l"]),
         MINUTES(2),
     ));
     tally.count(step("build", &mut cargo(&["build"]), MINUTES(30)));
