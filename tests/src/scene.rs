@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     Lab, Result,
-    lab::{Agent, Place, Pod, Proc},
+    lab::{Agent, Place, Pod, Proc, until},
     manifest::{self, Endpoint, Service},
 };
 
@@ -20,6 +20,7 @@ pub const PORT: u16 = 8080;
 pub const LIMIT: Duration = Duration::from_secs(20);
 
 pub const EPERM: u64 = 1;
+pub const ECONNABORTED: u64 = 103;
 pub const ECONNRESET: u64 = 104;
 pub const ETIMEDOUT: u64 = 110;
 pub const ECONNREFUSED: u64 = 111;
@@ -104,6 +105,14 @@ pub fn accepted(sink: &mut Proc) -> Result<Vec<u64>> {
     let report = sink.ask("report")?;
     let rows = report["listeners"].as_array().cloned().unwrap_or_default();
     Ok(rows.iter().map(|r| r["accepted"].as_u64().unwrap_or(0)).collect())
+}
+
+/// The same, once all of `total` connections have come out of the accept queues.
+pub fn accepted_all(sink: &mut Proc, total: u64) -> Result<Vec<u64>> {
+    until("accepts", LIMIT, || {
+        let seen = accepted(sink).map_err(|f| f.0)?;
+        if seen.iter().sum::<u64>() >= total { Ok(seen) } else { Err(format!("{seen:?}")) }
+    })
 }
 
 /// The service `app/server` on [`PORT`] with these endpoints, one slice each.

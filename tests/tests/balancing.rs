@@ -6,7 +6,7 @@ use underpass_tests::{
     Result,
     lab::cli::text,
     manifest::Endpoint,
-    scene::{ECONNREFUSED, LIMIT, SERVICE, Scene, accepted, service_at, service_with},
+    scene::{ECONNREFUSED, LIMIT, SERVICE, Scene, accepted, accepted_all, service_at, service_with},
     stats::{chi_squared, critical_value},
 };
 
@@ -27,7 +27,7 @@ fn a_hundred_thousand_connects_follow_ten_weights() -> Result<()> {
     let client = ["underpass-peer", "connects", &to, "--count", "100000"];
     let results = scene.lab.json(&scene.client.place, &client, Duration::from_secs(120))?;
     assert_eq!((&results["ok"], &results["failed_total"]), (&100_000.into(), &0.into()), "{results}");
-    let seen = accepted(&mut sink)?;
+    let seen = accepted_all(&mut sink, 100_000)?;
     assert_eq!(seen.iter().sum::<u64>(), 100_000, "{seen:?}");
     let statistic = chi_squared(&seen, &weights).expect("no weight is 0");
     println!("accepted {seen:?} in {} s, chi-squared {statistic:.2}", results["seconds"]);
@@ -45,7 +45,7 @@ fn session_affinity_keeps_a_client_on_its_endpoint() -> Result<()> {
     let mut sink = scene.sink(&scene.server.place, "close", &at)?;
     let to = service_at().to_string();
     scene.lab.json(&scene.client.place, &["underpass-peer", "connects", &to, "--count", "200"], LIMIT)?;
-    let first = accepted(&mut sink)?;
+    let first = accepted_all(&mut sink, 200)?;
     assert_eq!(first.iter().filter(|n| **n > 0).count(), 1, "{first:?}");
     assert_eq!(first.iter().sum::<u64>(), 200);
     // The endpoint of that client goes away: it gets another one, and only one.
@@ -54,7 +54,7 @@ fn session_affinity_keeps_a_client_on_its_endpoint() -> Result<()> {
         endpoints.into_iter().enumerate().filter(|(i, _)| *i != gone).map(|(_, e)| e).collect();
     scene.agent.wait_plan(|| scene.lab.mesh_file("20-service.yaml", &service_with(&[SERVICE], Some(600), &rest)))?;
     scene.lab.json(&scene.client.place, &["underpass-peer", "connects", &to, "--count", "200"], LIMIT)?;
-    let second = accepted(&mut sink)?;
+    let second = accepted_all(&mut sink, 400)?;
     assert_eq!(second[gone], first[gone], "the removed endpoint was chosen");
     assert_eq!(second.iter().filter(|n| **n > 0).count(), 2, "{second:?}");
     Ok(())
@@ -77,7 +77,7 @@ fn a_draining_endpoint_gets_no_new_connection_and_keeps_the_old() -> Result<()> 
     old.line(0, "\"ok\":true", LIMIT)?;
     scene.agent.wait_plan(|| scene.lab.mesh_file("20-service.yaml", &plan(true)))?;
     scene.lab.json(&scene.client.place, &["underpass-peer", "connects", &to, "--count", "300"], LIMIT)?;
-    assert_eq!(accepted(&mut sink)?, [1, 300]);
+    assert_eq!(accepted_all(&mut sink, 301)?, [1, 300]);
     assert!(old.line(1, "ended", LIMIT)?.contains("open"), "{:?}", old.stdout());
     Ok(())
 }
