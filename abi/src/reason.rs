@@ -86,13 +86,13 @@ codes! {
     312 UNREADABLE "a file cannot be read" "check its permissions";
     // 400-499: the node
     401 NO_BPF_CAPABILITY "the process may not load BPF programs"
-        "run as root or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN";
+        "run as root or with CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE";
     402 NO_BTF "the kernel has no BTF (/sys/kernel/btf/vmlinux)" "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y";
     403 NO_BPFFS "no bpffs is mounted and it could not be mounted"
         "mount -t bpf bpf /sys/fs/bpf, or give --pin-dir on a bpffs";
     404 NO_CGROUP2 "no cgroup2 hierarchy is mounted" "mount -t cgroup2 none /sys/fs/cgroup/unified, or give --cgroup-root";
     405 NODE_BUSY "another agent holds this node's pins" "stop it first; two agents would undo each other's plans";
-    406 KERNEL_TOO_OLD "the kernel lacks a feature that the mesh needs" "5.15 is the minimum, 6.1 or newer is recommended";
+    406 KERNEL_TOO_OLD "the kernel lacks a feature that the mesh needs" "6.1 is the minimum: `underpass check` names what is missing";
     407 PROGRAM_REFUSED "the verifier refused a program" "report it with the attached log";
     408 PINS_INCOMPATIBLE "the pinned maps were made by another version" "run `underpass-agent --uninstall`, then start again";
     409 NO_OBJECT "the agent was built without its BPF object" "build with `cargo xtask build-ebpf` first";

@@ -44,7 +44,10 @@ impl Object {
         for at in found {
             bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
         }
-        let path = std::env::temp_dir().join(format!("underpass-{to}-{}.o", std::process::id()));
+        static OBJECTS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let nth = OBJECTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("underpass-object-{}-{nth}.o", std::process::id()));
         fs::write(&path, bytes).unwrap();
         Self(path)
     }
@@ -135,7 +138,7 @@ fn upgrades_leave_no_gap() {
     thread::sleep(Duration::from_millis(200));
     // The license string is part of the object but not of the code; the text differs, so each open
     // loads other bytes.
-    let changed = Object::with("Dual MIT/GPL", "GPL and MIT!");
+    let changed = Object::with("GPL v2\0", "GPL\0\0\0\0");
     for n in 0..6 {
         let options = if n % 2 == 0 {
             changed.options(&node)

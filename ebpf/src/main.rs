@@ -39,8 +39,9 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The kernel gives GPL-only helpers (`bpf_probe_read_kernel`, …) to GPL-compatible programs only.
+/// The crate is `Apache-2.0 OR GPL-2.0-only`; the kernel gives GPL-only helpers
+/// (`bpf_probe_read_kernel`, …) to programs that name a license of its own list.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+static LICENSE: [u8; 7] = *b"GPL v2\0";

@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("proxy", &["mesh", "l7", "api"]),
     ("control", &["mesh", "api"]),
     ("bench", &[]),
-    ("cli", &["mesh", "api", "bench"]),
+    ("cli", &["abi", "mesh", "api", "bench"]),
     ("xtask", &[]),
     (
         "tests",
