@@ -169,7 +169,8 @@ pub fn to_api(
         // The destination's view of the same directions.
         (s.tcp.received, s.tcp.sent, s.tcp.received)
     };
-    let measured = s.proto == 6 && s.established_ns != 0;
+    let before_mesh = s.layer == Layer::BeforeMesh as u8;
+    let measured = s.proto == 6 && (s.established_ns != 0 || before_mesh);
     api::Connection {
         id: match seen {
             Seen::Refused(number) => format!("{}/r{number}", node.name),
@@ -191,10 +192,19 @@ pub fn to_api(
         policy: destroyed.map_or_else(|| labels.policy.to_string(), |d| d.policy.to_string()),
         authn: authn(s, active, source, node).into(),
         state: state.into(),
-        opened_at_ms: to_unix_ms(s.opened_ns, node),
+        // Nobody saw a connection open that is older than the mesh.
+        opened_at_ms: if before_mesh {
+            0
+        } else {
+            to_unix_ms(s.opened_ns, node)
+        },
         connect_us: (active && s.established_ns >= s.opened_ns && s.established_ns != 0)
             .then(|| (s.established_ns - s.opened_ns) / 1000),
-        duration_ms: end_ns.saturating_sub(s.opened_ns) / 1_000_000,
+        duration_ms: if before_mesh {
+            0
+        } else {
+            end_ns.saturating_sub(s.opened_ns) / 1_000_000
+        },
         bytes_sent: sent,
         bytes_received: received,
         bytes_delivered: delivered,
