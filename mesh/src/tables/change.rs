@@ -64,3 +64,138 @@ impl Change {
 /// All (key, value) pairs by map; of arrays only the non-zero values. Keys and values as bytes of
 /// the map's types.
 pub type Dump = BTreeMap<&'static str, Vec<(Vec<u8>, Vec<u8>)>>;
+
+/// Order of `fresh`: a map comes after those that its values refer to, entry points last.
+const FRESH: [&str; 15] = [
+    maps::NAMES,
+    maps::RULES,
+    maps::BLOCKS,
+    maps::POLICIES,
+    maps::IDENTITIES,
+    maps::HOMES,
+    maps::WORKLOADS,
+    maps::BACKENDS,
+    maps::BACKEND_LIFE,
+    maps::SLOTS,
+    maps::SERVICES,
+    maps::SERVICE_IDS,
+    maps::ADDRESSES,
+    maps::NETNS,
+    maps::CGROUPS,
+];
+
+/// Order of `words`. A backend's life ends before the service's word moves on to the version that
+/// has it no more: a reader of the old word is still within that life, one of the new word is not.
+const WORDS: [&str; 8] = [
+    maps::HOMES,
+    maps::WORKLOADS,
+    maps::BACKEND_LIFE,
+    maps::SERVICES,
+    maps::ADDRESSES,
+    maps::NETNS,
+    maps::CGROUPS,
+    maps::SETTINGS,
+];
+
+/// So many existing keys of one hash are updated one by one, each in a round of its own. Beyond
+/// that they are deleted in one round and inserted in the next.
+pub(super) const SWAPS_MAX: usize = 4;
+
+/// Collects a change.
+#[derive(Default)]
+pub(super) struct Writer {
+    fresh: Vec<Batch>,
+    words: Vec<Batch>,
+    stale: Vec<Deletes>,
+    swaps: BTreeMap<&'static str, Vec<(Vec<u8>, Vec<u8>)>>,
+}
+
+impl Writer {
+    /// Writes what nothing refers to yet.
+    pub(super) fn fresh<K: Plain, V: Plain>(&mut self, map: &'static str, key: &K, value: &V) {
+        put(&mut self.fresh, map, bytes(key), bytes(value));
+    }
+
+    /// The same for keys that are no type of abi.
+    pub(super) fn fresh_bytes(&mut self, map: &'static str, key: &[u8], value: &[u8]) {
+        put(&mut self.fresh, map, key, value);
+    }
+
+    /// Writes a word of an array, which takes effect.
+    pub(super) fn word(&mut self, map: &'static str, index: u32, value: u64) {
+        put(&mut self.words, map, bytes(&index), bytes(&value));
+    }
+
+    /// Gives an existing key of a hash another value.
+    ///
+    /// The kernel allocates a new element and gives the old one to the next insert or update at
+    /// once, while a reader may still be about to read the old value through it. So at most one
+    /// key of a map is updated between two grace periods, and nothing is inserted after it: then
+    /// the old element keeps its value until no reader can hold it.
+    pub(super) fn swap<K: Plain>(&mut self, map: &'static str, key: &K, value: u64) {
+        let pair = (bytes(key).to_vec(), bytes(&value).to_vec());
+        self.swaps.entry(map).or_default().push(pair);
+    }
+
+    /// Deletes what nothing will refer to once the words are written.
+    pub(super) fn stale(&mut self, map: &'static str, key: &[u8]) {
+        delete(&mut self.stale, map, key);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.fresh.is_empty()
+            && self.words.is_empty()
+            && self.stale.is_empty()
+            && self.swaps.is_empty()
+    }
+
+    pub(super) fn finish(self) -> Change {
+        let Self { fresh, words, stale, swaps } = self;
+        let mut rounds = vec![Round { fresh, words, stale }];
+        for (map, pairs) in swaps {
+            let one_by_one = pairs.len() <= SWAPS_MAX;
+            for (i, (key, value)) in pairs.iter().enumerate() {
+                let last = if one_by_one { i } else { 1 };
+                if rounds.len() <= last {
+                    rounds.resize(last + 1, Round::default());
+                }
+                if one_by_one {
+                    put(&mut rounds[i].words, map, key, value);
+                } else {
+                    delete(&mut rounds[0].stale, map, key);
+                    put(&mut rounds[1].fresh, map, key, value);
+                }
+            }
+        }
+        rounds.retain(|r| !r.is_empty());
+        let place = |order: &[&str], map| order.iter().position(|m| *m == map);
+        let mut writes = 0;
+        for round in &mut rounds {
+            round.fresh.sort_by_key(|b| place(&FRESH, b.map));
+            round.words.sort_by_key(|b| place(&WORDS, b.map));
+            writes += round.fresh.iter().chain(&round.words).map(|b| b.count).sum::<usize>();
+            writes += round.stale.iter().map(|d| d.count).sum::<usize>();
+        }
+        Change { rounds, writes }
+    }
+}
+
+fn put(batches: &mut Vec<Batch>, map: &'static str, key: &[u8], value: &[u8]) {
+    let at = batches.iter().position(|b| b.map == map).unwrap_or_else(|| {
+        batches.push(Batch { map, ..Batch::default() });
+        batches.len() - 1
+    });
+    let batch = &mut batches[at];
+    batch.keys.extend_from_slice(key);
+    batch.values.extend_from_slice(value);
+    batch.count += 1;
+}
+
+fn delete(deletes: &mut Vec<Deletes>, map: &'static str, key: &[u8]) {
+    let at = deletes.iter().position(|d| d.map == map).unwrap_or_else(|| {
+        deletes.push(Deletes { map, ..Deletes::default() });
+        deletes.len() - 1
+    });
+    deletes[at].keys.extend_from_slice(key);
+    deletes[at].count += 1;
+}

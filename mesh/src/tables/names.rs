@@ -3,12 +3,9 @@
 
 use std::collections::HashMap;
 
-use underpass_abi::{
-    tables::{NAME_LEN, NameKind},
-    verdict::subject,
-};
+use underpass_abi::tables::{NAME_LEN, NameKey, NameKind, limits, maps};
 
-use super::indexes::Indexes;
+use super::{TablesError, change::Writer, indexes::Indexes};
 use crate::Str;
 
 /// Bounds of the registers that have no map of their own; with workloads and services they fill
@@ -17,34 +14,43 @@ pub const IDENTITIES_MAX: usize = 12_288;
 pub const NAMESPACES_MAX: usize = 2_048;
 pub const POLICIES_MAX: usize = 2_048;
 
-/// One kind's register.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Register {
-    by_index: Vec<Option<Str>>,
-    by_name: HashMap<Str, u32>,
-    pub(crate) indexes: Indexes,
-}
+const _: () = assert!(
+    limits::WORKLOADS + limits::SERVICES + IDENTITIES_MAX + NAMESPACES_MAX + POLICIES_MAX
+        <= limits::NAMES
+);
 
 /// Names by index, of all kinds.
 #[derive(Clone, Debug)]
 pub struct Names {
-    pub(crate) workloads: Register,
-    /// Services: several indexes may have one name (one for each address family).
-    pub(crate) services: Register,
-    pub(crate) identities: Register,
-    pub(crate) namespaces: Register,
-    pub(crate) policies: Register,
+    pub(super) workloads: Register,
+    /// A service has an index for each of its ports and addresses, so that two families have one
+    /// name.
+    pub(super) services: Register,
+    pub(super) identities: Register,
+    pub(super) namespaces: Register,
+    pub(super) policies: Register,
 }
 
 impl Names {
+    pub(super) fn empty() -> Self {
+        use NameKind::*;
+        Self {
+            workloads: Register::new(Workload, "WORKLOADS", limits::WORKLOADS),
+            services: Register::new(Service, "SERVICES", limits::SERVICES),
+            identities: Register::new(Identity, "identities", IDENTITIES_MAX),
+            namespaces: Register::new(Namespace, "namespaces", NAMESPACES_MAX),
+            policies: Register::new(Policy, "policies", POLICIES_MAX),
+        }
+    }
+
     /// The name of an index, also if its object was removed not long ago.
     pub fn get(&self, kind: NameKind, index: u32) -> Option<&str> {
         self.register(kind).get(index).map(|s| &**s)
     }
 
-    /// The index of a name; of a service with two families, one of them.
+    /// The index of a name; of a service with two addresses, one of them.
     pub fn find(&self, kind: NameKind, name: &str) -> Option<u32> {
-        self.register(kind).find(name)
+        self.register(kind).by_name.get(&*cut(name)).copied()
     }
 
     /// All names of a kind, by index.
@@ -62,14 +68,188 @@ impl Names {
             NameKind::Policy => &self.policies,
         }
     }
+
+    pub(super) fn all_mut(&mut self) -> [&mut Register; 5] {
+        let Self { workloads, services, identities, namespaces, policies } = self;
+        [workloads, services, identities, namespaces, policies]
+    }
+
+    /// True if something was freed by the last change.
+    pub(super) fn wants_begin(&self) -> bool {
+        let Self { workloads, services, identities, namespaces, policies } = self;
+        [workloads, services, identities, namespaces, policies].iter().any(|r| r.indexes.wants_begin())
+    }
+}
+
+/// One kind's register.
+#[derive(Clone, Debug)]
+pub(super) struct Register {
+    kind: NameKind,
+    by_index: Vec<Option<Str>>,
+    by_name: HashMap<Str, u32>,
+    /// The pass in which each index was last asked for; 0: it is free.
+    seen: Vec<u32>,
+    pass: u32,
+    pub(super) indexes: Indexes,
+}
+
+/// An index that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub index: u32,
+    /// Nothing in force refers to it: it was free until now.
+    pub fresh: bool,
 }
 
 impl Register {
-    pub(crate) fn get(&self, index: u32) -> Option<&Str> {
+    fn new(kind: NameKind, what: &'static str, limit: usize) -> Self {
+        let indexes = Indexes::new(what, limit);
+        let (by_index, seen) = (Vec::new(), Vec::new());
+        Self { kind, by_index, by_name: HashMap::new(), seen, pass: 1, indexes }
+    }
+
+    pub(super) fn get(&self, index: u32) -> Option<&Str> {
         self.by_index.get(index as usize)?.as_ref()
     }
 
-    pub(crate) fn find(&self, name: &str) -> Option<u32> {
-        self.by_name.get(name).copied()
+    /// Begins a pass: what is not asked for until `sweep` is freed there.
+    pub(super) fn begin_pass(&mut self) {
+        self.pass += 1;
+    }
+
+    /// The index of a name: its own, also if it was removed not long ago, else a fresh one.
+    pub(super) fn ask(&mut self, name: &str, out: &mut Writer) -> Result<Taken, TablesError> {
+        let name = cut(name);
+        if let Some(&index) = self.by_name.get(&*name) {
+            let seen = &mut self.seen[index as usize];
+            let was_free = std::mem::replace(seen, self.pass) == 0;
+            if !was_free {
+                return Ok(Taken { index, fresh: false });
+            }
+            if self.indexes.revive(index) {
+                return Ok(Taken { index, fresh: true });
+            }
+            // Freed by this very change: somebody may still hold it.
+            *seen = 0;
+        }
+        let index = self.indexes.take()?;
+        self.name(index, &name, out);
+        self.seen[index as usize] = self.pass;
+        Ok(Taken { index, fresh: true })
+    }
+
+    /// Frees what this pass has not asked for.
+    pub(super) fn sweep(&mut self) {
+        for index in 1..self.seen.len() {
+            if self.seen[index] != 0 && self.seen[index] != self.pass {
+                self.release(index as u32);
+            }
+        }
+    }
+
+    /// A fresh index without a name.
+    pub(super) fn take(&mut self) -> Result<u32, TablesError> {
+        let index = self.indexes.take()?;
+        self.grow(index);
+        self.seen[index as usize] = self.pass;
+        Ok(index)
+    }
+
+    /// Frees an index; it keeps its name.
+    pub(super) fn release(&mut self, index: u32) {
+        self.seen[index as usize] = 0;
+        self.indexes.free(index);
+    }
+
+    /// Names an index, if that is not its name already.
+    pub(super) fn name(&mut self, index: u32, name: &str, out: &mut Writer) {
+        let name = cut(name);
+        if self.get(index).is_some_and(|n| **n == *name) {
+            return;
+        }
+        self.adopt(index, &name);
+        let key = NameKey { kind: self.kind as u32, index };
+        let mut value = [0; NAME_LEN];
+        value[..name.len()].copy_from_slice(name.as_bytes());
+        out.fresh(maps::NAMES, &key, &value);
+    }
+
+    /// Sets a name that the register in the kernel has.
+    pub(super) fn adopt(&mut self, index: u32, name: &str) {
+        self.grow(index);
+        let slot = &mut self.by_index[index as usize];
+        if let Some(old) = slot.take()
+            && self.by_name.get(&old) == Some(&index)
+        {
+            self.by_name.remove(&old);
+        }
+        let name: Str = name.into();
+        *slot = Some(name.clone());
+        self.by_name.insert(name, index);
+    }
+
+    /// Indexes that have a name.
+    pub(super) fn named(&self) -> impl Iterator<Item = u32> {
+        let all = self.by_index.iter().enumerate();
+        all.filter_map(|(i, name)| name.as_ref().map(|_| i as u32))
+    }
+
+    /// After a restart: these indexes are in use.
+    pub(super) fn adopt_used(&mut self, is_used: impl Fn(u32) -> bool) {
+        let highest = self.by_index.len().saturating_sub(1) as u32;
+        for index in 1..=highest {
+            self.seen[index as usize] = if is_used(index) { self.pass } else { 0 };
+        }
+        self.indexes.adopt(is_used, highest);
+    }
+
+    /// After a restart: this index exists, maybe without a name.
+    pub(super) fn grow(&mut self, index: u32) {
+        if self.by_index.len() <= index as usize {
+            self.by_index.resize(index as usize + 1, None);
+            self.seen.resize(index as usize + 1, 0);
+        }
+    }
+}
+
+/// A name as the register holds it: one that is too long ends in a hash of the whole.
+pub(super) fn cut(name: &str) -> std::borrow::Cow<'_, str> {
+    if name.len() <= NAME_LEN {
+        return name.into();
+    }
+    // FNV-1a: it only has to tell names apart, and to stay the same.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let end = (0..=NAME_LEN - 17).rev().find(|i| name.is_char_boundary(*i)).unwrap_or(0);
+    format!("{}~{hash:016x}", &name[..end]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_cut_and_still_differ() {
+        let a = format!("{}a", "x".repeat(300));
+        let b = format!("{}b", "x".repeat(300));
+        assert_eq!(cut(&a).len(), NAME_LEN);
+        assert_ne!(cut(&a), cut(&b));
+        assert_eq!(cut("shop/web"), "shop/web");
+    }
+
+    #[test]
+    fn a_removed_name_comes_back_under_its_index() {
+        let mut names = Register::new(NameKind::Workload, "WORKLOADS", 8);
+        let mut out = Writer::default();
+        let web = names.ask("web", &mut out).unwrap();
+        assert!(web.fresh);
+        names.begin_pass();
+        let ledger = names.ask("ledger", &mut out).unwrap();
+        names.sweep();
+        assert_ne!(ledger.index, web.index);
+        assert_eq!(names.get(web.index).unwrap().as_ref(), "web");
+        names.indexes.begin();
+        assert_eq!(names.ask("web", &mut out).unwrap(), web);
     }
 }

@@ -1,0 +1,157 @@
+//! Workloads by index (`IDENTITIES`, `WORKLOADS`, `HOMES`) and how programs find them
+//! (`CGROUPS`, `NETNS`, `ADDRESSES`).
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::Hash,
+};
+
+use underpass_abi::{
+    Ip,
+    plain::{Plain, bytes},
+    tables::{AddressWord, IdentityPair, limits, maps},
+    verdict::subject,
+};
+
+use super::{TablesError, change::Writer, names::Names};
+use crate::plan::World;
+
+/// What is in the arrays at an index. It stays there when the workload is removed: a run that still
+/// holds the index must judge as before, and nobody else can come by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Row {
+    pub identity: IdentityPair,
+    pub word: u64,
+    pub home: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Workloads {
+    /// By index.
+    pub rows: Vec<Row>,
+    pub cgroups: HashMap<u64, u64>,
+    pub netns: HashMap<u64, u64>,
+    pub addresses: HashMap<Ip, u64>,
+    /// Indexes by position in the last world.
+    pub index_of: Box<[u32]>,
+}
+
+impl Workloads {
+    /// `tables`: policy tables by position of the world's sets.
+    pub(super) fn lay_out(
+        &mut self,
+        world: &World,
+        tables: &[u32],
+        names: &mut Names,
+        out: &mut Writer,
+    ) -> Result<(), TablesError> {
+        names.workloads.begin_pass();
+        let mut index_of = Vec::with_capacity(world.workloads.len());
+        let mut name = String::new();
+        for workload in &world.workloads {
+            // One index for one name and identity: whoever gets another identity gets another index.
+            name.clear();
+            name.extend([&workload.full_name, " ", &*workload.identity]);
+            let taken = names.workloads.ask(&name, out)?;
+            let identity = names.identities.ask(&workload.identity, out)?.index;
+            let namespace = names.namespaces.ask(&workload.namespace, out)?.index;
+            let row = Row {
+                identity: IdentityPair {
+                    identity: subject::identity(identity),
+                    namespace: subject::namespace(namespace),
+                },
+                // A word of 0 says that the workload is not in the mesh.
+                word: match workload.enrolled() {
+                    true => u64::from(tables[workload.policies as usize]),
+                    false => 0,
+                },
+                home: workload.netns,
+            };
+            self.row(taken.index, taken.fresh, row, out);
+            index_of.push(taken.index);
+        }
+        names.workloads.sweep();
+        names.identities.sweep();
+        names.namespaces.sweep();
+        names.policies.sweep();
+        self.index_of = index_of.into();
+        self.entry_points(world, out)
+    }
+
+    fn row(&mut self, index: u32, fresh: bool, new: Row, out: &mut Writer) {
+        let at = index as usize;
+        if self.rows.len() <= at {
+            self.rows.resize(at + 1, Row::default());
+        }
+        let old = std::mem::replace(&mut self.rows[at], new);
+        // An index keeps its identity; it differs only where a crash left the index half written,
+        // before anything referred to it.
+        if fresh || old.identity != new.identity {
+            out.fresh(maps::IDENTITIES, &index, &new.identity);
+        }
+        if fresh {
+            out.fresh(maps::HOMES, &index, &new.home);
+            out.fresh(maps::WORKLOADS, &index, &new.word);
+        } else {
+            if old.home != new.home {
+                out.word(maps::HOMES, index, new.home);
+            }
+            if old.word != new.word {
+                out.word(maps::WORKLOADS, index, new.word);
+            }
+        }
+    }
+
+    fn entry_points(&mut self, world: &World, out: &mut Writer) -> Result<(), TablesError> {
+        let index_of = &self.index_of;
+        let index = |position: u32| index_of[position as usize];
+        let addresses = world.addresses.iter().map(|(ip, owner)| {
+            let local = if owner.local { AddressWord::LOCAL } else { 0 };
+            let shared = if owner.shared { AddressWord::SHARED } else { 0 };
+            (*ip, AddressWord::new(owner.workload.map_or(0, index), local | shared).0)
+        });
+        let netns = world.netns.iter().map(|(c, owner)| (*c, u64::from(owner.map_or(0, index))));
+        let cgroups = world.cgroups.iter().map(|(id, owner)| (*id, u64::from(index(*owner))));
+        entries(maps::ADDRESSES, limits::ADDRESSES, &mut self.addresses, addresses, out)?;
+        entries(maps::NETNS, limits::NETNS, &mut self.netns, netns, out)?;
+        entries(maps::CGROUPS, limits::WORKLOADS, &mut self.cgroups, cgroups, out)
+    }
+
+    /// The bits of `SETTINGS[CGROUP_LEVELS]`.
+    pub(super) fn levels(world: &World) -> u64 {
+        let all = world.workloads.iter().flat_map(|w| &w.cgroups);
+        all.fold(0, |bits, c| bits | 1 << c.level)
+    }
+}
+
+/// Makes a hash's pairs these.
+fn entries<K: Plain + Hash + Ord>(
+    map: &'static str,
+    limit: usize,
+    installed: &mut HashMap<K, u64>,
+    wanted: impl Iterator<Item = (K, u64)>,
+    out: &mut Writer,
+) -> Result<(), TablesError> {
+    let mut keys = HashSet::with_capacity(installed.len());
+    for (key, value) in wanted {
+        keys.insert(key);
+        match installed.insert(key, value) {
+            None => out.fresh(map, &key, &value),
+            Some(old) if old != value => out.swap(map, &key, value),
+            Some(_) => {}
+        }
+    }
+    // What is to go is there until the end of the change.
+    if installed.len() > limit {
+        return Err(TablesError::Limit { what: map, need: installed.len(), limit });
+    }
+    if installed.len() > keys.len() {
+        let gone: BTreeMap<K, ()> =
+            installed.keys().filter(|k| !keys.contains(k)).map(|k| (*k, ())).collect();
+        for key in gone.keys() {
+            installed.remove(key);
+            out.stale(map, bytes(key));
+        }
+    }
+    Ok(())
+}
