@@ -49,21 +49,35 @@ impl Size {
     }
 }
 
-/// The parties: workloads with identities, and a policy that lets only the client in.
-pub fn parties(lab: &Lab, addresses: &[Ipv4Addr]) -> String {
+/// Whom the server's policy lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callers {
+    Client,
+    /// The server stands for pods of other nodes, and nobody proves to it who calls those.
+    Everybody,
+}
+
+/// The parties: workloads with identities, and a policy for the server.
+pub fn parties(lab: &Lab, addresses: &[Ipv4Addr], callers: Callers) -> String {
     let server = match lab.wire {
         Wire::Loopback => "cgroup: server".to_owned(),
         Wire::Veth => format!("netns: /run/netns/{}", lab.server_netns(Side::On)),
+    };
+    let sources = match callers {
+        Callers::Client => "[{ serviceAccounts: [{ name: client }] }]",
+        Callers::Everybody => "[]",
     };
     let mut text = namespace();
     text += &workload("client", "cgroup: client", &[]);
     text += &workload("server", &server, addresses);
     text += &workload("stranger", "cgroup: stranger", &[]);
-    text += "apiVersion: underpass.dev/v1alpha1\nkind: AuthorizationPolicy\n\
-             metadata: { name: server, namespace: bench }\nspec:\n  targetRefs:\n  \
-             - { kind: Workload, labelSelector: { matchLabels: { app: server } } }\n  rules:\n  \
-             - sources:\n    - serviceAccounts: [{ name: client }]\n    \
-             ports: [{ port: 7000 }]\n";
+    let _ = write!(
+        text,
+        "apiVersion: underpass.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+         metadata: {{ name: server, namespace: bench }}\nspec:\n  targetRefs:\n  \
+         - {{ kind: Workload, labelSelector: {{ matchLabels: {{ app: server }} }} }}\n  rules:\n  \
+         - sources: {sources}\n    ports: [{{ port: {SERVER_PORT} }}]\n"
+    );
     text
 }
 
@@ -127,7 +141,11 @@ pub fn write(lab: &Lab, size: Size) -> Result<()> {
     let dir = lab.mesh_dir();
     let all = size.endpoints();
     let addresses: Vec<Ipv4Addr> = (0..size.total()).map(|i| *all.at(i).ip()).collect();
-    put(&dir, "parties.yaml", &parties(lab, &addresses))?;
+    put(
+        &dir,
+        "parties.yaml",
+        &parties(lab, &addresses, Callers::Client),
+    )?;
     for (i, endpoints) in addresses.chunks(size.endpoints as usize).enumerate() {
         let address = *size.services().at(i as u32).ip();
         let name = format!("service-{i}");

@@ -14,7 +14,7 @@ use crate::{
         protocol::{Answer, Command, Watched},
     },
     lab::{Lab, Wire},
-    manifests::{self, SERVICE_PORT, Size},
+    manifests::{self, Callers, SERVICE_PORT, Size},
     rig::{Cpus, Rig},
     stats,
 };
@@ -119,7 +119,10 @@ fn write(lab: &Lab) -> Result<u64> {
         bytes += text.len() as u64;
         manifests::put(&dir, name, text)
     };
-    put("parties.yaml", &manifests::parties(lab, &ENDPOINTS))?;
+    put(
+        "parties.yaml",
+        &manifests::parties(lab, &ENDPOINTS, Callers::Everybody),
+    )?;
     let all: Vec<Ipv4Addr> = (0..SIZE.total())
         .map(|i| *SIZE.endpoints().at(i).ip())
         .collect();
