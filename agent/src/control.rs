@@ -367,7 +367,9 @@ impl Control {
             // Owners of ports are known before the rules that ask for them are in force.
             self.secure_namespaces(&plan);
         }
-        if let Err(error) = self.kernel.apply(&change) {
+        let before = start.elapsed();
+        let applied = self.kernel.apply(&change);
+        if let Err(error) = &applied {
             // The maps hold a part of the change: start from what is there.
             self.tables = self
                 .kernel
@@ -375,7 +377,7 @@ impl Control {
                 .map_err(ControlError::from)
                 .and_then(|d| adopt(&d))
                 .map_err(|e| e.0)?;
-            return Err(of_kernel(&error));
+            return Err(of_kernel(error));
         }
         let (writes, took) = (change.writes, start.elapsed());
         if !change.is_empty() || self.applied.is_none() {
@@ -386,9 +388,11 @@ impl Control {
                 at: Instant::now(),
                 took,
             });
+            let effective = before + applied.map_or(Duration::ZERO, |a| a.effective_after);
             tracing::info!(
                 version,
                 writes,
+                effective_us = effective.as_micros() as u64,
                 took_us = took.as_micros() as u64,
                 "plan in force"
             );

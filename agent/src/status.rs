@@ -8,7 +8,6 @@ use crate::{control::Control, problem::Problem};
 impl Control {
     pub fn status(&mut self) -> api::Status {
         let problems = self.problems();
-        let worst = problems.iter().find(|p| p.error).cloned();
         api::Status {
             node: self.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -18,11 +17,9 @@ impl Control {
                 .applied
                 .map_or(0, |a| a.at.elapsed().as_millis() as u64),
             plan_apply_us: self.applied.map_or(0, |a| a.took.as_micros() as u64),
-            state: match (self.applied, worst) {
-                (Some(_), None) => "ready".into(),
-                (Some(_), Some(problem)) => format!("ready, with problems: {problem}"),
-                (None, Some(problem)) => problem.to_string(),
-                (None, None) => "starting".into(),
+            state: match self.ready() {
+                Ok(()) => "ready".into(),
+                Err(reason) => reason,
             },
             problems: problems.iter().map(Problem::to_api).collect(),
             features: self.features(),
@@ -45,11 +42,11 @@ impl Control {
         }
     }
 
-    /// `Err` with the reason while no plan is in force.
+    /// `Err` with the reason while no plan is in force, or not the newest.
     pub fn ready(&self) -> Result<(), String> {
-        match (&self.applied, self.failures.values().next()) {
-            (Some(_), _) => Ok(()),
-            (None, Some(problem)) => Err(problem.to_string()),
+        match (self.failures.get("plan"), &self.applied) {
+            (Some(problem), _) => Err(problem.to_string()),
+            (None, Some(_)) => Ok(()),
             (None, None) => Err("starting".into()),
         }
     }

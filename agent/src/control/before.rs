@@ -9,7 +9,7 @@ use underpass_abi::{
     tables::NameKind,
     verdict::Verdict,
 };
-use underpass_mesh::Str;
+use underpass_mesh::{Str, plan::Workload};
 
 use super::Control;
 use crate::{
@@ -94,67 +94,57 @@ impl Control {
             }
         }
         self.before.sockets.retain(|_, wanted| !wanted.is_empty());
-        let ends: HashSet<(Ip, u16, Ip, u16)> = now
+        let own = |(s, cgroup): &(SockState, u64)| self.index(self.owner(s, owners.get(cgroup)));
+        let ends: HashMap<Tuple, u32> = now
             .iter()
-            .map(|(s, _)| (s.local, s.local_port, s.remote, s.remote_port))
+            .map(|end| ((end.0.local, end.0.local_port, end.0.remote, end.0.remote_port), own(end)))
             .collect();
+        let far_end = |s: &SockState| ends.get(&(s.remote, s.remote_port, s.local, s.local_port));
         // Both ends on this node: the one that dialed is the row.
-        now.retain(|(s, _)| {
-            let other = (s.remote, s.remote_port, s.local, s.local_port);
-            s.flags & flag::ACTIVE != 0 || !ends.contains(&other)
-        });
-        let named = |(mut state, cgroup): (SockState, u64)| {
-            self.name_ends(&mut state, owners.get(&cgroup));
-            state
+        now.retain(|(s, _)| s.flags & flag::ACTIVE != 0 || far_end(s).is_none());
+        let named = |end: (SockState, u64)| {
+            let mut s = end.0;
+            let near = own(&end);
+            let far = far_end(&s).copied();
+            let far = far.unwrap_or_else(|| self.index(self.plan.workload_at(s.remote.into())));
+            let dialed = s.flags & flag::ACTIVE != 0;
+            (s.source, s.destination) = if dialed { (near, far) } else { (far, near) };
+            s
         };
         now.into_iter().map(named).collect()
     }
 
+    /// Whether a workload of the mesh is at either end.
     fn touches(&self, s: &DiagSocket, netns: &Netns, owners: &HashMap<u64, Str>) -> bool {
-        owners.contains_key(&s.cgroup)
-            || self.plan.workload_at(s.local.into()).is_some()
-            || self.plan.workload_at(s.remote.into()).is_some()
-            || self
-                .plan
-                .workloads()
-                .iter()
-                .any(|w| w.netns == netns.cookie && w.netns != self.host.cookie)
+        let state = shape(s, netns.cookie, &HashSet::new());
+        let near = self.owner(&state, owners.get(&s.cgroup));
+        let far = self.plan.workload_at(s.remote.into());
+        near.into_iter().chain(far).any(Workload::enrolled)
     }
 
-    /// Indexes of both ends, as far as cgroup, namespace and addresses tell.
-    fn name_ends(&self, s: &mut SockState, own: Option<&Str>) {
-        let by_netns = || {
-            let lives_there = |w: &&underpass_mesh::plan::Workload| w.netns == s.netns;
-            let there: Vec<_> = self
-                .plan
-                .workloads()
-                .iter()
-                .filter(lives_there)
-                .take(2)
-                .collect();
-            // Several share it, or it is the node's own: the namespace tells nothing.
-            if there.len() == 1 && s.netns != self.host.cookie {
-                Some(there[0])
-            } else {
-                None
+    /// Whose socket it is: by cgroup, by a namespace of its own, by address.
+    fn owner(&self, s: &SockState, by_cgroup: Option<&Str>) -> Option<&Workload> {
+        if let Some(workload) = by_cgroup.and_then(|n| self.plan.workload(n)) {
+            return Some(workload);
+        }
+        if s.netns != self.host.cookie {
+            let mut there = self.plan.workloads().iter().filter(|w| w.netns == s.netns);
+            // Several share it: the namespace tells nothing.
+            if let (Some(only), None) = (there.next(), there.next()) {
+                return Some(only);
             }
-        };
-        let own = own.and_then(|n| self.plan.workload(n)).or_else(by_netns);
-        let own = own.or_else(|| self.plan.workload_at(s.local.into()));
-        let other = self.plan.workload_at(s.remote.into());
-        let index = |w: Option<&underpass_mesh::plan::Workload>| {
-            let name = w.map(|w| format!("{} {}", w.full_name, w.identity));
-            name.and_then(|n| self.tables.names().find(NameKind::Workload, &n))
-                .unwrap_or(0)
-        };
-        let (own, other) = (index(own), index(other));
-        (s.source, s.destination) = if s.flags & flag::ACTIVE != 0 {
-            (own, other)
-        } else {
-            (other, own)
-        };
+        }
+        self.plan.workload_at(s.local.into())
+    }
+
+    fn index(&self, workload: Option<&Workload>) -> u32 {
+        let name = workload.map(|w| format!("{} {}", w.full_name, w.identity));
+        name.and_then(|n| self.tables.names().find(NameKind::Workload, &n)).unwrap_or(0)
     }
 }
+
+/// Local and remote end.
+type Tuple = (Ip, u16, Ip, u16);
 
 fn list(netns: &Netns, which: diag::Which) -> Vec<DiagSocket> {
     diag::sockets(netns, which).unwrap_or_else(|error| {
