@@ -42,6 +42,7 @@ use crate::{
     log,
     options::{DefaultPolicy, Options},
     problem::Problem,
+    sys,
     telemetry::{self, Names, table::Table},
     watch::{FileChange, Watch},
 };
@@ -54,6 +55,8 @@ const RING_PAUSE: Duration = Duration::from_millis(5);
 const DEBOUNCE: Duration = Duration::from_micros(500);
 /// How often the loop looks for what nobody told it.
 const TICK: Duration = Duration::from_millis(250);
+/// Map writes of one change after which memory is given back.
+const LARGE_CHANGE: usize = 1_024;
 /// Every so many ticks: what is expensive to look at.
 const SLOW_TICK: u32 = 8;
 
@@ -100,6 +103,8 @@ pub struct Control {
     keep_denied: bool,
     /// Compile again at the next tick: the last attempt failed.
     retry: bool,
+    /// A large change left much free memory behind.
+    give_back: bool,
     ticks: u32,
     ring_rests_until: Instant,
 }
@@ -189,6 +194,7 @@ impl Control {
             version,
             keep_denied: options.keep_denied_connections,
             retry: false,
+            give_back: false,
             ticks: 0,
             ring_rests_until: Instant::now(),
         })
@@ -256,6 +262,9 @@ impl Control {
             let changes = self.watch.sweep();
             self.read(changes);
             self.namespaces.prune(&self.kernel);
+            if std::mem::take(&mut self.give_back) {
+                sys::memory::give_back();
+            }
         }
         let addresses_changed = slow && self.read_addresses();
         if self.discovery.sweep(slow) || addresses_changed || (self.retry && slow) {
@@ -388,6 +397,7 @@ impl Control {
                 at: Instant::now(),
                 took,
             });
+            self.give_back |= writes > LARGE_CHANGE;
             let effective = before + applied.map_or(Duration::ZERO, |a| a.effective_after);
             tracing::info!(
                 version,

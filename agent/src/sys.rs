@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod info;
 pub mod maps;
+pub mod memory;
 pub mod net;
 
 /// A value as the kernel wants it in `bpf_attr` and netlink messages: plain bytes, padding written

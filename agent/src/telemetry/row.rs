@@ -110,7 +110,8 @@ fn policy(s: &SockState, names: &dyn Names) -> String {
     }
     let by_default = match Verdict::from_u8(s.verdict) {
         Verdict::Denied | Verdict::Audited => true,
-        Verdict::Allowed => s.destination != 0,
+        // Nothing was decided about a connection that is older than the mesh.
+        Verdict::Allowed => s.destination != 0 && s.layer != Layer::BeforeMesh as u8,
         Verdict::None | Verdict::Refused => false,
     };
     if by_default {
