@@ -158,11 +158,13 @@ impl Dial {
         }
     }
 
-    /// The verdict for the caller and, if the socket was made in another workload, for that too.
+    /// The verdict for the caller and, if the socket was made in another workload, for that too;
+    /// with the reason of a denial.
     #[inline(always)]
-    pub fn decide(&self, sk: u64, destination: u32, port: u16) -> Decision {
+    pub fn decide(&self, sk: u64, destination: u32, port: u16) -> (Decision, u16) {
         let source = Source::local(self.source);
         let mut decision = self.decide_for(&source, destination, port);
+        let mut reason = denial(decision);
         if decision.verdict as u8 != Verdict::Denied as u8
             && let Some(maker) = workload::of_socket_cgroup(sk, self.cgroup)
             && maker != 0
@@ -170,8 +172,9 @@ impl Dial {
         {
             let made_by = Source::Workload(maker);
             decision = authorize::stricter(decision, self.decide_for(&made_by, destination, port));
+            reason = code::SOCKET_CGROUP_DENIED;
         }
-        decision
+        (decision, reason)
     }
 
     #[inline(always)]
@@ -271,14 +274,9 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         }
         flags |= flag::REWRITTEN;
     }
-    let decision = dial.decide(sk, destination, remote.1);
+    let (decision, reason) = dial.decide(sk, destination, remote.1);
     if decision.verdict as u8 == Verdict::Denied as u8 {
-        dial.refuse(
-            decision.verdict,
-            decision.policy,
-            denial(decision),
-            destination,
-        );
+        dial.refuse(decision.verdict, decision.policy, reason, destination);
         return DENY;
     }
     if local {

@@ -33,8 +33,9 @@ pub fn up_getpeername6(ctx: SockAddrContext) -> i32 {
     restore::<true>(ctx.sock_addr, ip, port)
 }
 
+/// Puts the dialed address in place of the endpoint's.
 #[inline(always)]
-fn restore<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
+pub fn restore<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     // SAFETY: helper call on a live map and the context's socket.
     let state = unsafe {
         let map = (&raw const SOCKS).cast_mut().cast();

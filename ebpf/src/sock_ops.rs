@@ -86,7 +86,9 @@ fn watch_states(ops: *mut bpf_sock_ops) {
     // SAFETY: context field and plain helper call. OR: others' flags stay.
     unsafe {
         let flags = core::ptr::read_volatile(&raw const (*ops).bpf_sock_ops_cb_flags);
-        h::bpf_sock_ops_cb_flags_set(ops, (flags | STATE_CB) as i32);
+        if flags & STATE_CB == 0 {
+            h::bpf_sock_ops_cb_flags_set(ops, (flags | STATE_CB) as i32);
+        }
     }
 }
 
@@ -279,6 +281,8 @@ fn state_changed(ops: *mut bpf_sock_ops) {
     let Some(s) = state(ops, false) else { return };
     // SAFETY: context field.
     let new = unsafe { core::ptr::read_volatile(&raw const (*ops).__bindgen_anon_1.args[1]) };
+    // A foreign program before us may have cleared the flags in this very run.
+    watch_states(ops);
     if new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK {
         s.flags |= flag::FIN_SENT;
     }

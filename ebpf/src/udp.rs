@@ -12,9 +12,10 @@ use underpass_abi::{
 };
 
 use crate::{
-    connect::{ALLOW, DENY, Dial, UDP, denial, port_of, set_user, sk_of, user_ip6},
+    connect::{ALLOW, DENY, Dial, UDP, port_of, set_user, sk_of, user_ip6},
     kernel,
     maps::UDP_REVERSE,
+    peername::restore,
     record,
 };
 
@@ -82,14 +83,9 @@ fn send<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         remote = (backend.ip, backend.port);
         destination = backend.workload;
     }
-    let decision = dial.decide(sk, destination, remote.1);
+    let (decision, reason) = dial.decide(sk, destination, remote.1);
     if decision.verdict as u8 == Verdict::Denied as u8 {
-        dial.refuse(
-            decision.verdict,
-            decision.policy,
-            denial(decision),
-            destination,
-        );
+        dial.refuse(decision.verdict, decision.policy, reason, destination);
         return DENY;
     }
     if let Some(t) = record::total(&dial.key(destination, decision.verdict)) {
@@ -130,7 +126,8 @@ fn receive<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         pad2: 0,
     };
     let Some(p) = UDP_REVERSE.get_ptr(&key) else {
-        return ALLOW;
+        // A connected socket: what it dialed is in its own state.
+        return restore::<V6>(a, ip, port);
     };
     let check = key.check();
     // SAFETY: the element stays readable for the run; the order of reads is `UdpReverse`'s.
