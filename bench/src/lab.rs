@@ -17,8 +17,9 @@ use serde::Serialize;
 use crate::{BenchError, Context as _, Result};
 
 const BPFFS: &str = "/sys/fs/bpf";
-/// The address range that the server answers on; it listens on all of it.
-pub const SERVER_BASE: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
+/// First of the addresses that are the server's in each namespace, beside all of 127/8; it listens
+/// on all of them.
+pub const POD_BASE: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
 /// TIME_WAIT sockets of a namespace at most. A growing table would slow each connect a little more
 /// than the one before it, and the later side of a round with it.
 const TIME_WAITS: u32 = 4096;
@@ -50,6 +51,16 @@ pub enum Wire {
     Loopback,
     /// A namespace each, joined by a veth pair, as two pods are
     Veth,
+}
+
+impl Wire {
+    /// The first endpoint.
+    pub const fn base(self) -> Ipv4Addr {
+        match self {
+            Self::Loopback => Ipv4Addr::new(127, 64, 0, 1),
+            Self::Veth => POD_BASE,
+        }
+    }
 }
 
 /// Where one party runs; `None`: where this process runs.
@@ -145,7 +156,7 @@ impl Lab {
         let server = self.server_netns(side);
         ip(&["netns", "add", &server], "")?;
         // On loopback devices the whole range of an address is local.
-        let own = format!("link set lo up\naddr add {SERVER_BASE}/16 dev lo\n");
+        let own = format!("link set lo up\naddr add {POD_BASE}/16 dev lo\n");
         ip(&["-n", &server, "-batch", "-"], &own)?;
         limit_time_waits(&server)?;
         if self.wire == Wire::Loopback {

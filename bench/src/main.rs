@@ -17,6 +17,7 @@ use underpass_bench::{
     compare::{self, Options},
     generator::{client, server},
     lab::{self, Place, Wire},
+    manifests::WORKLOAD_ADDRESSES,
     plan, programs, report,
     rig::Cpus,
 };
@@ -176,7 +177,7 @@ fn compare(args: &Compare) -> Result<()> {
         (true, true) => QUICK.iter().map(|name| (*name).to_owned()).collect(),
         _ => args.case.clone(),
     };
-    let report = compare::run(&cases(&names), &options, &mut progress())?;
+    let report = compare::run(&cases(&names, options.wire), &options, &mut progress())?;
     done();
     print!("{}", report::table(&report));
     save(args.json.as_ref(), &report)
@@ -194,17 +195,32 @@ fn plan(changes: u32, json: Option<PathBuf>) -> Result<()> {
 
 fn programs(names: &[String], seconds: f64, layout: Layout, json: Option<PathBuf>) -> Result<()> {
     bounded(seconds);
-    let costs = programs::run(&cases(names), layout.wire, layout.cpus, seconds)?;
+    let costs = programs::run(
+        &cases(names, layout.wire),
+        layout.wire,
+        layout.cpus,
+        seconds,
+    )?;
     print!("{}", programs::table(&costs));
     save(json.as_ref(), &costs)
 }
 
-/// The named cases in the list's order, all of them without names.
-fn cases(names: &[String]) -> Vec<Case> {
-    if let Some(name) = names.iter().find(|name| Case::find(name).is_none()) {
-        usage(&format!("no case {name:?}; --list names them"));
+/// The named cases in the list's order; without names all that the wire can do.
+fn cases(names: &[String], wire: Wire) -> Vec<Case> {
+    // Between namespaces the server is known by its addresses.
+    let can = |case: &Case| wire == Wire::Loopback || case.size.total() <= WORKLOAD_ADDRESSES;
+    for name in names {
+        match Case::find(name) {
+            None => usage(&format!("no case {name:?}; --list names them")),
+            Some(case) if !can(&case) => usage(&format!(
+                "{name} needs --wire loopback: a Workload has at most {WORKLOAD_ADDRESSES} addresses"
+            )),
+            Some(_) => {}
+        }
     }
-    let wanted = |case: &&Case| names.is_empty() || names.iter().any(|name| name == case.name);
+    let wanted = |case: &&Case| {
+        can(case) && (names.is_empty() || names.iter().any(|name| name == case.name))
+    };
     CASES.iter().filter(wanted).copied().collect()
 }
 

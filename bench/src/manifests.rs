@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     Context as _, Result,
     generator::Targets,
-    lab::{Lab, SERVER_BASE, Side, Wire},
+    lab::{Lab, Side, Wire},
 };
 
 /// Where the server listens.
@@ -15,6 +15,8 @@ pub const SERVER_PORT: u16 = 7000;
 /// Services' port.
 pub const SERVICE_PORT: u16 = 80;
 const SERVICE_BASE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// Addresses of one Workload at most.
+pub const WORKLOAD_ADDRESSES: u32 = 64;
 /// Kubernetes' default for one EndpointSlice.
 const SLICE: u32 = 100;
 
@@ -40,9 +42,9 @@ impl Size {
     }
 
     /// The endpoints behind; what the client without mesh dials.
-    pub const fn endpoints(self) -> Targets {
+    pub const fn endpoints(self, base: Ipv4Addr) -> Targets {
         Targets {
-            base: SERVER_BASE,
+            base,
             count: self.total(),
             port: SERVER_PORT,
         }
@@ -139,13 +141,14 @@ pub fn pod(name: &str, node: &str, address: Ipv4Addr) -> String {
 /// Writes the whole mesh of one size: every endpoint is the server on an address of its own.
 pub fn write(lab: &Lab, size: Size) -> Result<()> {
     let dir = lab.mesh_dir();
-    let all = size.endpoints();
+    let all = size.endpoints(lab.wire.base());
     let addresses: Vec<Ipv4Addr> = (0..size.total()).map(|i| *all.at(i).ip()).collect();
-    put(
-        &dir,
-        "parties.yaml",
-        &parties(lab, &addresses, Callers::Client),
-    )?;
+    // On loopback the owner of the port is learnt; elsewhere the address says whose it is.
+    let own = match lab.wire {
+        Wire::Loopback => &[],
+        Wire::Veth => &addresses[..],
+    };
+    put(&dir, "parties.yaml", &parties(lab, own, Callers::Client))?;
     for (i, endpoints) in addresses.chunks(size.endpoints as usize).enumerate() {
         let address = *size.services().at(i as u32).ip();
         let name = format!("service-{i}");
@@ -175,7 +178,7 @@ mod tests {
             services: 1,
             endpoints: 250,
         }
-        .endpoints();
+        .endpoints(Wire::Loopback.base());
         let addresses: Vec<_> = (0..250).map(|i| *targets.at(i).ip()).collect();
         let text = service("s", SERVICE_BASE, &addresses);
         assert_eq!(text.matches("kind: EndpointSlice").count(), 3);
@@ -188,7 +191,10 @@ mod tests {
             services: 1_000,
             endpoints: 10,
         };
-        assert_eq!(size.endpoints().at(9_999).ip().octets()[..2], [10, 64]);
+        for wire in [Wire::Loopback, Wire::Veth] {
+            let last = *size.endpoints(wire.base()).at(9_999).ip();
+            assert_eq!(last.octets()[..2], wire.base().octets()[..2]);
+        }
         assert_eq!(size.services().at(999).ip().octets()[..2], [10, 96]);
     }
 }

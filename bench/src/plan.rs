@@ -13,7 +13,7 @@ use crate::{
         self, Order,
         protocol::{Answer, Command, Watched},
     },
-    lab::{Lab, Wire},
+    lab::{Lab, POD_BASE, Wire},
     manifests::{self, Callers, SERVICE_PORT, Size},
     rig::{Cpus, Rig},
     stats,
@@ -124,7 +124,7 @@ fn write(lab: &Lab) -> Result<u64> {
         &manifests::parties(lab, &ENDPOINTS, Callers::Everybody),
     )?;
     let all: Vec<Ipv4Addr> = (0..SIZE.total())
-        .map(|i| *SIZE.endpoints().at(i).ip())
+        .map(|i| *SIZE.endpoints(POD_BASE).at(i).ip())
         .collect();
     for (i, endpoints) in all.chunks(SIZE.endpoints as usize).enumerate() {
         let name = format!("service-{i}");

@@ -121,10 +121,11 @@ impl Rig {
     /// Before anything is measured: every endpoint answers on both sides, the service spreads over
     /// them, and the policy is in force.
     pub fn prove(&mut self, size: Size) -> Result<()> {
+        let base = self.lab.wire.base();
         for side in Side::BOTH {
             let found =
                 self.side(side)
-                    .reached(size.endpoints(), Order::Sequential, size.total())?;
+                    .reached(size.endpoints(base), Order::Sequential, size.total())?;
             if found != u64::from(size.total()) {
                 let why = format!(
                     "{found} of {} endpoints answer, mesh {}",
@@ -170,7 +171,7 @@ impl Rig {
         let targets = if side == Side::On && self.agent.is_some() {
             case.size.services()
         } else {
-            case.size.endpoints()
+            case.size.endpoints(self.lab.wire.base())
         };
         let load = Load {
             kind: case.kind,
