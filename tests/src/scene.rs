@@ -137,3 +137,18 @@ pub fn service_with(ips: &[&str], affinity: Option<u32>, endpoints: &[(u16, Endp
 pub fn service_at() -> SocketAddr {
     SocketAddr::new(SERVICE.parse().expect("a constant"), PORT)
 }
+
+/// What the agent's `/metrics` says.
+pub fn scrape(scene: &Scene) -> Result<String> {
+    scene.lab.output(&scene.lab.backstage(), &["underpass-peer", "fetch", "127.0.0.1:9464", "/metrics"], LIMIT)
+}
+
+/// The sum of a metric's samples whose labels contain all of `labels`.
+pub fn metric_sum(text: &str, metric: &str, labels: &[&str]) -> Option<f64> {
+    let samples = text.lines().filter(|l| l.starts_with(metric) && labels.iter().all(|label| l.contains(label)));
+    let values: Vec<f64> = samples
+        .filter(|l| l[metric.len()..].starts_with(['{', ' ']))
+        .filter_map(|l| l.rsplit(' ').next()?.parse().ok())
+        .collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}

@@ -24,12 +24,12 @@ fn a_broken_file_is_named_and_the_last_good_plan_stays() -> Result<()> {
     let _server = scene.echo()?;
     let good = allow("app", "callers", Target::Workload("server"), &[Source::Account("app", "client")]);
     scene.policies(std::slice::from_ref(&good))?;
-    // A wrong type in line 6.
-    let wrong = good.replace("action: ALLOW", "action: 7");
+    // A wrong type in line 8.
+    let wrong = good.replace("audit: false", "audit: maybe");
     scene.lab.mesh_file("40-policies.yaml", &wrong)?;
     let found = problem(&scene, "BAD_FIELD")?;
     let place = format!("{} {}", text(&found, "/where"), text(&found, "/message"));
-    assert!(place.contains("40-policies.yaml:7") && place.contains("action"), "{found}");
+    assert!(place.contains("40-policies.yaml:8") && place.contains("audit"), "{found}");
     assert_eq!(scene.errno(&scene.other.place, service_at())?, EPERM);
     assert_eq!(scene.errno(&scene.client.place, service_at())?, 0);
     // No YAML at all.
@@ -77,7 +77,8 @@ fn a_plan_larger_than_a_map_keeps_the_last_good_one() -> Result<()> {
     let status = scene.agent.wait_status("a limit", |s| {
         s["problems"].as_array().into_iter().flatten().any(|p| p["name"] == "LIMIT_EXCEEDED" || p["name"] == "TOO_LARGE")
     })?;
-    println!("{}", status["problems"]);
+    let first = status["problems"].as_array().into_iter().flatten().find(|p| p["severity"] == "error");
+    assert!(first.is_some_and(|p| text(p, "/message").contains("16384")), "the limit is named: {first:?}");
     assert_eq!(scene.errno(&scene.client.place, service_at())?, 0);
     scene.lab.remove_mesh_file("90-many.yaml")?;
     scene.lab.remove_mesh_file("91-many.yaml")?;
@@ -113,5 +114,21 @@ fn wrong_usage_has_its_exit_code() -> Result<()> {
     let nowhere = scene.lab.run(&scene.lab.backstage(), &["underpass", "status", "--api", "/nonexistent.sock"])?.finish(LIMIT)?;
     assert_eq!(nowhere.code, Some(1), "{}", nowhere.stderr);
     assert!(nowhere.stderr.contains("API_UNREACHABLE"), "{}", nowhere.stderr);
+    Ok(())
+}
+
+/// Applications can exhaust the memory for a socket's state; then nothing would be known of the
+/// connection, so it is refused, and says so.
+#[test]
+fn without_memory_for_its_state_a_connect_is_refused_with_a_reason() -> Result<()> {
+    const ENOMEM: u64 = 12;
+    let scene = Scene::new("optmem", &[])?;
+    let _server = scene.echo()?;
+    underpass_tests::lab::net::sysctl(&scene.client.place.netns, "core/optmem_max", "100")?;
+    assert_eq!(scene.errno(&scene.client.place, service_at())?, ENOMEM);
+    let reason = |row: &Value| text(row, "/reason") == "NO_SOCKET_STORAGE";
+    scene.agent.cli.row("refused", &["--verdict", "refused"], reason)?;
+    underpass_tests::lab::net::sysctl(&scene.client.place.netns, "core/optmem_max", "131072")?;
+    assert_eq!(scene.errno(&scene.client.place, service_at())?, 0);
     Ok(())
 }

@@ -69,20 +69,22 @@ fn a_passed_socket_needs_both_workloads_allowed() -> Result<()> {
 /// `127.0.0.1` is a different place in each namespace.
 #[test]
 fn loopback_belongs_to_its_namespace() -> Result<()> {
-    let scene = Scene::new("loopback", &[])?;
+    let scene = with_cgroups("loopback")?;
     let at: SocketAddr = "127.0.0.1:9000".parse().expect("an address");
     let _a = sink(&scene.lab, &scene.client.place, "close", &[at])?;
     let _b = sink(&scene.lab, &scene.server.place, "close", &[at])?;
     scene.policies(&[
-        allow("app", "nobody-server", SERVER, &[Source::Account("app", "other")]),
-        allow("app", "nobody-client", Target::Workload("client"), &[Source::Account("app", "other")]),
+        allow("app", "to-server", SERVER, &[Source::Account("app", "other")]),
+        allow("app", "to-client", Target::Workload("client"), &[Source::Account("app", "alice")]),
     ])?;
-    // A workload may always reach itself; a host process that entered the namespace may not.
+    // A workload may always reach itself.
     assert_eq!(scene.errno(&scene.client.place, at)?, 0);
     assert_eq!(scene.errno(&scene.server.place, at)?, 0);
-    let visitor = scene.lab.host().in_netns(&scene.server.place.netns);
-    assert_eq!(scene.errno(&visitor, at)?, EPERM);
-    let row = scene.agent.cli.row("denied", &["--from", "host"], |r| text(r, "/verdict") == "denied")?;
+    // A process of another workload that entered a namespace is still that workload's.
+    let alice = scene.lab.cgroup("apps/alice")?;
+    assert_eq!(scene.errno(&alice.in_netns(&scene.client.place.netns), at)?, 0);
+    assert_eq!(scene.errno(&alice.in_netns(&scene.server.place.netns), at)?, EPERM);
+    let row = scene.agent.cli.row("denied", &["--from", "app/alice"], |r| text(r, "/verdict") == "denied")?;
     assert_eq!(text(&row, "/destination/workload"), "app/server", "{row}");
     Ok(())
 }

@@ -4,22 +4,8 @@ use underpass_tests::{
     Failure, Result,
     lab::until,
     manifest::{Source, Target, allow},
-    scene::{EPERM, LIMIT, Scene, service_at},
+    scene::{EPERM, LIMIT, Scene, metric_sum, scrape, service_at},
 };
-
-fn scrape(scene: &Scene) -> Result<String> {
-    scene.lab.output(&scene.lab.backstage(), &["underpass-peer", "fetch", "127.0.0.1:9464", "/metrics"], LIMIT)
-}
-
-/// The sum of a metric's samples whose labels contain all of `labels`.
-fn sum(text: &str, metric: &str, labels: &[&str]) -> Option<f64> {
-    let samples = text.lines().filter(|l| l.starts_with(metric) && labels.iter().all(|label| l.contains(label)));
-    let values: Vec<f64> = samples
-        .filter(|l| l[metric.len()..].starts_with(['{', ' ']))
-        .filter_map(|l| l.rsplit(' ').next()?.parse().ok())
-        .collect();
-    (!values.is_empty()).then(|| values.iter().sum())
-}
 
 #[test]
 fn the_names_and_sums_are_those_of_the_connections() -> Result<()> {
@@ -42,7 +28,7 @@ fn the_names_and_sums_are_those_of_the_connections() -> Result<()> {
         let text = scrape(&scene).map_err(|f| f.0)?;
         for (metric, value) in expected {
             // Each connection is counted in one direction by its source's node; inbound is the other view.
-            let seen = sum(&text, metric, &[&labels[..], &["outbound"]].concat());
+            let seen = metric_sum(&text, metric, &[&labels[..], &["outbound"]].concat());
             if seen != Some(value) {
                 let lines: Vec<&str> = text.lines().filter(|l| l.starts_with(metric)).collect();
                 return Err(format!("{metric} is {seen:?}, not {value}:\n{}", lines.join("\n")));

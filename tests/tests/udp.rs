@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use serde_json::Value;
 use underpass_tests::{
     Failure, Result,
-    lab::{Place, Proc},
+    lab::{Place, Proc, until},
     manifest::{self, Endpoint, Service, Source, Target, allow},
-    scene::{EPERM, LIMIT, Scene},
+    scene::{EPERM, LIMIT, Scene, metric_sum, scrape},
 };
 
 const DNS: &str = "10.96.0.53";
@@ -91,8 +91,16 @@ fn a_denied_datagram_is_eperm() -> Result<()> {
 fn udp_is_counted_per_workload_and_service() -> Result<()> {
     let (scene, _servers) = dns("udpstat")?;
     exchange(&scene, &scene.client.place, both()[0], &["--count", "7"])?;
-    underpass_tests::lab::until("UDP in stat", LIMIT, || {
-        let row = scene.agent.cli.stat("app/dns:53").map_err(|f| f.0)?;
-        if row["protocol"] == "udp" && row["bytes_sent"].as_u64() > Some(0) { Ok(()) } else { Err(row.to_string()) }
+    exchange(&scene, &scene.client.place, both()[0], &["--connected"])?;
+    until("UDP counts", LIMIT, || {
+        let text = scrape(&scene).map_err(|f| f.0)?;
+        let datagrams = metric_sum(&text, "udp_datagrams_total", &["app/client", "app/server", "app/dns"]);
+        let stat = scene.agent.cli.stat("app/dns:53").map_err(|f| f.0)?;
+        let seen = (datagrams, &stat["protocol"], &stat["opened"], &stat["open"]);
+        if seen == (Some(7.0), &"udp".into(), &1.into(), &0.into()) {
+            return Ok(());
+        }
+        let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("udp_")).collect();
+        Err(format!("{seen:?} in\n{}", lines.join("\n")))
     })
 }

@@ -10,8 +10,9 @@ use underpass_tests::Result;
 
 use super::shop::Shop;
 
-/// Connections shown at a time.
-const ROWS: usize = 14;
+/// The newest connections and denials that are shown.
+const CONNECTIONS: &str = "14";
+const DENIALS: &str = "3";
 const REDRAW: Duration = Duration::from_millis(700);
 
 pub struct Screen {
@@ -43,17 +44,16 @@ impl Screen {
 }
 
 fn frame(shop: &Shop, elapsed: Duration) -> Result<String> {
-    let table = |args: &[&str], rows: usize| -> Result<String> {
+    let table = |args: &[&str]| -> Result<String> {
         let done = shop.agent.cli.run(args)?;
-        let lines: Vec<&str> = done.stdout.lines().take(rows + 1).collect();
-        Ok(if done.code == Some(0) { lines.join("\n") } else { done.stderr })
+        Ok(if done.code == Some(0) { done.stdout } else { done.stderr })
     };
     Ok(format!(
-        "== {:.0} s: connections (underpass conns)\n{}\n\n== services (underpass stat)\n{}\n\n\
+        "== {:.0} s: the newest connections (underpass conns)\n{}\n\n== services (underpass stat)\n{}\n\n\
          == denied (underpass conns --verdict denied)\n{}\n",
         elapsed.as_secs_f64(),
-        table(&["conns"], ROWS)?,
-        table(&["stat"], ROWS)?,
-        table(&["conns", "--verdict", "denied"], 3)?,
+        table(&["conns", "--limit", CONNECTIONS])?,
+        table(&["stat"])?,
+        table(&["conns", "--verdict", "denied", "--limit", DENIALS])?,
     ))
 }
