@@ -43,7 +43,11 @@ impl<'a> World<'a> {
             ..plan::World::default()
         };
         for ip in &facts.addresses {
-            let shared = Owner { workload: None, local: true, shared: true };
+            let shared = Owner {
+                workload: None,
+                local: true,
+                shared: true,
+            };
             world.addresses.insert(Ip::from(*ip), shared);
         }
         Self {
@@ -58,8 +62,14 @@ impl<'a> World<'a> {
 
     pub(crate) fn policy(&mut self, policy: &Arc<AuthorizationPolicy>) {
         let name = policy.metadata.full_name();
-        let of_namespace = self.policies.entry(policy.metadata.namespace.clone()).or_default();
-        of_namespace.push(SetPolicy { name, object: policy.clone() });
+        let of_namespace = self
+            .policies
+            .entry(policy.metadata.namespace.clone())
+            .or_default();
+        of_namespace.push(SetPolicy {
+            name,
+            object: policy.clone(),
+        });
     }
 
     pub(crate) fn workload(
@@ -80,7 +90,9 @@ impl<'a> World<'a> {
             by
         });
         let policies = match &enrolled_by {
-            Some(_) => self.set_of(namespace, |p| selects(p, name, pod, workload)).unwrap_or(0),
+            Some(_) => self
+                .set_of(namespace, |p| selects(p, name, pod, workload))
+                .unwrap_or(0),
             None => 0,
         };
         let full_name: Str = format!("{namespace}/{name}").into();
@@ -106,7 +118,9 @@ impl<'a> World<'a> {
     /// A service may have policies of its own: their set must be known before it is compiled.
     pub(crate) fn service(&mut self, (namespace, name): &(Str, Str)) {
         if let Some(set) = self.set_of(namespace, |p| names_service(p, name)) {
-            self.world.service_sets.insert((namespace.clone(), name.clone()), set);
+            self.world
+                .service_sets
+                .insert((namespace.clone(), name.clone()), set);
         }
     }
 
@@ -119,9 +133,15 @@ impl<'a> World<'a> {
             blocks.extend(block.except.iter().copied());
         }
         // An IPv4 address is looked up as `::ffff:a.b.c.d`; a wide IPv6 block must not catch it.
-        let mapped = Cidr { ip: IpAddr::V6(std::net::Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()), prefix: 96 };
+        let mapped = Cidr {
+            ip: IpAddr::V6(std::net::Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()),
+            prefix: 96,
+        };
         if blocks.iter().any(|b| b.covers(&mapped)) {
-            blocks.insert(Cidr { ip: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), prefix: 0 });
+            blocks.insert(Cidr {
+                ip: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+                prefix: 0,
+            });
         }
         self.world.blocks = blocks.into_iter().collect();
         self.world
@@ -130,7 +150,8 @@ impl<'a> World<'a> {
     fn identity(&mut self, namespace: &Str, account: Option<&Str>) -> Str {
         let account = account.cloned().unwrap_or_else(|| "default".into());
         let made = self.identities.entry((namespace.clone(), account));
-        made.or_insert_with_key(|(ns, sa)| plan::spiffe(ns, sa)).clone()
+        made.or_insert_with_key(|(ns, sa)| plan::spiffe(ns, sa))
+            .clone()
     }
 
     /// The set of a namespace's policies that match; `None` if none does.
@@ -147,7 +168,9 @@ impl<'a> World<'a> {
         let key: Vec<Str> = matching.iter().map(|p| p.name.clone()).collect();
         let sets = &mut self.world.policy_sets;
         let set = self.sets.entry(key).or_insert_with(|| {
-            sets.push(PolicySet { policies: matching.into_iter().cloned().collect() });
+            sets.push(PolicySet {
+                policies: matching.into_iter().cloned().collect(),
+            });
             sets.len() as u32 - 1
         });
         Some(*set)
@@ -161,7 +184,9 @@ impl<'a> World<'a> {
         workload: Option<&k8s::Workload>,
     ) -> Box<[Ip]> {
         let of_pod = pod.into_iter().flat_map(|p| p.addresses());
-        let of_workload = workload.into_iter().flat_map(|w| w.spec.addresses.iter().copied());
+        let of_workload = workload
+            .into_iter()
+            .flat_map(|w| w.spec.addresses.iter().copied());
         let mut all: Vec<Ip> = of_pod.chain(of_workload).map(Ip::from).collect();
         all.retain(|ip| !ip.is_loopback());
         all.sort();
@@ -171,7 +196,11 @@ impl<'a> World<'a> {
             // Other processes of that node have the same address.
             for ip in &all {
                 let owner = self.world.addresses.entry(*ip).or_default();
-                *owner = Owner { workload: None, local: owner.local || on_host, shared: true };
+                *owner = Owner {
+                    workload: None,
+                    local: owner.local || on_host,
+                    shared: true,
+                };
             }
         }
         all.into()
@@ -180,18 +209,28 @@ impl<'a> World<'a> {
     fn add(&mut self, workload: plan::Workload) {
         let position = self.world.workloads.len() as u32;
         for ip in &workload.addresses {
-            let mine = Owner { workload: Some(position), local: workload.local, shared: false };
+            let mine = Owner {
+                workload: Some(position),
+                local: workload.local,
+                shared: false,
+            };
             let owner = self.world.addresses.entry(*ip).or_insert(mine);
             if owner.workload != Some(position) {
                 // Two claim it: it proves nobody's identity.
                 let local = owner.local || workload.local;
-                *owner = Owner { workload: None, local, shared: true };
+                *owner = Owner {
+                    workload: None,
+                    local,
+                    shared: true,
+                };
             }
         }
         if workload.netns != 0 {
             let host = workload.netns == self.facts.host_netns;
             let shared = host || self.world.netns.contains_key(&workload.netns);
-            self.world.netns.insert(workload.netns, if shared { None } else { Some(position) });
+            self.world
+                .netns
+                .insert(workload.netns, if shared { None } else { Some(position) });
         }
         for cgroup in &workload.cgroups {
             self.world.cgroups.entry(cgroup.id).or_insert(position);
@@ -201,7 +240,11 @@ impl<'a> World<'a> {
 }
 
 fn levels(cgroups: &[Cgroup]) -> Box<[Cgroup]> {
-    cgroups.iter().filter(|c| CGROUP_LEVELS.contains(&c.level)).copied().collect()
+    cgroups
+        .iter()
+        .filter(|c| CGROUP_LEVELS.contains(&c.level))
+        .copied()
+        .collect()
 }
 
 /// True if the policy protects the workload.
@@ -215,7 +258,11 @@ pub(crate) fn selects(
     targets.is_empty()
         || targets.iter().any(|target| match target {
             PolicyTarget::Service { .. } => false,
-            PolicyTarget::Workloads { kind, name: wanted, labels } => {
+            PolicyTarget::Workloads {
+                kind,
+                name: wanted,
+                labels,
+            } => {
                 let meta = match kind {
                     TargetKind::Pod => pod.map(|p| &p.metadata),
                     _ => workload.map(|w| &w.metadata),
@@ -228,6 +275,7 @@ pub(crate) fn selects(
 
 /// True if the policy protects the service.
 pub(crate) fn names_service(policy: &AuthorizationPolicy, service: &str) -> bool {
-    let named = |t: &PolicyTarget| matches!(t, PolicyTarget::Service { name } if **name == *service);
+    let named =
+        |t: &PolicyTarget| matches!(t, PolicyTarget::Service { name } if **name == *service);
     policy.spec.target_refs.iter().any(named)
 }

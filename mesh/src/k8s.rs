@@ -34,7 +34,10 @@ pub struct Meta {
     #[serde(deserialize_with = "field::subdomain")]
     pub name: Str,
     /// `default` if absent; meaningless for a Namespace.
-    #[serde(default = "field::default_namespace", deserialize_with = "field::label")]
+    #[serde(
+        default = "field::default_namespace",
+        deserialize_with = "field::label"
+    )]
     pub namespace: Str,
     #[serde(default)]
     pub labels: Labels,
@@ -76,7 +79,11 @@ impl Pod {
     /// Its addresses, none once it has ended.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let ended = matches!(self.status.phase, Some(Phase::Succeeded | Phase::Failed));
-        self.status.pod_ips.iter().map(|p| p.ip).take(if ended { 0 } else { usize::MAX })
+        self.status
+            .pod_ips
+            .iter()
+            .map(|p| p.ip)
+            .take(if ended { 0 } else { usize::MAX })
     }
 }
 
@@ -124,7 +131,11 @@ pub struct ServiceSpec {
     /// An address, `None` (headless), or empty.
     #[serde(default, rename = "clusterIP", deserialize_with = "field::cluster_ip")]
     cluster_ip: Option<field::ClusterIp>,
-    #[serde(default, rename = "clusterIPs", deserialize_with = "field::cluster_ips")]
+    #[serde(
+        default,
+        rename = "clusterIPs",
+        deserialize_with = "field::cluster_ips"
+    )]
     cluster_ips: Vec<field::ClusterIp>,
     #[serde(default, deserialize_with = "field::nullable")]
     pub ports: Vec<ServicePort>,
@@ -162,16 +173,21 @@ impl ServiceSpec {
 
     /// Declared without an address: endpoints are dialed directly.
     pub fn headless(&self) -> bool {
-        self.cluster_ips.iter().chain(&self.cluster_ip).any(|c| c.0.is_none())
+        self.cluster_ips
+            .iter()
+            .chain(&self.cluster_ip)
+            .any(|c| c.0.is_none())
     }
 
     /// Seconds for which a client stays on its endpoint, 0 without affinity.
     pub fn affinity_secs(&self) -> u32 {
         match self.session_affinity {
             SessionAffinity::None => 0,
-            SessionAffinity::ClientIP => {
-                self.session_affinity_config.client_ip.timeout_seconds.unwrap_or(10_800)
-            }
+            SessionAffinity::ClientIP => self
+                .session_affinity_config
+                .client_ip
+                .timeout_seconds
+                .unwrap_or(10_800),
         }
     }
 
@@ -179,23 +195,45 @@ impl ServiceSpec {
     pub fn unbuilt(&self) -> Vec<(String, &'static str)> {
         let mut found = Vec::new();
         if self.external_name.is_some() || self.kind == ServiceType::ExternalName {
-            found.push(("spec.externalName".into(), "no traffic goes to an external name"));
+            found.push((
+                "spec.externalName".into(),
+                "no traffic goes to an external name",
+            ));
         }
         if !self.external_ips.is_empty() {
-            found.push(("spec.externalIPs".into(), "only cluster addresses are served"));
+            found.push((
+                "spec.externalIPs".into(),
+                "only cluster addresses are served",
+            ));
         }
         if matches!(self.kind, ServiceType::NodePort | ServiceType::LoadBalancer) {
-            found.push(("spec.type".into(), "only cluster addresses are served, no node ports"));
+            found.push((
+                "spec.type".into(),
+                "only cluster addresses are served, no node ports",
+            ));
         }
-        if self.internal_traffic_policy.as_deref().is_some_and(|p| p != "Cluster") {
-            found.push(("spec.internalTrafficPolicy".into(), "endpoints of all nodes are used"));
+        if self
+            .internal_traffic_policy
+            .as_deref()
+            .is_some_and(|p| p != "Cluster")
+        {
+            found.push((
+                "spec.internalTrafficPolicy".into(),
+                "endpoints of all nodes are used",
+            ));
         }
         if self.traffic_distribution.is_some() {
-            found.push(("spec.trafficDistribution".into(), "endpoints are not chosen by distance"));
+            found.push((
+                "spec.trafficDistribution".into(),
+                "endpoints are not chosen by distance",
+            ));
         }
         for (i, port) in self.ports.iter().enumerate() {
             if port.protocol == Protocol::SCTP {
-                found.push((format!("spec.ports[{i}].protocol"), "only TCP and UDP are served"));
+                found.push((
+                    format!("spec.ports[{i}].protocol"),
+                    "only TCP and UDP are served",
+                ));
             }
         }
         found
@@ -244,7 +282,11 @@ pub struct ServicePort {
     pub protocol: Protocol,
     pub app_protocol: Option<Str>,
     /// Kubernetes resolves it into EndpointSlices; checked, then not needed.
-    #[serde(default, rename = "targetPort", deserialize_with = "field::target_port")]
+    #[serde(
+        default,
+        rename = "targetPort",
+        deserialize_with = "field::target_port"
+    )]
     _target_port: (),
 }
 
@@ -326,7 +368,10 @@ pub struct TargetRef {
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct EndpointPort {
-    #[serde(default = "field::empty", deserialize_with = "field::nullable_port_name")]
+    #[serde(
+        default = "field::empty",
+        deserialize_with = "field::nullable_port_name"
+    )]
     pub name: Str,
     /// Absent means every port, which the mesh does not serve.
     #[serde(default, deserialize_with = "field::optional_port")]

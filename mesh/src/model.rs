@@ -129,7 +129,9 @@ impl Model {
 
     /// True if the file was known.
     pub fn remove_file(&mut self, name: &str) -> bool {
-        let Some((file, old)) = self.files.remove_entry(name) else { return false };
+        let Some((file, old)) = self.files.remove_entry(name) else {
+            return false;
+        };
         for key in &old.keys {
             self.take(&file, key);
         }
@@ -146,7 +148,11 @@ impl Model {
         let found = self.workloads.iter().filter_map(|(name, held)| {
             let locator = held.object.spec.locator.clone()?;
             let enrolled = self.enrolled(name, Some(&held.object)).is_some();
-            Some(Wanted { full_name: held.object.metadata.full_name(), locator, enrolled })
+            Some(Wanted {
+                full_name: held.object.metadata.full_name(),
+                locator,
+                enrolled,
+            })
         });
         found.collect()
     }
@@ -167,7 +173,10 @@ impl Model {
                         None => services.remove(&name),
                     };
                 }
-                Plan { world: last.world.clone(), services: Arc::new(services) }
+                Plan {
+                    world: last.world.clone(),
+                    services: Arc::new(services),
+                }
             }
             _ => self.compile_all(facts),
         };
@@ -178,7 +187,10 @@ impl Model {
 
     /// What is wrong with single files, by file and line.
     pub fn problems(&self) -> Vec<Problem> {
-        self.files.values().flat_map(|f| f.problems.iter().cloned()).collect()
+        self.files
+            .values()
+            .flat_map(|f| f.problems.iter().cloned())
+            .collect()
     }
 
     fn compile_all(&self, facts: &Facts) -> Plan {
@@ -197,7 +209,9 @@ impl Model {
                 (None, None) => break,
             };
             let pod = pods.next_if(|(n, _)| *n == name).map(|(_, h)| &*h.object);
-            let workload = workloads.next_if(|(n, _)| *n == name).map(|(_, h)| &*h.object);
+            let workload = workloads
+                .next_if(|(n, _)| *n == name)
+                .map(|(_, h)| &*h.object);
             world.workload(name, pod, workload, self.enrolled(name, workload));
         }
         for (name, _) in self.services.iter() {
@@ -205,17 +219,23 @@ impl Model {
         }
         let world = world.finish();
         let all = self.services.iter();
-        let services = all.filter_map(|(name, _)| {
-            Some((name.clone(), Arc::new(self.service(&world, name)?)))
-        });
+        let services =
+            all.filter_map(|(name, _)| Some((name.clone(), Arc::new(self.service(&world, name)?))));
         let services = Arc::new(services.collect());
-        Plan { world: Arc::new(world), services }
+        Plan {
+            world: Arc::new(world),
+            services,
+        }
     }
 
     fn service(&self, world: &crate::plan::World, name: &Name) -> Option<crate::plan::Service> {
         let service = self.services.get(name)?;
         let slices = self.slices_of(name).map(|held| &*held.object);
-        Some(compile::service(world, &service.object, &slices.collect::<Vec<_>>()))
+        Some(compile::service(
+            world,
+            &service.object,
+            &slices.collect::<Vec<_>>(),
+        ))
     }
 
     fn slices_of(&self, service: &Name) -> impl Iterator<Item = &Held<EndpointSlice>> {
@@ -274,7 +294,11 @@ impl Model {
 
     fn put(&mut self, file: &Str, line: u32, name: Name, object: Object) -> bool {
         fn held<T>(file: &Str, line: u32, object: Arc<T>) -> Held<T> {
-            Held { file: file.clone(), line, object }
+            Held {
+                file: file.clone(),
+                line,
+                object,
+            }
         }
         let world = match object {
             Object::Namespace(o) => self.namespaces.put(name, held(file, line, o)).is_some(),
@@ -336,7 +360,10 @@ impl Model {
             self.dirty.services.insert(service);
         }
         if let Some(service) = changed.after.as_deref().and_then(service_of) {
-            self.slices_of.entry(service.clone()).or_default().insert(name.1.clone());
+            self.slices_of
+                .entry(service.clone())
+                .or_default()
+                .insert(name.1.clone());
             self.dirty.services.insert(service);
         }
         true
@@ -365,7 +392,11 @@ fn namespace_key(name: &Str) -> Name {
 
 /// As a user reads it.
 fn shown((namespace, name): &Name) -> String {
-    if namespace.is_empty() { name.to_string() } else { format!("{namespace}/{name}") }
+    if namespace.is_empty() {
+        name.to_string()
+    } else {
+        format!("{namespace}/{name}")
+    }
 }
 
 #[cfg(test)]

@@ -35,15 +35,27 @@ pub struct Parsed {
 
 /// Reads a file. On `Err` at least one problem is an error.
 pub fn parse(file: &str, text: &str) -> Result<Parsed, Vec<Problem>> {
-    let mut reader = Reader { file: file.into(), parsed: Parsed::default(), errors: Vec::new() };
+    let mut reader = Reader {
+        file: file.into(),
+        parsed: Parsed::default(),
+        errors: Vec::new(),
+    };
     if text.len() > FILE_BYTES_MAX {
         let message = format!("{} bytes, the limit is {FILE_BYTES_MAX}", text.len());
-        return Err(vec![reader.problem(Severity::Error, code::TOO_LARGE, 0, "", message)]);
+        return Err(vec![reader.problem(
+            Severity::Error,
+            code::TOO_LARGE,
+            0,
+            "",
+            message,
+        )]);
     }
     if !(text.trim_start().starts_with('{') && reader.json(text)) {
         reader.yaml(text);
     }
-    let Reader { parsed, mut errors, .. } = reader;
+    let Reader {
+        parsed, mut errors, ..
+    } = reader;
     if errors.is_empty() {
         return Ok(parsed);
     }
@@ -107,10 +119,18 @@ impl Reader {
             Document::Unknown { api, kind } => {
                 // A slip in our own group must not open what it was meant to close.
                 let ours = api.starts_with("underpass.dev/");
-                let severity = if ours { Severity::Error } else { Severity::Warning };
+                let severity = if ours {
+                    Severity::Error
+                } else {
+                    Severity::Warning
+                };
                 let message = format!("{kind} of {api} is not read");
                 let problem = self.problem(severity, code::UNKNOWN_KIND, line, path, message);
-                if ours { self.errors.push(problem) } else { self.parsed.warnings.push(problem) }
+                if ours {
+                    self.errors.push(problem)
+                } else {
+                    self.parsed.warnings.push(problem)
+                }
             }
         }
     }
@@ -119,15 +139,21 @@ impl Reader {
         if self.parsed.objects.len() >= FILE_OBJECTS_MAX {
             if self.errors.is_empty() {
                 let message = format!("more than {FILE_OBJECTS_MAX} objects");
-                self.errors.push(self.problem(Severity::Error, code::TOO_LARGE, line, "", message));
+                self.errors
+                    .push(self.problem(Severity::Error, code::TOO_LARGE, line, "", message));
             }
             return;
         }
         if let Object::Service(service) = &object {
             for (field, why) in service.spec.unbuilt() {
                 let field = join(path, &field);
-                let p =
-                    self.problem(Severity::Warning, code::NOT_IMPLEMENTED, line, &field, why.into());
+                let p = self.problem(
+                    Severity::Warning,
+                    code::NOT_IMPLEMENTED,
+                    line,
+                    &field,
+                    why.into(),
+                );
                 self.parsed.warnings.push(p);
             }
         }
@@ -143,14 +169,19 @@ impl Reader {
             at = line + place.line().max(1) as u32 - 1;
         }
         let syntax = serde_yaml_ng::from_str::<IgnoredAny>(document).is_err();
-        let (path, message) = if syntax { ("", text.as_str()) } else { split_path(&text) };
+        let (path, message) = if syntax {
+            ("", text.as_str())
+        } else {
+            split_path(&text)
+        };
         let (code, message) = match message.split_once(NOT_IMPLEMENTED) {
             _ if syntax => (code::BAD_YAML, message),
             Some((_, message)) => (code::NOT_IMPLEMENTED, message),
             None => (code::BAD_FIELD, message),
         };
         let path = join(path, named_field(message));
-        self.errors.push(self.problem(Severity::Error, code, at, &path, message.into()));
+        self.errors
+            .push(self.problem(Severity::Error, code, at, &path, message.into()));
     }
 
     fn problem(
@@ -161,12 +192,23 @@ impl Reader {
         field: &str,
         message: String,
     ) -> Problem {
-        Problem { severity, code, file: self.file.clone(), line, field: field.into(), message }
+        Problem {
+            severity,
+            code,
+            file: self.file.clone(),
+            line,
+            field: field.into(),
+            message,
+        }
     }
 }
 
 fn join(path: &str, field: &str) -> String {
-    let dot = if path.is_empty() || field.is_empty() { "" } else { "." };
+    let dot = if path.is_empty() || field.is_empty() {
+        ""
+    } else {
+        "."
+    };
     format!("{path}{dot}{field}")
 }
 
@@ -176,7 +218,9 @@ fn split_path(text: &str) -> (&str, &str) {
         Some((path, message))
             if !path.is_empty()
                 && path != NOT_IMPLEMENTED.trim_end_matches(": ")
-                && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-[]/".contains(&b)) =>
+                && path
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"._-[]/".contains(&b)) =>
         {
             (path, message)
         }
@@ -255,7 +299,11 @@ const KIND_LATER: &str = "apiVersion and kind must be written before the other f
 
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_map(DocumentVisitor { api: None, kind: None, pass: 1 })
+        d.deserialize_map(DocumentVisitor {
+            api: None,
+            kind: None,
+            pass: 1,
+        })
     }
 }
 
@@ -265,7 +313,11 @@ struct Known(String, String);
 impl<'de> DeserializeSeed<'de> for Known {
     type Value = Document;
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Document, D::Error> {
-        d.deserialize_map(DocumentVisitor { api: Some(self.0), kind: Some(self.1), pass: 2 })
+        d.deserialize_map(DocumentVisitor {
+            api: Some(self.0),
+            kind: Some(self.1),
+            pass: 2,
+        })
     }
 }
 
@@ -337,7 +389,10 @@ fn object<'de, A: MapAccess<'de>>(
         }
         _ => {
             IgnoredAny::deserialize(d)?;
-            return Ok(Document::Unknown { api: api.into(), kind: kind.into() });
+            return Ok(Document::Unknown {
+                api: api.into(),
+                kind: kind.into(),
+            });
         }
     }))
 }
@@ -379,7 +434,9 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Pending<'de, A> {
         seed: K,
     ) -> Result<Option<K::Value>, A::Error> {
         match self.0.take() {
-            Some(key) => seed.deserialize(serde::de::value::CowStrDeserializer::new(key)).map(Some),
+            Some(key) => seed
+                .deserialize(serde::de::value::CowStrDeserializer::new(key))
+                .map(Some),
             // `kind` and `apiVersion` may follow if a first pass has read them.
             None => self.1.next_key_seed(seed),
         }

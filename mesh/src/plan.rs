@@ -142,7 +142,10 @@ pub enum SourceRef {
 /// What is dialed; the port comes beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DestRef {
-    Service { namespace: Str, name: Str },
+    Service {
+        namespace: Str,
+        name: Str,
+    },
     /// `namespace/name`.
     Workload(Str),
     /// A service's, a workload's, or anybody's.
@@ -213,7 +216,9 @@ impl Plan {
 
     /// By `namespace/name`.
     pub fn workload(&self, full_name: &str) -> Option<&Workload> {
-        self.world.position(full_name).map(|i| &self.world.workloads[i as usize])
+        self.world
+            .position(full_name)
+            .map(|i| &self.world.workloads[i as usize])
     }
 
     /// The workload that owns an address alone.
@@ -226,14 +231,21 @@ impl Plan {
     pub fn service_at(&self, ip: IpAddr, port: u16, proto: u8) -> Option<(Str, &ServicePort)> {
         let ip = Ip::from(ip);
         self.services.values().find_map(|service| {
-            let port = service.ports.iter().find(|p| (p.ip, p.port, p.proto) == (ip, port, proto))?;
+            let port = service
+                .ports
+                .iter()
+                .find(|p| (p.ip, p.port, p.proto) == (ip, port, proto))?;
             Some((service.port_name(port), port))
         })
     }
 
     /// Cookies of the namespaces in which a `sk_lookup` program must guard enrolled workloads.
     pub fn guarded(&self) -> std::collections::BTreeSet<u64> {
-        let here = self.world.workloads.iter().filter(|w| w.enrolled() && w.netns != 0);
+        let here = self
+            .world
+            .workloads
+            .iter()
+            .filter(|w| w.enrolled() && w.netns != 0);
         here.map(|w| w.netns).collect()
     }
 }
@@ -251,7 +263,9 @@ impl World {
 
     pub(crate) fn position_of(&self, namespace: &str, name: &str) -> Option<u32> {
         let key = (namespace, name);
-        let found = self.workloads.binary_search_by(|w| (&*w.namespace, &*w.name).cmp(&key));
+        let found = self
+            .workloads
+            .binary_search_by(|w| (&*w.namespace, &*w.name).cmp(&key));
         found.ok().map(|i| i as u32)
     }
 }

@@ -30,9 +30,17 @@ mod tests;
 /// Why a plan cannot be laid out; the tables stay as they were.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TablesError {
-    #[error("UP0309 LIMIT_EXCEEDED: {what} needs {need}, its limit is {limit}. Try: split the node's objects; `underpass status` shows each map's fullness")]
-    Limit { what: &'static str, need: usize, limit: usize },
-    #[error("UP0408 PINS_INCOMPATIBLE: {map}: {why}. Try: run `underpass-agent --uninstall`, then start again")]
+    #[error(
+        "UP0309 LIMIT_EXCEEDED: {what} needs {need}, its limit is {limit}. Try: split the node's objects; `underpass status` shows each map's fullness"
+    )]
+    Limit {
+        what: &'static str,
+        need: usize,
+        limit: usize,
+    },
+    #[error(
+        "UP0408 PINS_INCOMPATIBLE: {map}: {why}. Try: run `underpass-agent --uninstall`, then start again"
+    )]
     Corrupt { map: &'static str, why: String },
 }
 
@@ -98,15 +106,21 @@ impl Tables {
     fn install(&mut self, plan: &Plan, out: &mut Writer) -> Result<(), TablesError> {
         self.begin();
         let last = self.last.take();
-        let same_world = last.as_ref().is_some_and(|l| Arc::ptr_eq(&l.world, &plan.world));
+        let same_world = last
+            .as_ref()
+            .is_some_and(|l| Arc::ptr_eq(&l.world, &plan.world));
         if !same_world {
             let names = Arc::make_mut(&mut self.names);
             let policies = Arc::make_mut(&mut self.policies);
             self.tables = policies.lay_out(&plan.world, names, out)?.into();
-            Arc::make_mut(&mut self.workloads).lay_out(&plan.world, &self.tables, names, out)?;
+            let reachable = self.workloads.reachable(&self.services);
+            let workloads = Arc::make_mut(&mut self.workloads);
+            workloads.lay_out(&plan.world, &self.tables, &reachable, names, out)?;
         }
         let same_services = same_world
-            && last.as_ref().is_some_and(|l| Arc::ptr_eq(&l.services, &plan.services));
+            && last
+                .as_ref()
+                .is_some_and(|l| Arc::ptr_eq(&l.services, &plan.services));
         if !same_services {
             let before = last.filter(|_| same_world);
             self.install_services(before.as_ref(), plan, out)?;
@@ -140,12 +154,19 @@ impl Tables {
         let services = Arc::make_mut(&mut self.services);
         let names = Arc::make_mut(&mut self.names);
         services.begin();
-        let context = Context { workloads: &self.workloads.index_of, tables: &self.tables };
+        let context = Context {
+            workloads: &self.workloads.index_of,
+            tables: &self.tables,
+        };
         let done = match before {
             Some(before) => services.lay_out_changed(before, plan, &context, names, out)?,
             None => false,
         };
-        if done { Ok(()) } else { services.lay_out(plan, &context, names, out) }
+        if done {
+            Ok(())
+        } else {
+            services.lay_out(plan, &context, names, out)
+        }
     }
 
     fn sweep(&mut self, plan: &Plan, out: &mut Writer) {
@@ -166,7 +187,10 @@ impl Tables {
         if !same_world {
             set(setting::CGROUP_LEVELS, Workloads::levels(&plan.world));
             set(setting::HOST_NETNS, plan.world.host_netns);
-            set(setting::DEFAULT_POLICY, self.tables.first().map_or(0, |t| u64::from(*t)));
+            set(
+                setting::DEFAULT_POLICY,
+                self.tables.first().map_or(0, |t| u64::from(*t)),
+            );
         }
         if !out.is_empty() {
             let version = self.settings[setting::PLAN_VERSION as usize] + 1;

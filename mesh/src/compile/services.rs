@@ -11,23 +11,43 @@ use crate::{
 
 /// Compiles one service; it depends on nothing but its slices and the world.
 pub(crate) fn service(world: &World, service: &k8s::Service, slices: &[&EndpointSlice]) -> Service {
-    let k8s::Meta { namespace, name, .. } = &service.metadata;
+    let k8s::Meta {
+        namespace, name, ..
+    } = &service.metadata;
     let spec = &service.spec;
     let mut ports = Vec::new();
     for ip in spec.addresses() {
-        let family = if ip.is_ipv4() { AddressType::IPv4 } else { AddressType::IPv6 };
+        let family = if ip.is_ipv4() {
+            AddressType::IPv4
+        } else {
+            AddressType::IPv6
+        };
         for port in spec.ports.iter().filter(|p| p.protocol.number() != 0) {
             ports.push(ServicePort {
                 ip: Ip::from(ip),
                 port: port.port,
                 proto: port.protocol.number(),
                 affinity_secs: spec.affinity_secs(),
-                endpoints: endpoints(world, spec.publish_not_ready_addresses, port, family, slices),
+                endpoints: endpoints(
+                    world,
+                    spec.publish_not_ready_addresses,
+                    port,
+                    family,
+                    slices,
+                ),
             });
         }
     }
-    let policies = world.service_sets.get(&(namespace.clone(), name.clone())).copied();
-    Service { namespace: namespace.clone(), name: name.clone(), ports, policies }
+    let policies = world
+        .service_sets
+        .get(&(namespace.clone(), name.clone()))
+        .copied();
+    Service {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        ports,
+        policies,
+    }
 }
 
 /// The endpoints that new connections may choose: those that are ready; if there is none, those
@@ -48,7 +68,9 @@ fn endpoints(
     let mut found: BTreeMap<(Ip, u16), (State, Endpoint)> = BTreeMap::new();
     for slice in slices.iter().filter(|s| s.address_type == family) {
         let same = |p: &&k8s::EndpointPort| p.name == port.name && p.protocol == port.protocol;
-        let Some(number) = slice.ports.iter().find(same).and_then(|p| p.port) else { continue };
+        let Some(number) = slice.ports.iter().find(same).and_then(|p| p.port) else {
+            continue;
+        };
         for e in &slice.endpoints {
             let c = e.conditions;
             let state = match () {
@@ -60,7 +82,12 @@ fn endpoints(
             let workload = behind(world, slice, e);
             let own = workload.and_then(|w| world.workloads[w as usize].weight);
             let weight = own.or(slice.metadata.annotations.0).unwrap_or(1);
-            let endpoint = Endpoint { ip, port: number, workload, weight };
+            let endpoint = Endpoint {
+                ip,
+                port: number,
+                workload,
+                weight,
+            };
             let known = found.entry((ip, number));
             let known = known.or_insert_with(|| (State::Draining, endpoint));
             if state < known.0 {
@@ -73,7 +100,9 @@ fn endpoints(
     } else {
         State::Draining
     };
-    let chosen = found.into_values().filter(|(s, e)| *s == best && e.weight > 0);
+    let chosen = found
+        .into_values()
+        .filter(|(s, e)| *s == best && e.weight > 0);
     chosen.map(|(_, e)| e).collect()
 }
 
@@ -83,7 +112,10 @@ fn behind(world: &World, slice: &EndpointSlice, endpoint: &k8s::Endpoint) -> Opt
         && matches!(target.kind.as_deref(), Some("Pod" | "Workload"))
         && let Some(name) = &target.name
     {
-        let namespace = target.namespace.as_ref().unwrap_or(&slice.metadata.namespace);
+        let namespace = target
+            .namespace
+            .as_ref()
+            .unwrap_or(&slice.metadata.namespace);
         if let Some(position) = world.position_of(namespace, name) {
             return Some(position);
         }

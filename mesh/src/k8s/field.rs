@@ -135,7 +135,9 @@ fn optional_text<'de, D: Deserializer<'de>>(
     d: D,
     check: fn(&str) -> Result<(), String>,
 ) -> Result<Option<Str>, D::Error> {
-    let Some(Text(text)) = Option::deserialize(d)? else { return Ok(None) };
+    let Some(Text(text)) = Option::deserialize(d)? else {
+        return Ok(None);
+    };
     check(&text).map_err(D::Error::custom)?;
     Ok(Some(text))
 }
@@ -160,11 +162,15 @@ fn is_subdomain(s: &str) -> Result<(), String> {
     if s.len() <= 253 && s.split('.').all(|part| is_label(part).is_ok()) {
         return Ok(());
     }
-    Err(format!("`{s}` is no DNS name (a-z, 0-9, -, ., at most 253)"))
+    Err(format!(
+        "`{s}` is no DNS name (a-z, 0-9, -, ., at most 253)"
+    ))
 }
 
 fn is_spiffe(s: &str) -> Result<(), String> {
-    let path = s.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'));
+    let path = s
+        .strip_prefix("spiffe://")
+        .and_then(|rest| rest.split_once('/'));
     match path {
         Some((domain, path))
             if is_subdomain(domain).is_ok()
@@ -174,7 +180,9 @@ fn is_spiffe(s: &str) -> Result<(), String> {
         {
             Ok(())
         }
-        _ => Err(format!("`{s}` is no SPIFFE identity as spiffe://cluster.local/ns/NS/sa/NAME")),
+        _ => Err(format!(
+            "`{s}` is no SPIFFE identity as spiffe://cluster.local/ns/NS/sa/NAME"
+        )),
     }
 }
 
@@ -227,13 +235,17 @@ pub(super) fn ignored<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
 
 /// A field that Kubernetes or GEP-3779 knows and the mesh does not build.
 pub(super) fn unbuilt<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
-    Err(D::Error::custom(format!("{NOT_IMPLEMENTED}this field is not built")))
+    Err(D::Error::custom(format!(
+        "{NOT_IMPLEMENTED}this field is not built"
+    )))
 }
 
 pub(super) fn action_allow<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
     match &*Text::deserialize(d)?.0 {
         "ALLOW" => Ok(()),
-        other => Err(D::Error::custom(format!("{NOT_IMPLEMENTED}action {other}; only ALLOW is"))),
+        other => Err(D::Error::custom(format!(
+            "{NOT_IMPLEMENTED}action {other}; only ALLOW is"
+        ))),
     }
 }
 
@@ -246,14 +258,20 @@ pub(super) fn policy_protocol<'de, D: Deserializer<'de>>(d: D) -> Result<Protoco
 
 pub(super) fn port<'de, D: Deserializer<'de>>(d: D) -> Result<u16, D::Error> {
     match u16::deserialize(d)? {
-        0 => Err(D::Error::invalid_value(Unexpected::Unsigned(0), &"a port from 1 to 65535")),
+        0 => Err(D::Error::invalid_value(
+            Unexpected::Unsigned(0),
+            &"a port from 1 to 65535",
+        )),
         port => Ok(port),
     }
 }
 
 pub(super) fn optional_port<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
     match Option::<u16>::deserialize(d)? {
-        Some(0) => Err(D::Error::invalid_value(Unexpected::Unsigned(0), &"a port from 1 to 65535")),
+        Some(0) => Err(D::Error::invalid_value(
+            Unexpected::Unsigned(0),
+            &"a port from 1 to 65535",
+        )),
         port => Ok(port),
     }
 }
@@ -277,7 +295,11 @@ pub(super) fn target_port<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Erro
         }
         fn visit_u64<E: Error>(self, port: u64) -> Result<(), E> {
             // Kubernetes writes 0 for "the same port".
-            if port <= 65_535 { Ok(()) } else { Err(E::invalid_value(Unexpected::Unsigned(port), &self)) }
+            if port <= 65_535 {
+                Ok(())
+            } else {
+                Err(E::invalid_value(Unexpected::Unsigned(port), &self))
+            }
         }
         fn visit_str<E: Error>(self, name: &str) -> Result<(), E> {
             is_label(name).map_err(E::custom)
@@ -309,12 +331,16 @@ pub(super) fn cluster_ip<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Clust
 }
 
 pub(super) fn cluster_ips<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ClusterIp>, D::Error> {
-    sequence(d, |text| cluster_ip_of(text)?.ok_or_else(|| "an empty address".into()))
+    sequence(d, |text| {
+        cluster_ip_of(text)?.ok_or_else(|| "an empty address".into())
+    })
 }
 
 /// An address that traffic can go to.
 fn address(text: &str) -> Result<IpAddr, String> {
-    let ip: IpAddr = text.parse().map_err(|_| format!("`{text}` is no IP address"))?;
+    let ip: IpAddr = text
+        .parse()
+        .map_err(|_| format!("`{text}` is no IP address"))?;
     let ip = ip.to_canonical();
     if ip.is_unspecified() || ip.is_multicast() {
         return Err(format!("`{text}` is no address of one host"));
@@ -333,7 +359,9 @@ pub(super) fn addresses<'de, D: Deserializer<'de>>(d: D) -> Result<Box<[IpAddr]>
 /// Of an endpoint's addresses, which stand for each other, the first.
 pub(super) fn first_address<'de, D: Deserializer<'de>>(d: D) -> Result<IpAddr, D::Error> {
     let list = sequence(d, address)?;
-    list.first().copied().ok_or_else(|| D::Error::custom("an endpoint needs an address"))
+    list.first()
+        .copied()
+        .ok_or_else(|| D::Error::custom("an endpoint needs an address"))
 }
 
 pub(super) fn labels<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Str>, D::Error> {
@@ -390,7 +418,9 @@ pub(super) fn cgroup_path(path: &str) -> Result<Str, String> {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let bad = parts.is_empty() || parts.len() > 15 || path.len() > 4096;
     if bad || parts.iter().any(|p| *p == "." || *p == "..") || path.contains('\0') {
-        return Err(format!("cgroup: `{path}` is no path below the cgroup2 root (1 to 15 levels)"));
+        return Err(format!(
+            "cgroup: `{path}` is no path below the cgroup2 root (1 to 15 levels)"
+        ));
     }
     Ok(parts.join("/").into())
 }
@@ -399,7 +429,12 @@ pub(super) fn cgroup_path(path: &str) -> Result<Str, String> {
 pub(super) fn netns(text: &str) -> Result<NetnsRef, String> {
     let bad = || format!("netns: `{text}` is no name, absolute path or pid:N");
     if let Some(pid) = text.strip_prefix("pid:") {
-        return pid.parse().ok().filter(|p| *p > 0).map(NetnsRef::Pid).ok_or_else(bad);
+        return pid
+            .parse()
+            .ok()
+            .filter(|p| *p > 0)
+            .map(NetnsRef::Pid)
+            .ok_or_else(bad);
     }
     if text.is_empty() || text.len() > 4096 || text.contains('\0') {
         return Err(bad());
@@ -415,7 +450,13 @@ pub(super) fn netns(text: &str) -> Result<NetnsRef, String> {
 
 pub(super) fn unit(text: &str) -> Result<Str, String> {
     let good = text.len() <= 255
-        && [".service", ".scope", ".slice"].iter().any(|s| text.ends_with(s) && text != *s)
+        && [".service", ".scope", ".slice"]
+            .iter()
+            .any(|s| text.ends_with(s) && text != *s)
         && !text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control());
-    if good { Ok(text.into()) } else { Err(format!("systemdUnit: `{text}` is no unit as web.service")) }
+    if good {
+        Ok(text.into())
+    } else {
+        Err(format!("systemdUnit: `{text}` is no unit as web.service"))
+    }
 }

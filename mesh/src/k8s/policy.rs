@@ -61,8 +61,14 @@ pub struct PolicySpec {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "RawTarget")]
 pub enum PolicyTarget {
-    Service { name: Str },
-    Workloads { kind: TargetKind, name: Option<Str>, labels: Labels },
+    Service {
+        name: Str,
+    },
+    Workloads {
+        kind: TargetKind,
+        name: Option<Str>,
+        labels: Labels,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -87,7 +93,11 @@ struct RawTarget {
 struct LabelSelector {
     #[serde(default)]
     match_labels: Labels,
-    #[serde(default, rename = "matchExpressions", deserialize_with = "field::unbuilt")]
+    #[serde(
+        default,
+        rename = "matchExpressions",
+        deserialize_with = "field::unbuilt"
+    )]
     _match_expressions: (),
 }
 
@@ -95,7 +105,11 @@ impl TryFrom<RawTarget> for PolicyTarget {
     type Error = String;
 
     fn try_from(raw: RawTarget) -> Result<Self, String> {
-        let group = if raw.kind == TargetKind::Workload { "underpass.dev" } else { "" };
+        let group = if raw.kind == TargetKind::Workload {
+            "underpass.dev"
+        } else {
+            ""
+        };
         if raw.group.as_deref().is_some_and(|g| g != group) {
             return Err(format!("group of this kind must be \"{group}\""));
         }
@@ -160,7 +174,14 @@ impl TryFrom<RawSource> for Source {
     type Error = &'static str;
 
     fn try_from(raw: RawSource) -> Result<Self, Self::Error> {
-        let RawSource { service_accounts, spiffe, namespaces, ip_blocks, host, outside } = raw;
+        let RawSource {
+            service_accounts,
+            spiffe,
+            namespaces,
+            ip_blocks,
+            host,
+            outside,
+        } = raw;
         let nobody = service_accounts.is_empty()
             && spiffe.is_empty()
             && namespaces.is_empty()
@@ -168,7 +189,14 @@ impl TryFrom<RawSource> for Source {
         if nobody && !host && !outside {
             return Err("a source must name somebody");
         }
-        Ok(Self { service_accounts, spiffe, namespaces, ip_blocks, host, outside })
+        Ok(Self {
+            service_accounts,
+            spiffe,
+            namespaces,
+            ip_blocks,
+            host,
+            outside,
+        })
     }
 }
 
@@ -247,8 +275,14 @@ impl TryFrom<Str> for Cidr {
         let ip: IpAddr = ip.parse().map_err(|_| bad())?;
         let prefix: u8 = prefix.parse().map_err(|_| bad())?;
         let (bits, host_bits) = match ip {
-            IpAddr::V4(v4) => (32, v4.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) != 0),
-            IpAddr::V6(v6) => (128, v6.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) != 0),
+            IpAddr::V4(v4) => (
+                32,
+                v4.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) != 0,
+            ),
+            IpAddr::V6(v6) => (
+                128,
+                v6.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) != 0,
+            ),
         };
         if matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
             return Err(format!("write `{text}` as an IPv4 CIDR"));
@@ -328,18 +362,29 @@ impl TryFrom<RawWorkload> for WorkloadSpec {
     type Error = String;
 
     fn try_from(raw: RawWorkload) -> Result<Self, String> {
-        let RawWorkload { service_account_name, cgroup, netns, systemd_unit, addresses } = raw;
+        let RawWorkload {
+            service_account_name,
+            cgroup,
+            netns,
+            systemd_unit,
+            addresses,
+        } = raw;
         let locator = match (cgroup, netns, systemd_unit) {
             (Some(path), None, None) => Some(Locator::Cgroup(field::cgroup_path(&path)?)),
             (None, Some(netns), None) => Some(Locator::Netns(field::netns(&netns)?)),
             (None, None, Some(unit)) => Some(Locator::SystemdUnit(field::unit(&unit)?)),
             (None, None, None) if !addresses.is_empty() => None,
             (None, None, None) => {
-                return Err("give cgroup, netns or systemdUnit, or addresses if it runs elsewhere"
-                    .into());
+                return Err(
+                    "give cgroup, netns or systemdUnit, or addresses if it runs elsewhere".into(),
+                );
             }
             _ => return Err("give only one of cgroup, netns and systemdUnit".into()),
         };
-        Ok(Self { service_account_name, locator, addresses })
+        Ok(Self {
+            service_account_name,
+            locator,
+            addresses,
+        })
     }
 }

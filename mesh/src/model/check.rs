@@ -33,8 +33,12 @@ impl Model {
     fn check_duplicates(&self, found: &mut Findings) {
         fn report<T: PartialEq>(kind: Kind, store: &super::Store<T>, found: &mut Findings) {
             for (name, first, other) in store.duplicates() {
-                let message =
-                    format!("{} {} is in {} too, which counts", kind.name(), shown(name), first.file);
+                let message = format!(
+                    "{} {} is in {} too, which counts",
+                    kind.name(),
+                    shown(name),
+                    first.file
+                );
                 found.add(code::DUPLICATE_OBJECT, other, "", message);
             }
         }
@@ -52,24 +56,45 @@ impl Model {
                 && value != "enabled"
                 && value != "disabled"
             {
-                let message = format!("`{value}` is none of enabled, disabled; it counts as disabled");
-                found.add(code::BAD_FIELD, held, &format!("metadata.labels[{MESH_LABEL}]"), message);
+                let message =
+                    format!("`{value}` is none of enabled, disabled; it counts as disabled");
+                found.add(
+                    code::BAD_FIELD,
+                    held,
+                    &format!("metadata.labels[{MESH_LABEL}]"),
+                    message,
+                );
             }
         }
-        self.namespaces.iter().for_each(|(_, h)| report(&h.object.metadata, h, found));
-        self.pods.iter().for_each(|(_, h)| report(&h.object.metadata, h, found));
-        self.workloads.iter().for_each(|(_, h)| report(&h.object.metadata, h, found));
+        self.namespaces
+            .iter()
+            .for_each(|(_, h)| report(&h.object.metadata, h, found));
+        self.pods
+            .iter()
+            .for_each(|(_, h)| report(&h.object.metadata, h, found));
+        self.workloads
+            .iter()
+            .for_each(|(_, h)| report(&h.object.metadata, h, found));
     }
 
     fn check_policies(&self, found: &mut Findings) {
         let accounts = self.accounts();
-        let namespaces: BTreeSet<&Str> =
-            self.workload_names().into_iter().map(|(ns, _)| ns).collect();
+        let namespaces: BTreeSet<&Str> = self
+            .workload_names()
+            .into_iter()
+            .map(|(ns, _)| ns)
+            .collect();
         for (name, held) in self.policies.iter() {
             let targets = &held.object.spec.target_refs;
             for (i, target) in targets.iter().enumerate() {
-                let PolicyTarget::Service { name: service } = target else { continue };
-                if self.services.get(&(name.0.clone(), service.clone())).is_none() {
+                let PolicyTarget::Service { name: service } = target else {
+                    continue;
+                };
+                if self
+                    .services
+                    .get(&(name.0.clone(), service.clone()))
+                    .is_none()
+                {
                     let field = format!("spec.targetRefs[{i}].name");
                     let message = format!("there is no Service {}/{service}", name.0);
                     found.add(code::DANGLING_REFERENCE, held, &field, message);
@@ -90,7 +115,11 @@ impl Model {
                             found.add(code::DANGLING_REFERENCE, held, &field, message);
                         }
                     }
-                    for ns in source.namespaces.iter().filter(|ns| !namespaces.contains(ns)) {
+                    for ns in source
+                        .namespaces
+                        .iter()
+                        .filter(|ns| !namespaces.contains(ns))
+                    {
                         let message = format!("no workload is in namespace {ns}");
                         let field = format!("{at}.namespaces");
                         found.add(code::DANGLING_REFERENCE, held, &field, message);
@@ -129,7 +158,10 @@ impl Model {
                 found.add(code::SERVICE_WITHOUT_ENDPOINTS, held, "", message);
             }
             for (i, port) in spec.ports.iter().enumerate() {
-                let mut ports = self.slices_of(name).flat_map(|s| &s.object.ports).peekable();
+                let mut ports = self
+                    .slices_of(name)
+                    .flat_map(|s| &s.object.ports)
+                    .peekable();
                 if ports.peek().is_some()
                     && !ports.any(|p| p.name == port.name && p.protocol == port.protocol)
                 {
@@ -163,9 +195,14 @@ impl Model {
                 }
             }
             for (i, endpoint) in held.object.endpoints.iter().enumerate() {
-                let Some(target) = &endpoint.target_ref else { continue };
+                let Some(target) = &endpoint.target_ref else {
+                    continue;
+                };
                 let Some(object) = &target.name else { continue };
-                let object = (target.namespace.clone().unwrap_or(name.0.clone()), object.clone());
+                let object = (
+                    target.namespace.clone().unwrap_or(name.0.clone()),
+                    object.clone(),
+                );
                 let known = match target.kind.as_deref() {
                     Some("Pod" | "Workload") => {
                         self.pods.get(&object).is_some() || self.workloads.get(&object).is_some()
@@ -192,7 +229,10 @@ impl Model {
             }
         }
         for (name, held) in self.workloads.iter() {
-            if matches!(held.object.spec.locator, None | Some(super::Locator::Netns(_))) {
+            if matches!(
+                held.object.spec.locator,
+                None | Some(super::Locator::Netns(_))
+            ) {
                 for ip in &held.object.spec.addresses {
                     claim(&mut owners, *ip, name, held, "spec.addresses", found);
                 }
@@ -207,11 +247,17 @@ impl Model {
 
     /// (namespace, service account) of all workloads.
     fn accounts(&self) -> BTreeSet<(&str, &str)> {
-        let of_pods = self.pods.iter().map(|(n, h)| (n, &h.object.spec.service_account_name));
-        let of_workloads =
-            self.workloads.iter().map(|(n, h)| (n, &h.object.spec.service_account_name));
+        let of_pods = self
+            .pods
+            .iter()
+            .map(|(n, h)| (n, &h.object.spec.service_account_name));
+        let of_workloads = self
+            .workloads
+            .iter()
+            .map(|(n, h)| (n, &h.object.spec.service_account_name));
         let all = of_pods.chain(of_workloads);
-        all.map(|(n, account)| (&*n.0, account.as_deref().unwrap_or("default"))).collect()
+        all.map(|(n, account)| (&*n.0, account.as_deref().unwrap_or("default")))
+            .collect()
     }
 }
 

@@ -50,7 +50,9 @@ impl<T: PartialEq> Store<T> {
     /// Those that do not count, each with the one that does.
     pub fn duplicates(&self) -> impl Iterator<Item = (&Name, &Held<T>, &Held<T>)> {
         self.0.iter().flat_map(|(name, slot)| {
-            slot.others.iter().map(move |other| (name, &slot.first, other))
+            slot.others
+                .iter()
+                .map(move |other| (name, &slot.first, other))
         })
     }
 
@@ -59,11 +61,17 @@ impl<T: PartialEq> Store<T> {
         let before = self.take_out(&name, &held.file);
         let held = match before.mine {
             // The same as before: keep the shared object, so that nothing looks changed.
-            Some(mine) if mine == held.object => Held { object: mine, ..held },
+            Some(mine) if mine == held.object => Held {
+                object: mine,
+                ..held
+            },
             _ => held,
         };
         let slot = match self.0.remove(&name) {
-            None => Slot { first: held, others: Vec::new() },
+            None => Slot {
+                first: held,
+                others: Vec::new(),
+            },
             Some(mut slot) => {
                 if held.file < slot.first.file {
                     let second = std::mem::replace(&mut slot.first, held);
@@ -88,7 +96,10 @@ impl<T: PartialEq> Store<T> {
 
     fn take_out(&mut self, name: &Name, file: &str) -> Before<T> {
         let Some(slot) = self.0.get_mut(name) else {
-            return Before { counted: None, mine: None };
+            return Before {
+                counted: None,
+                mine: None,
+            };
         };
         let counted = Some(slot.first.object.clone());
         let mine = if &*slot.first.file == file {
@@ -118,5 +129,9 @@ fn changed<T: PartialEq>(before: Option<Arc<T>>, after: Option<Arc<T>>) -> Optio
         (None, None) => true,
         _ => false,
     };
-    if same { None } else { Some(Changed { before, after }) }
+    if same {
+        None
+    } else {
+        Some(Changed { before, after })
+    }
 }

@@ -32,8 +32,10 @@ impl Plan {
         let (service, endpoints, destination) = self.resolve(dest, port, proto);
         let service_decision =
             service.map(|(s, _)| self.world.decide_service(s, &who, port, proto));
-        let endpoints: Vec<ExplainedEndpoint> =
-            endpoints.iter().map(|e| self.world.explain_endpoint(&who, e, proto)).collect();
+        let endpoints: Vec<ExplainedEndpoint> = endpoints
+            .iter()
+            .map(|e| self.world.explain_endpoint(&who, e, proto))
+            .collect();
         let decision = overall(service.is_some(), &service_decision, &endpoints);
         let reason = match (decision.verdict, &*decision.policy) {
             (Verdict::Refused, _) => code::NO_ENDPOINTS,
@@ -42,7 +44,11 @@ impl Plan {
             (Verdict::Audited, _) => code::WOULD_DENY,
             _ => 0,
         };
-        let source = if let Who::Workload(w) = who { Some(w) } else { None };
+        let source = if let Who::Workload(w) = who {
+            Some(w)
+        } else {
+            None
+        };
         let inbound = match (&destination, endpoints.first()) {
             (Some(w), _) => layer(Some(w)),
             (None, Some(e)) => e.inbound.clone(),
@@ -57,7 +63,11 @@ impl Plan {
             reason,
             service_decision,
             endpoints,
-            outbound: if service.is_some() { balanced(source) } else { layer(source) },
+            outbound: if service.is_some() {
+                balanced(source)
+            } else {
+                layer(source)
+            },
             inbound,
         }
     }
@@ -73,19 +83,33 @@ impl Plan {
         dest: &DestRef,
         port: u16,
         proto: u8,
-    ) -> (Option<(&Service, &ServicePort)>, Vec<Endpoint>, Option<&Workload>) {
-        let one = |ip: Ip, workload| vec![Endpoint { ip, port, workload, weight: 1 }];
+    ) -> (
+        Option<(&Service, &ServicePort)>,
+        Vec<Endpoint>,
+        Option<&Workload>,
+    ) {
+        let one = |ip: Ip, workload| {
+            vec![Endpoint {
+                ip,
+                port,
+                workload,
+                weight: 1,
+            }]
+        };
         let of_service = |s: &std::sync::Arc<Service>, ip: Option<Ip>| {
-            let found = s.ports.iter().position(|p| {
-                (p.port, p.proto) == (port, proto) && ip.is_none_or(|ip| ip == p.ip)
-            });
+            let found = s
+                .ports
+                .iter()
+                .position(|p| (p.port, p.proto) == (port, proto) && ip.is_none_or(|ip| ip == p.ip));
             found.is_some()
         };
         let named = match dest {
             DestRef::Workload(name) => {
                 let position = self.world.position(name);
                 let workload = position.map(|i| &self.world.workloads[i as usize]);
-                let ip = workload.and_then(|w| w.addresses.first().copied()).unwrap_or(Ip::ANY);
+                let ip = workload
+                    .and_then(|w| w.addresses.first().copied())
+                    .unwrap_or(Ip::ANY);
                 return (None, one(ip, position), workload);
             }
             DestRef::Service { namespace, name } => {
@@ -105,12 +129,19 @@ impl Plan {
                 }
             }
         };
-        let Some((service, ip)) = named else { return (None, Vec::new(), None) };
-        let mut ports = service.ports.iter().filter(|p| {
-            (p.port, p.proto) == (port, proto) && ip.is_none_or(|ip| ip == p.ip)
-        });
+        let Some((service, ip)) = named else {
+            return (None, Vec::new(), None);
+        };
+        let mut ports = service
+            .ports
+            .iter()
+            .filter(|p| (p.port, p.proto) == (port, proto) && ip.is_none_or(|ip| ip == p.ip));
         let first = ports.next().map(|p| (&**service, p));
-        (first, first.map(|(_, p)| p.endpoints.clone()).unwrap_or_default(), None)
+        (
+            first,
+            first.map(|(_, p)| p.endpoints.clone()).unwrap_or_default(),
+            None,
+        )
     }
 }
 
@@ -127,33 +158,58 @@ fn overall(
         }
     }
     if is_service && endpoints.is_empty() {
-        return Decision { verdict: Verdict::Refused, policy: "".into() };
+        return Decision {
+            verdict: Verdict::Refused,
+            policy: "".into(),
+        };
     }
     // The policy of the endpoint before that of the service.
     let mut allowed = endpoints.iter().map(|e| &e.decision).chain(service);
-    let named = allowed.clone().find(|d| !matches!(&*d.policy, "" | "default"));
-    named.or_else(|| allowed.next()).cloned().unwrap_or_else(undecided)
+    let named = allowed
+        .clone()
+        .find(|d| !matches!(&*d.policy, "" | "default"));
+    named
+        .or_else(|| allowed.next())
+        .cloned()
+        .unwrap_or_else(undecided)
 }
 
 fn undecided() -> Decision {
-    Decision { verdict: Verdict::Allowed, policy: "".into() }
+    Decision {
+        verdict: Verdict::Allowed,
+        policy: "".into(),
+    }
 }
 
 /// The layer of one side. Nothing asks for more than the kernel yet.
 fn layer(workload: Option<&Workload>) -> Choice {
     match workload.map(|w| &w.enrolled_by) {
-        Some(Some(by)) => {
-            Choice { layer: Layer::Kernel, reason: code::NO_L7_NEEDED, object: by.clone() }
-        }
-        Some(None) => Choice { layer: Layer::None, reason: code::NOT_ENROLLED, object: "".into() },
-        None => Choice { layer: Layer::None, reason: code::NOT_A_WORKLOAD, object: "".into() },
+        Some(Some(by)) => Choice {
+            layer: Layer::Kernel,
+            reason: code::NO_L7_NEEDED,
+            object: by.clone(),
+        },
+        Some(None) => Choice {
+            layer: Layer::None,
+            reason: code::NOT_ENROLLED,
+            object: "".into(),
+        },
+        None => Choice {
+            layer: Layer::None,
+            reason: code::NOT_A_WORKLOAD,
+            object: "".into(),
+        },
     }
 }
 
 /// The outbound side of a service: the kernel balances for every process of the node.
 fn balanced(source: Option<&Workload>) -> Choice {
     let choice = layer(source);
-    Choice { layer: Layer::Kernel, reason: code::NO_L7_NEEDED, ..choice }
+    Choice {
+        layer: Layer::Kernel,
+        reason: code::NO_L7_NEEDED,
+        ..choice
+    }
 }
 
 impl World {
@@ -166,7 +222,9 @@ impl World {
             SourceRef::Address(ip) if ip.to_canonical().is_loopback() => Who::UnknownLocal,
             SourceRef::Address(ip) => match self.addresses.get(&Ip::from(*ip)) {
                 Some(owner) if owner.local => Who::UnknownLocal,
-                Some(owner) => owner.workload.map_or(Who::Outside(ip.to_canonical()), named),
+                Some(owner) => owner
+                    .workload
+                    .map_or(Who::Outside(ip.to_canonical()), named),
                 None => Who::Outside(ip.to_canonical()),
             },
         }
@@ -187,7 +245,13 @@ impl World {
     }
 
     /// By the destination workload's own policies.
-    pub(crate) fn decide_workload(&self, to: &Workload, who: &Who, port: u16, proto: u8) -> Decision {
+    pub(crate) fn decide_workload(
+        &self,
+        to: &Workload,
+        who: &Who,
+        port: u16,
+        proto: u8,
+    ) -> Decision {
         let same = matches!(who, Who::Workload(w) if w.full_name == to.full_name);
         if same || !to.enrolled() {
             return undecided();
@@ -210,7 +274,10 @@ impl World {
     }
 
     fn decide(&self, set: &PolicySet, who: &Who, port: u16, proto: u8) -> Decision {
-        let decision = |verdict, policy: &Str| Decision { verdict, policy: policy.clone() };
+        let decision = |verdict, policy: &Str| Decision {
+            verdict,
+            policy: policy.clone(),
+        };
         if set.policies.is_empty() {
             let verdict = match self.default_policy {
                 DefaultPolicy::Allow => Verdict::Allowed,
@@ -219,12 +286,20 @@ impl World {
             };
             return decision(verdict, &"default".into());
         }
-        let enforced: Vec<_> = set.policies.iter().filter(|p| !p.object.spec.audit).collect();
+        let enforced: Vec<_> = set
+            .policies
+            .iter()
+            .filter(|p| !p.object.spec.audit)
+            .collect();
         let Some(first) = enforced.first() else {
             // Audit only: nothing is refused.
             let fits = |r: &Rule, ns: &str| fit(r, ns, who, port, proto).is_some();
             let allows = set.policies.iter().any(|p| {
-                p.object.spec.rules.iter().any(|r| fits(r, &p.object.metadata.namespace))
+                p.object
+                    .spec
+                    .rules
+                    .iter()
+                    .any(|r| fits(r, &p.object.metadata.namespace))
             });
             return if allows {
                 undecided()
@@ -256,7 +331,12 @@ enum Fit {
 
 fn fit(rule: &Rule, namespace: &str, who: &Who, port: u16, proto: u8) -> Option<Fit> {
     let by_port = !rule.ports.is_empty();
-    if by_port && !rule.ports.iter().any(|p| p.port == port && p.protocol.number() == proto) {
+    if by_port
+        && !rule
+            .ports
+            .iter()
+            .any(|p| p.port == port && p.protocol.number() == proto)
+    {
         return None;
     }
     if rule.sources.is_empty() {
@@ -264,16 +344,20 @@ fn fit(rule: &Rule, namespace: &str, who: &Who, port: u16, proto: u8) -> Option<
     }
     let narrow = |s: &k8s::Source| match who {
         Who::Workload(w) => {
-            let accounts = s.service_accounts.iter().map(|a| {
-                spiffe(a.namespace.as_deref().unwrap_or(namespace), &a.name)
-            });
-            accounts.chain(s.spiffe.iter().cloned()).any(|id| id == w.identity)
+            let accounts = s
+                .service_accounts
+                .iter()
+                .map(|a| spiffe(a.namespace.as_deref().unwrap_or(namespace), &a.name));
+            accounts
+                .chain(s.spiffe.iter().cloned())
+                .any(|id| id == w.identity)
         }
         Who::Host => s.host,
         Who::UnknownLocal => false,
-        Who::Outside(ip) => s.ip_blocks.iter().any(|b| {
-            b.cidr.contains(*ip) && !b.except.iter().any(|e| e.contains(*ip))
-        }),
+        Who::Outside(ip) => s
+            .ip_blocks
+            .iter()
+            .any(|b| b.cidr.contains(*ip) && !b.except.iter().any(|e| e.contains(*ip))),
     };
     let wide = |s: &k8s::Source| match who {
         Who::Workload(w) => s.namespaces.contains(&w.namespace),
@@ -283,5 +367,8 @@ fn fit(rule: &Rule, namespace: &str, who: &Who, port: u16, proto: u8) -> Option<
     if rule.sources.iter().any(narrow) {
         return Some(Fit::Narrow { by_port });
     }
-    rule.sources.iter().any(wide).then_some(Fit::Wide { by_port })
+    rule.sources
+        .iter()
+        .any(wide)
+        .then_some(Fit::Wide { by_port })
 }

@@ -37,7 +37,9 @@ pub(super) fn adopt(dump: &Dump) -> Result<Tables, TablesError> {
         addresses: pairs(dump, maps::ADDRESSES)?.into_iter().collect(),
         index_of: Box::default(),
     };
-    let used = reachable(&workloads, &services);
+    // All others are free, so that what the arrays hold for them is written before anything refers
+    // to it.
+    let used = workloads.reachable(&services);
     names.workloads.adopt_used(|i| used.contains(&i));
     tables.policies = policies(dump, &workloads, &services, &settings)?.into();
     tables.names = names.into();
@@ -47,12 +49,11 @@ pub(super) fn adopt(dump: &Dump) -> Result<Tables, TablesError> {
     Ok(tables)
 }
 
-fn pairs<K: Plain, V: Plain>(
-    dump: &Dump,
-    map: &'static str,
-) -> Result<Vec<(K, V)>, TablesError> {
+fn pairs<K: Plain, V: Plain>(dump: &Dump, map: &'static str) -> Result<Vec<(K, V)>, TablesError> {
     let all = dump.get(map).map(Vec::as_slice).unwrap_or_default();
-    let typed = all.iter().map(|(key, value)| Some((from_bytes(key)?, from_bytes(value)?)));
+    let typed = all
+        .iter()
+        .map(|(key, value)| Some((from_bytes(key)?, from_bytes(value)?)));
     typed
         .collect::<Option<_>>()
         .ok_or_else(|| corrupt(map, "keys or values have another size".into()))
@@ -91,16 +92,6 @@ fn names(dump: &Dump) -> Result<Names, TablesError> {
     Ok(names)
 }
 
-/// Workloads that programs can come by. All others are free, so that what the arrays hold for them
-/// is written before anything refers to it.
-fn reachable(workloads: &workloads::Workloads, services: &Services) -> HashSet<u32> {
-    let workloads::Workloads { cgroups, netns, addresses, .. } = workloads;
-    let entries = cgroups.values().chain(netns.values()).chain(addresses.values());
-    let backends = services.rows.values().flat_map(|row| &row.backends);
-    let behind = backends.map(|b| services.backends[*b as usize].0.workload);
-    entries.map(|word| *word as u32).chain(behind).filter(|w| *w != 0).collect()
-}
-
 fn rows(dump: &Dump) -> Result<Vec<workloads::Row>, TablesError> {
     let mut rows: Vec<workloads::Row> = Vec::new();
     let mut at = |index: u32, set: &dyn Fn(&mut workloads::Row)| {
@@ -135,7 +126,11 @@ fn services(dump: &Dump, names: &mut Names) -> Result<Services, TablesError> {
         let life = Life(lives.get(&index).copied().unwrap_or(0));
         services.backends[at] = (backend, life);
         // An ended life tells how far its service had come.
-        let seen = if life.to() == u32::MAX { life.from() } else { life.to() };
+        let seen = if life.to() == u32::MAX {
+            life.from()
+        } else {
+            life.to()
+        };
         let last = services.last_versions.entry(backend.service).or_default();
         *last = (*last).max(seen);
     }
@@ -144,7 +139,10 @@ fn services(dump: &Dump, names: &mut Names) -> Result<Services, TablesError> {
     for (key, index) in pairs::<ServiceKey, u64>(dump, maps::SERVICE_IDS)? {
         let index = index as u32;
         if index == 0 || !names.services.indexes.holds(index) || !used.insert(index) {
-            return Err(corrupt(maps::SERVICE_IDS, format!("index {index} is out of range or used twice")));
+            return Err(corrupt(
+                maps::SERVICE_IDS,
+                format!("index {index} is out of range or used twice"),
+            ));
         }
         names.services.grow(index);
         let word = ServiceWord(words.get(&index).copied().unwrap_or(0));
@@ -153,7 +151,9 @@ fn services(dump: &Dump, names: &mut Names) -> Result<Services, TablesError> {
         services.rows.insert(key, row);
     }
     let highest = services.backends.len().saturating_sub(1) as u32;
-    services.backend_indexes.adopt(|i| backends.contains(&i), highest);
+    services
+        .backend_indexes
+        .adopt(|i| backends.contains(&i), highest);
     for index in words.keys() {
         if names.services.indexes.holds(*index) {
             names.services.grow(*index);
@@ -172,20 +172,38 @@ fn row(
     let seen = services.last_versions.remove(&index).unwrap_or(0);
     if word.0 == 0 {
         // Its word was cleared and its key is still there.
-        return Ok(Row { index, version: seen, ..Row::default() });
+        return Ok(Row {
+            index,
+            version: seen,
+            ..Row::default()
+        });
     }
     let slot = |i: u32| slots.get(&(word.offset() + i)).copied().unwrap_or(0);
     let header = SlotHeader(slot(0));
-    if !services.extents.adopt(word.offset(), TABLE_HEADER.saturating_add(header.count())) {
-        return Err(corrupt(maps::SLOTS, format!("the table of service {index} overlaps another")));
+    if !services
+        .extents
+        .adopt(word.offset(), TABLE_HEADER.saturating_add(header.count()))
+    {
+        return Err(corrupt(
+            maps::SLOTS,
+            format!("the table of service {index} overlaps another"),
+        ));
     }
-    let alias: Box<[u64]> = (0..header.count()).map(|i| slot(TABLE_HEADER + i)).collect();
+    let alias: Box<[u64]> = (0..header.count())
+        .map(|i| slot(TABLE_HEADER + i))
+        .collect();
     let mut backends = BTreeSet::new();
     for slot in alias.iter().map(|s| AliasSlot(*s)) {
         backends.extend([slot.backend(), slot.alias()]);
     }
-    if let Some(b) = backends.iter().find(|b| **b as usize >= services.backends.len()) {
-        return Err(corrupt(maps::SLOTS, format!("service {index} refers to backend {b}")));
+    if let Some(b) = backends
+        .iter()
+        .find(|b| **b as usize >= services.backends.len())
+    {
+        return Err(corrupt(
+            maps::SLOTS,
+            format!("service {index} refers to backend {b}"),
+        ));
     }
     Ok(Row {
         index,
@@ -210,7 +228,11 @@ fn policies(
         found.entry(id).or_default().0 = header;
     }
     for (key, word) in pairs::<RuleKey, u64>(dump, maps::RULES)? {
-        found.entry(key.table).or_default().1.push((RuleKey { table: 0, ..key }, word));
+        found
+            .entry(key.table)
+            .or_default()
+            .1
+            .push((RuleKey { table: 0, ..key }, word));
     }
     // A table that allows all is all zeros.
     let referred = workloads.rows.iter().map(|r| r.word as u32);
@@ -221,14 +243,27 @@ fn policies(
     found.remove(&0);
     let highest = found.keys().next_back().copied().unwrap_or(0);
     if highest != 0 && !policies.indexes.holds(highest) {
-        return Err(corrupt(maps::POLICIES, format!("table {highest} is out of range")));
+        return Err(corrupt(
+            maps::POLICIES,
+            format!("table {highest} is out of range"),
+        ));
     }
     policies.indexes.adopt(|i| found.contains_key(&i), highest);
     for (id, (header, mut rules)) in found {
         rules.sort();
-        policies.adopt_table(id, Content { header, rules: rules.into() });
+        policies.adopt_table(
+            id,
+            Content {
+                header,
+                rules: rules.into(),
+            },
+        );
     }
-    for (key, value) in dump.get(maps::BLOCKS).map(Vec::as_slice).unwrap_or_default() {
+    for (key, value) in dump
+        .get(maps::BLOCKS)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+    {
         let parsed = parse_block_key(key).zip(from_bytes::<u64>(value));
         let ((set, prefix), class) = parsed
             .filter(|((set, _), _)| *set != 0 && policies.set_ids.holds(*set))

@@ -8,10 +8,14 @@ pub(super) fn slots(weighted: &[(u32, u32)]) -> Box<[u64]> {
     let count = weighted.len() as u64;
     // In units of total / count: a slot holds `total`.
     let total: u64 = weighted.iter().map(|(_, w)| u64::from(*w)).sum();
-    let mut scaled: Vec<u64> = weighted.iter().map(|(_, w)| u64::from(*w) * count).collect();
+    let mut scaled: Vec<u64> = weighted
+        .iter()
+        .map(|(_, w)| u64::from(*w) * count)
+        .collect();
     let backend = |i: usize| weighted[i].0;
-    let mut slots: Box<[u64]> =
-        (0..weighted.len()).map(|i| AliasSlot::new(backend(i), backend(i), 0).0).collect();
+    let mut slots: Box<[u64]> = (0..weighted.len())
+        .map(|i| AliasSlot::new(backend(i), backend(i), 0).0)
+        .collect();
     let (mut small, mut large): (Vec<usize>, Vec<usize>) =
         (0..weighted.len()).partition(|i| scaled[*i] < total);
     while let (Some(&lack), Some(&plenty)) = (small.last(), large.last()) {

@@ -45,9 +45,9 @@ impl Round {
     }
 }
 
-/// The way from one plan to the next: usually one round. More only if existing keys of `CGROUPS`,
-/// `NETNS` or `ADDRESSES` change their value (a workload was replaced by another at its place).
-/// Empty if nothing is to be done.
+/// The way from one plan to the next: usually one round. More if existing keys of `CGROUPS`, `NETNS`
+/// or `ADDRESSES` change their value (a workload was replaced by another at its place), or if
+/// workloads go together with their policy tables. Empty if nothing is to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     pub rounds: Vec<Round>,
@@ -150,8 +150,26 @@ impl Writer {
     }
 
     pub(super) fn finish(self) -> Change {
-        let Self { fresh, words, stale, swaps } = self;
-        let mut rounds = vec![Round { fresh, words, stale }];
+        let Self {
+            fresh,
+            words,
+            stale,
+            swaps,
+        } = self;
+        // Policy tables are deleted after the last way to the workloads that have them is closed: a
+        // run that came by such a workload finds its rules.
+        let (rules, stale): (Vec<Deletes>, Vec<Deletes>) = stale
+            .into_iter()
+            .partition(|d| d.map == maps::RULES || d.map == maps::BLOCKS);
+        let closes = stale.iter().any(|d| d.map != maps::SERVICE_IDS);
+        let mut rounds = vec![Round {
+            fresh,
+            words,
+            stale,
+        }];
+        if closes && !rules.is_empty() {
+            rounds.push(Round::default());
+        }
         for (map, pairs) in swaps {
             let one_by_one = pairs.len() <= SWAPS_MAX;
             for (i, (key, value)) in pairs.iter().enumerate() {
@@ -167,13 +185,21 @@ impl Writer {
                 }
             }
         }
+        if let Some(last) = rounds.last_mut() {
+            last.stale.extend(rules);
+        }
         rounds.retain(|r| !r.is_empty());
         let place = |order: &[&str], map| order.iter().position(|m| *m == map);
         let mut writes = 0;
         for round in &mut rounds {
             round.fresh.sort_by_key(|b| place(&FRESH, b.map));
             round.words.sort_by_key(|b| place(&WORDS, b.map));
-            writes += round.fresh.iter().chain(&round.words).map(|b| b.count).sum::<usize>();
+            writes += round
+                .fresh
+                .iter()
+                .chain(&round.words)
+                .map(|b| b.count)
+                .sum::<usize>();
             writes += round.stale.iter().map(|d| d.count).sum::<usize>();
         }
         Change { rounds, writes }
@@ -181,10 +207,16 @@ impl Writer {
 }
 
 fn put(batches: &mut Vec<Batch>, map: &'static str, key: &[u8], value: &[u8]) {
-    let at = batches.iter().position(|b| b.map == map).unwrap_or_else(|| {
-        batches.push(Batch { map, ..Batch::default() });
-        batches.len() - 1
-    });
+    let at = batches
+        .iter()
+        .position(|b| b.map == map)
+        .unwrap_or_else(|| {
+            batches.push(Batch {
+                map,
+                ..Batch::default()
+            });
+            batches.len() - 1
+        });
     let batch = &mut batches[at];
     batch.keys.extend_from_slice(key);
     batch.values.extend_from_slice(value);
@@ -192,10 +224,16 @@ fn put(batches: &mut Vec<Batch>, map: &'static str, key: &[u8], value: &[u8]) {
 }
 
 fn delete(deletes: &mut Vec<Deletes>, map: &'static str, key: &[u8]) {
-    let at = deletes.iter().position(|d| d.map == map).unwrap_or_else(|| {
-        deletes.push(Deletes { map, ..Deletes::default() });
-        deletes.len() - 1
-    });
+    let at = deletes
+        .iter()
+        .position(|d| d.map == map)
+        .unwrap_or_else(|| {
+            deletes.push(Deletes {
+                map,
+                ..Deletes::default()
+            });
+            deletes.len() - 1
+        });
     deletes[at].keys.extend_from_slice(key);
     deletes[at].count += 1;
 }

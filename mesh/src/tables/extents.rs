@@ -16,7 +16,11 @@ pub(super) struct Extents {
 impl Extents {
     pub(super) fn new(limit: usize) -> Self {
         let limit = limit as u32;
-        Self { limit, free: BTreeMap::from([(1, limit - 1)]), freed_now: Vec::new() }
+        Self {
+            limit,
+            free: BTreeMap::from([(1, limit - 1)]),
+            freed_now: Vec::new(),
+        }
     }
 
     pub(super) fn begin(&mut self) {
@@ -31,7 +35,11 @@ impl Extents {
             let limit = self.limit as usize;
             let free: u32 = self.free.values().sum();
             let need = limit - free as usize + len as usize;
-            return Err(TablesError::Limit { what: "SLOTS", need: need.max(limit + 1), limit });
+            return Err(TablesError::Limit {
+                what: "SLOTS",
+                need: need.max(limit + 1),
+                limit,
+            });
         };
         self.free.remove(&offset);
         if found > len {
@@ -46,7 +54,11 @@ impl Extents {
 
     /// After a restart: a range is in use. False if it overlaps another or the end.
     pub(super) fn adopt(&mut self, offset: u32, len: u32) -> bool {
-        let Some((start, size)) = self.free.range(..=offset).next_back().map(|(o, l)| (*o, *l))
+        let Some((start, size)) = self
+            .free
+            .range(..=offset)
+            .next_back()
+            .map(|(o, l)| (*o, *l))
         else {
             return false;
         };

@@ -19,7 +19,11 @@ pub(super) struct Indexes {
 impl Indexes {
     /// `limit` is the size of the array: the highest index is one less, and 0 is never used.
     pub(super) fn new(what: &'static str, limit: usize) -> Self {
-        Self { what, limit: limit as u32, ..Self::default() }
+        Self {
+            what,
+            limit: limit as u32,
+            ..Self::default()
+        }
     }
 
     /// A new change begins: a grace period has passed since the last.
@@ -43,7 +47,11 @@ impl Indexes {
             return Ok(self.used);
         }
         let limit = self.limit as usize - 1;
-        self.free.pop_front().ok_or(TablesError::Limit { what: self.what, need: limit + 1, limit })
+        self.free.pop_front().ok_or(TablesError::Limit {
+            what: self.what,
+            need: limit + 1,
+            limit,
+        })
     }
 
     /// Takes a certain index out of the free ones; false if it is not free.

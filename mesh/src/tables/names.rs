@@ -70,14 +70,28 @@ impl Names {
     }
 
     pub(super) fn all_mut(&mut self) -> [&mut Register; 5] {
-        let Self { workloads, services, identities, namespaces, policies } = self;
+        let Self {
+            workloads,
+            services,
+            identities,
+            namespaces,
+            policies,
+        } = self;
         [workloads, services, identities, namespaces, policies]
     }
 
     /// True if something was freed by the last change.
     pub(super) fn wants_begin(&self) -> bool {
-        let Self { workloads, services, identities, namespaces, policies } = self;
-        [workloads, services, identities, namespaces, policies].iter().any(|r| r.indexes.wants_begin())
+        let Self {
+            workloads,
+            services,
+            identities,
+            namespaces,
+            policies,
+        } = self;
+        [workloads, services, identities, namespaces, policies]
+            .iter()
+            .any(|r| r.indexes.wants_begin())
     }
 }
 
@@ -105,7 +119,14 @@ impl Register {
     fn new(kind: NameKind, what: &'static str, limit: usize) -> Self {
         let indexes = Indexes::new(what, limit);
         let (by_index, seen) = (Vec::new(), Vec::new());
-        Self { kind, by_index, by_name: HashMap::new(), seen, pass: 1, indexes }
+        Self {
+            kind,
+            by_index,
+            by_name: HashMap::new(),
+            seen,
+            pass: 1,
+            indexes,
+        }
     }
 
     pub(super) fn get(&self, index: u32) -> Option<&Str> {
@@ -124,7 +145,10 @@ impl Register {
             let seen = &mut self.seen[index as usize];
             let was_free = std::mem::replace(seen, self.pass) == 0;
             if !was_free {
-                return Ok(Taken { index, fresh: false });
+                return Ok(Taken {
+                    index,
+                    fresh: false,
+                });
             }
             if self.indexes.revive(index) {
                 return Ok(Taken { index, fresh: true });
@@ -168,7 +192,10 @@ impl Register {
             return;
         }
         self.adopt(index, &name);
-        let key = NameKey { kind: self.kind as u32, index };
+        let key = NameKey {
+            kind: self.kind as u32,
+            index,
+        };
         let mut value = [0; NAME_LEN];
         value[..name.len()].copy_from_slice(name.as_bytes());
         out.fresh(maps::NAMES, &key, &value);
@@ -221,7 +248,10 @@ pub(super) fn cut(name: &str) -> std::borrow::Cow<'_, str> {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
         (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
     });
-    let end = (0..=NAME_LEN - 17).rev().find(|i| name.is_char_boundary(*i)).unwrap_or(0);
+    let end = (0..=NAME_LEN - 17)
+        .rev()
+        .find(|i| name.is_char_boundary(*i))
+        .unwrap_or(0);
     format!("{}~{hash:016x}", &name[..end]).into()
 }
 

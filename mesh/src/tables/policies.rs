@@ -85,7 +85,11 @@ impl Policies {
         }
         let need = self.rules + content.rules.len();
         if need > limits::RULES {
-            return Err(TablesError::Limit { what: "RULES", need, limit: limits::RULES });
+            return Err(TablesError::Limit {
+                what: "RULES",
+                need,
+                limit: limits::RULES,
+            });
         }
         let id = self.indexes.take()?;
         for (key, word) in &content.rules {
@@ -98,9 +102,16 @@ impl Policies {
 
     /// Deletes tables that are not in use, and all block sets but the current one.
     pub(super) fn sweep(&mut self, used: &BTreeSet<u32>, blocks: &[Cidr], out: &mut Writer) {
-        let unused: Vec<u32> = self.tables.keys().filter(|id| !used.contains(id)).copied().collect();
+        let unused: Vec<u32> = self
+            .tables
+            .keys()
+            .filter(|id| !used.contains(id))
+            .copied()
+            .collect();
         for id in unused {
-            let Some(content) = self.tables.remove(&id) else { continue };
+            let Some(content) = self.tables.remove(&id) else {
+                continue;
+            };
             for (key, _) in &content.rules {
                 out.stale(maps::RULES, bytes(&RuleKey { table: id, ..*key }));
             }
@@ -112,13 +123,22 @@ impl Policies {
         }
         let current = classes(blocks);
         let mut kept = false;
-        let stale: Vec<u32> = self.sets.iter().filter_map(|(id, set)| {
-            let keep = !kept && *set == current;
-            kept |= keep;
-            (!keep).then_some(*id)
-        }).collect();
+        let stale: Vec<u32> = self
+            .sets
+            .iter()
+            .filter_map(|(id, set)| {
+                let keep = !kept && *set == current;
+                kept |= keep;
+                (!keep).then_some(*id)
+            })
+            .collect();
         for id in stale {
-            for prefix in self.sets.remove(&id).into_iter().flat_map(BTreeMap::into_keys) {
+            for prefix in self
+                .sets
+                .remove(&id)
+                .into_iter()
+                .flat_map(BTreeMap::into_keys)
+            {
                 out.stale(maps::BLOCKS, &block_key(id, prefix));
             }
             self.set_ids.free(id);
@@ -142,7 +162,11 @@ impl Policies {
         }
         let need = classes.len() + self.sets.values().map(BTreeMap::len).sum::<usize>();
         if need > limits::BLOCKS {
-            return Err(TablesError::Limit { what: "BLOCKS", need, limit: limits::BLOCKS });
+            return Err(TablesError::Limit {
+                what: "BLOCKS",
+                need,
+                limit: limits::BLOCKS,
+            });
         }
         let id = self.set_ids.take()?;
         for (prefix, class) in &classes {
@@ -155,7 +179,11 @@ impl Policies {
 
 /// Each known CIDR is a class: an address belongs to the longest that contains it.
 fn classes(blocks: &[Cidr]) -> BTreeMap<Prefix, u64> {
-    blocks.iter().enumerate().map(|(i, b)| (prefix(b), u64::from(class(i)))).collect()
+    blocks
+        .iter()
+        .enumerate()
+        .map(|(i, b)| (prefix(b), u64::from(class(i))))
+        .collect()
 }
 
 fn class(position: usize) -> u32 {
@@ -168,7 +196,11 @@ fn prefix(block: &Cidr) -> Prefix {
 }
 
 fn block_key(set: u32, (len, ip): Prefix) -> Vec<u8> {
-    let key = BlockKey { set_be: set.to_be(), ip, pad: 0 };
+    let key = BlockKey {
+        set_be: set.to_be(),
+        ip,
+        pad: 0,
+    };
     [bytes(&len), bytes(&key)].concat()
 }
 
@@ -189,32 +221,52 @@ fn compile(
     out: &mut Writer,
 ) -> Result<Content, TablesError> {
     let enforced = set.policies.iter().any(|p| !p.object.spec.audit);
-    let in_effect = || set.policies.iter().filter(|p| p.object.spec.audit != enforced);
+    let in_effect = || {
+        set.policies
+            .iter()
+            .filter(|p| p.object.spec.audit != enforced)
+    };
     let Some(first) = in_effect().next() else {
         let flags = match world.default_policy {
             DefaultPolicy::Allow => 0,
             DefaultPolicy::Deny => PolicyHeader::DENY,
             DefaultPolicy::Audit => PolicyHeader::AUDIT,
         };
-        return Ok(Content { header: PolicyHeader::new(flags, 0, 0, 0).0, rules: Box::default() });
+        return Ok(Content {
+            header: PolicyHeader::new(flags, 0, 0, 0).0,
+            rules: Box::default(),
+        });
     };
     let first = names.policies.ask(&first.name, out)?.index;
     let mut rules: BTreeMap<RuleKey, u64> = BTreeMap::new();
-    let kind = if enforced { RuleWord::ENFORCED } else { RuleWord::AUDITED };
+    let kind = if enforced {
+        RuleWord::ENFORCED
+    } else {
+        RuleWord::AUDITED
+    };
     for policy in in_effect() {
         let index = names.policies.ask(&policy.name, out)?.index;
         let word = RuleWord::new(kind, index).0;
         for rule in &policy.object.spec.rules {
             let namespace = &policy.object.metadata.namespace;
             let subjects = subjects(world, rule, namespace, names, out)?;
-            let mut ports: Vec<_> =
-                rule.ports.iter().map(|p| (p.port, p.protocol.number())).collect();
+            let mut ports: Vec<_> = rule
+                .ports
+                .iter()
+                .map(|p| (p.port, p.protocol.number()))
+                .collect();
             if ports.is_empty() {
                 ports.push((0, 0));
             }
             for subject in subjects {
                 for (port, proto) in &ports {
-                    let key = RuleKey { table: 0, subject, port: *port, proto: *proto, pad: 0 };
+                    let key = RuleKey {
+                        table: 0,
+                        subject,
+                        port: *port,
+                        proto: *proto,
+                        pad: 0,
+                    };
                     // The first policy by name is the one that is named.
                     rules.entry(key).or_insert(word);
                 }
@@ -225,12 +277,19 @@ fn compile(
     let by_block = rules.keys().any(|k| subject::kind(k.subject) == 3);
     let (deny, audit) = if enforced { (first, 0) } else { (0, first) };
     let header = PolicyHeader::new(flags, if by_block { block_set } else { 0 }, deny, audit);
-    Ok(Content { header: header.0, rules: rules.into_iter().collect() })
+    Ok(Content {
+        header: header.0,
+        rules: rules.into_iter().collect(),
+    })
 }
 
 /// Which lookups are worth their time.
 fn flags<'a>(enforced: bool, rules: impl Iterator<Item = &'a RuleKey>) -> u8 {
-    let mut flags = if enforced { PolicyHeader::DENY } else { PolicyHeader::AUDIT };
+    let mut flags = if enforced {
+        PolicyHeader::DENY
+    } else {
+        PolicyHeader::AUDIT
+    };
     for rule in rules {
         flags |= match subject::kind(rule.subject) {
             0 => PolicyHeader::BY_ANY,
@@ -238,7 +297,11 @@ fn flags<'a>(enforced: bool, rules: impl Iterator<Item = &'a RuleKey>) -> u8 {
             _ if rule.subject == subject::OUTSIDE => PolicyHeader::BY_WIDE,
             _ => PolicyHeader::BY_NARROW,
         };
-        flags |= if rule.port == 0 { PolicyHeader::ALL_PORTS } else { PolicyHeader::BY_PORT };
+        flags |= if rule.port == 0 {
+            PolicyHeader::ALL_PORTS
+        } else {
+            PolicyHeader::BY_PORT
+        };
     }
     flags
 }
@@ -255,15 +318,26 @@ fn subjects(
     }
     let mut found = BTreeSet::new();
     for source in &rule.sources {
-        let Source { service_accounts, spiffe: ids, namespaces, ip_blocks, host, outside } = source;
+        let Source {
+            service_accounts,
+            spiffe: ids,
+            namespaces,
+            ip_blocks,
+            host,
+            outside,
+        } = source;
         let of_accounts = service_accounts
             .iter()
             .map(|a| spiffe(a.namespace.as_deref().unwrap_or(namespace), &a.name));
         for identity in of_accounts.chain(ids.iter().cloned()) {
-            found.insert(subject::identity(names.identities.ask(&identity, out)?.index));
+            found.insert(subject::identity(
+                names.identities.ask(&identity, out)?.index,
+            ));
         }
         for namespace in namespaces {
-            found.insert(subject::namespace(names.namespaces.ask(namespace, out)?.index));
+            found.insert(subject::namespace(
+                names.namespaces.ask(namespace, out)?.index,
+            ));
         }
         for block in ip_blocks {
             // Every class inside the block, without those inside its exceptions.

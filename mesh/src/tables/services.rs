@@ -5,14 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use underpass_abi::{
     Ip,
     plain::bytes,
-    tables::{
-        Backend, Life, ServiceKey, ServiceWord, SlotHeader, TABLE_HEADER, limits, maps,
-    },
+    tables::{Backend, Life, ServiceKey, ServiceWord, SlotHeader, TABLE_HEADER, limits, maps},
 };
 
-use super::{
-    TablesError, alias, change::Writer, extents::Extents, indexes::Indexes, names::Names,
-};
+use super::{TablesError, alias, change::Writer, extents::Extents, indexes::Indexes, names::Names};
 use crate::plan::{Plan, Service, ServicePort};
 
 /// One dialed address and port. Its index stays with the key: if another service takes the key
@@ -85,13 +81,21 @@ impl Services {
                 wanted.entry(key_of(port)).or_insert((service, port));
             }
         }
-        let mut gone: Vec<ServiceKey> =
-            self.rows.keys().filter(|k| !wanted.contains_key(k)).copied().collect();
+        let mut gone: Vec<ServiceKey> = self
+            .rows
+            .keys()
+            .filter(|k| !wanted.contains_key(k))
+            .copied()
+            .collect();
         gone.sort();
         let added = wanted.keys().filter(|k| !self.rows.contains_key(k)).count();
         let need = self.rows.len() + added;
         if need > limits::SERVICES {
-            return Err(TablesError::Limit { what: "SERVICE_IDS", need, limit: limits::SERVICES });
+            return Err(TablesError::Limit {
+                what: "SERVICE_IDS",
+                need,
+                limit: limits::SERVICES,
+            });
         }
         for key in gone {
             self.remove(&key, names, out);
@@ -120,7 +124,13 @@ impl Services {
             if std::sync::Arc::ptr_eq(old, new) {
                 continue;
             }
-            if old_name != name || !old.ports.iter().map(key_of).eq(new.ports.iter().map(key_of)) {
+            if old_name != name
+                || !old
+                    .ports
+                    .iter()
+                    .map(key_of)
+                    .eq(new.ports.iter().map(key_of))
+            {
                 return Ok(false);
             }
             changed.push(new);
@@ -139,7 +149,9 @@ impl Services {
     }
 
     fn remove(&mut self, key: &ServiceKey, names: &mut Names, out: &mut Writer) {
-        let Some(row) = self.rows.remove(key) else { return };
+        let Some(row) = self.rows.remove(key) else {
+            return;
+        };
         for backend in &row.backends {
             self.end(*backend, row.version, out);
         }
@@ -166,13 +178,25 @@ impl Services {
             None => {
                 let index = names.services.take()?;
                 let version = self.last_versions.remove(&index).unwrap_or(0);
-                (true, Row { index, version, ..Row::default() })
+                (
+                    true,
+                    Row {
+                        index,
+                        version,
+                        ..Row::default()
+                    },
+                )
             }
         };
-        names.services.name(old.index, &service.port_name(port), out);
+        names
+            .services
+            .name(old.index, &service.port_name(port), out);
         let version = old.version + 1;
-        let known: HashMap<(Ip, u16, u32), u32> =
-            old.backends.iter().map(|b| (identity(&self.backends[*b as usize].0), *b)).collect();
+        let known: HashMap<(Ip, u16, u32), u32> = old
+            .backends
+            .iter()
+            .map(|b| (identity(&self.backends[*b as usize].0), *b))
+            .collect();
         let mut weighted = Vec::with_capacity(port.endpoints.len());
         let mut added = Vec::new();
         for e in &port.endpoints {
@@ -182,7 +206,17 @@ impl Services {
                 None => {
                     let index = self.backend_indexes.take()?;
                     let (ip, port, service) = (e.ip, e.port, old.index);
-                    added.push((index, Backend { ip, port, pad: 0, workload, service, pad2: 0 }));
+                    added.push((
+                        index,
+                        Backend {
+                            ip,
+                            port,
+                            pad: 0,
+                            workload,
+                            service,
+                            pad2: 0,
+                        },
+                    ));
                     index
                 }
             };
@@ -192,7 +226,9 @@ impl Services {
             index: old.index,
             offset: old.offset,
             version: old.version,
-            policy: service.policies.map_or(0, |set| context.tables[set as usize]),
+            policy: service
+                .policies
+                .map_or(0, |set| context.tables[set as usize]),
             header: SlotHeader::new(weighted.len() as u32, port.affinity_secs).0,
             slots: alias::slots(&weighted),
             backends: weighted.iter().map(|(b, _)| *b).collect(),
@@ -281,5 +317,10 @@ fn identity(b: &Backend) -> (Ip, u16, u32) {
 }
 
 fn key_of(port: &ServicePort) -> ServiceKey {
-    ServiceKey { ip: port.ip, port: port.port, proto: port.proto, pad: 0 }
+    ServiceKey {
+        ip: port.ip,
+        port: port.port,
+        proto: port.proto,
+        pad: 0,
+    }
 }

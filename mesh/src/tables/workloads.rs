@@ -13,7 +13,12 @@ use underpass_abi::{
     verdict::subject,
 };
 
-use super::{TablesError, change::Writer, names::Names};
+use super::{
+    TablesError,
+    change::Writer,
+    names::{Names, Taken},
+    services::Services,
+};
 use crate::plan::World;
 
 /// What is in the arrays at an index. It stays there when the workload is removed: a run that still
@@ -37,11 +42,33 @@ pub(super) struct Workloads {
 }
 
 impl Workloads {
-    /// `tables`: policy tables by position of the world's sets.
+    /// Indexes that programs can come by.
+    pub(super) fn reachable(&self, services: &Services) -> HashSet<u32> {
+        let Self {
+            cgroups,
+            netns,
+            addresses,
+            ..
+        } = self;
+        let entries = cgroups
+            .values()
+            .chain(netns.values())
+            .chain(addresses.values());
+        let backends = services.rows.values().flat_map(|row| &row.backends);
+        let behind = backends.map(|b| services.backends[*b as usize].0.workload);
+        entries
+            .map(|word| *word as u32)
+            .chain(behind)
+            .filter(|w| *w != 0)
+            .collect()
+    }
+
+    /// `tables`: policy tables by position of the world's sets. `reachable`: before this change.
     pub(super) fn lay_out(
         &mut self,
         world: &World,
         tables: &[u32],
+        reachable: &HashSet<u32>,
         names: &mut Names,
         out: &mut Writer,
     ) -> Result<(), TablesError> {
@@ -67,7 +94,7 @@ impl Workloads {
                 },
                 home: workload.netns,
             };
-            self.row(taken.index, taken.fresh, row, out);
+            self.row(taken, reachable.contains(&taken.index), row, out);
             index_of.push(taken.index);
         }
         names.workloads.sweep();
@@ -78,7 +105,10 @@ impl Workloads {
         self.entry_points(world, out)
     }
 
-    fn row(&mut self, index: u32, fresh: bool, new: Row, out: &mut Writer) {
+    /// What programs can come by changes by words. All else is written before the entry points that
+    /// lead to it: also a workload that had none until now.
+    fn row(&mut self, taken: Taken, reachable: bool, new: Row, out: &mut Writer) {
+        let Taken { index, fresh } = taken;
         let at = index as usize;
         if self.rows.len() <= at {
             self.rows.resize(at + 1, Row::default());
@@ -89,15 +119,14 @@ impl Workloads {
         if fresh || old.identity != new.identity {
             out.fresh(maps::IDENTITIES, &index, &new.identity);
         }
-        if fresh {
-            out.fresh(maps::HOMES, &index, &new.home);
-            out.fresh(maps::WORKLOADS, &index, &new.word);
-        } else {
-            if old.home != new.home {
-                out.word(maps::HOMES, index, new.home);
-            }
-            if old.word != new.word {
-                out.word(maps::WORKLOADS, index, new.word);
+        for (map, old, new) in [
+            (maps::HOMES, old.home, new.home),
+            (maps::WORKLOADS, old.word, new.word),
+        ] {
+            if !reachable && (fresh || old != new) {
+                out.fresh(map, &index, &new);
+            } else if old != new {
+                out.word(map, index, new);
             }
         }
     }
@@ -108,13 +137,34 @@ impl Workloads {
         let addresses = world.addresses.iter().map(|(ip, owner)| {
             let local = if owner.local { AddressWord::LOCAL } else { 0 };
             let shared = if owner.shared { AddressWord::SHARED } else { 0 };
-            (*ip, AddressWord::new(owner.workload.map_or(0, index), local | shared).0)
+            (
+                *ip,
+                AddressWord::new(owner.workload.map_or(0, index), local | shared).0,
+            )
         });
-        let netns = world.netns.iter().map(|(c, owner)| (*c, u64::from(owner.map_or(0, index))));
-        let cgroups = world.cgroups.iter().map(|(id, owner)| (*id, u64::from(index(*owner))));
-        entries(maps::ADDRESSES, limits::ADDRESSES, &mut self.addresses, addresses, out)?;
+        let netns = world
+            .netns
+            .iter()
+            .map(|(c, owner)| (*c, u64::from(owner.map_or(0, index))));
+        let cgroups = world
+            .cgroups
+            .iter()
+            .map(|(id, owner)| (*id, u64::from(index(*owner))));
+        entries(
+            maps::ADDRESSES,
+            limits::ADDRESSES,
+            &mut self.addresses,
+            addresses,
+            out,
+        )?;
         entries(maps::NETNS, limits::NETNS, &mut self.netns, netns, out)?;
-        entries(maps::CGROUPS, limits::WORKLOADS, &mut self.cgroups, cgroups, out)
+        entries(
+            maps::CGROUPS,
+            limits::WORKLOADS,
+            &mut self.cgroups,
+            cgroups,
+            out,
+        )
     }
 
     /// The bits of `SETTINGS[CGROUP_LEVELS]`.
@@ -143,11 +193,18 @@ fn entries<K: Plain + Hash + Ord>(
     }
     // What is to go is there until the end of the change.
     if installed.len() > limit {
-        return Err(TablesError::Limit { what: map, need: installed.len(), limit });
+        return Err(TablesError::Limit {
+            what: map,
+            need: installed.len(),
+            limit,
+        });
     }
     if installed.len() > keys.len() {
-        let gone: BTreeMap<K, ()> =
-            installed.keys().filter(|k| !keys.contains(k)).map(|k| (*k, ())).collect();
+        let gone: BTreeMap<K, ()> = installed
+            .keys()
+            .filter(|k| !keys.contains(k))
+            .map(|k| (*k, ()))
+            .collect();
         for key in gone.keys() {
             installed.remove(key);
             out.stale(map, bytes(key));
