@@ -39,7 +39,10 @@ pub const ALL: [Act; 8] = [
 
 impl Act {
     pub fn port(self, base: u16) -> u16 {
-        base + ALL.iter().position(|a| *a == self).expect("every act is in ALL") as u16
+        base + ALL
+            .iter()
+            .position(|a| *a == self)
+            .expect("every act is in ALL") as u16
     }
 }
 
@@ -66,9 +69,21 @@ pub fn plan(seed: u64, count: usize) -> Vec<Step> {
                 _ => (random.size(18), random.size(18)),
             };
             match act {
-                _ if up == 50_000_000 => Step { act: Act::Duplex, up, down },
-                Act::Empty | Act::Idle => Step { act, up: 0, down: 0 },
-                _ => Step { act, up: up + REQUEST, down },
+                _ if up == 50_000_000 => Step {
+                    act: Act::Duplex,
+                    up,
+                    down,
+                },
+                Act::Empty | Act::Idle => Step {
+                    act,
+                    up: 0,
+                    down: 0,
+                },
+                _ => Step {
+                    act,
+                    up: up + REQUEST,
+                    down,
+                },
             }
         })
         .collect()

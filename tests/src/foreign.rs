@@ -17,12 +17,18 @@ impl Foreign {
     /// Attaches to a cgroup beside whatever is there, behind it (links always allow multiple).
     pub fn attach(cgroup: &Path) -> Result<Self> {
         let mut programs = aya::Ebpf::load(&object()).map_err(Failure::at("foreign object"))?;
-        let program = programs.program_mut("clear").ok_or_else(|| Failure::new("no program `clear`"))?;
+        let program = programs
+            .program_mut("clear")
+            .ok_or_else(|| Failure::new("no program `clear`"))?;
         let program: &mut SockOps = program.try_into().map_err(Failure::at("clear"))?;
         program.load().map_err(Failure::at("foreign sock_ops"))?;
         let dir = File::open(cgroup).map_err(Failure::at(cgroup.display()))?;
-        program.attach(dir, CgroupAttachMode::Single).map_err(Failure::at("foreign sock_ops"))?;
-        Ok(Self { _programs: programs })
+        program
+            .attach(dir, CgroupAttachMode::Single)
+            .map_err(Failure::at("foreign sock_ops"))?;
+        Ok(Self {
+            _programs: programs,
+        })
     }
 }
 
@@ -41,6 +47,9 @@ fn offset_of(name: &str) -> u32 {
     at.expect("every name is in NAMES") as u32
 }
 
+/// (name, type, flags, content, link, info, alignment, entry size)
+type Section<'a> = (&'a str, u32, u64, &'a [u8], u32, u32, u64, u64);
+
 /// A relocatable ELF64 of machine BPF with one program.
 fn object() -> Vec<u8> {
     const HEADER: u64 = 64;
@@ -51,8 +60,7 @@ fn object() -> Vec<u8> {
     symbols.extend([0x12, 0, 1, 0]);
     symbols.extend(0_u64.to_le_bytes());
     symbols.extend((code.len() as u64).to_le_bytes());
-    // (name, type, flags, content, link, info, alignment, entry size)
-    let sections: [(&str, u32, u64, &[u8], u32, u32, u64, u64); 4] = [
+    let sections: [Section; 4] = [
         ("sockops", 1, 6, &code, 0, 0, 8, 0),
         ("license", 1, 3, b"GPL\0", 0, 0, 1, 0),
         (".symtab", 2, 0, &symbols, 4, 1, 8, 24),

@@ -114,14 +114,20 @@ impl Lab {
 
     /// A process of the node that belongs to no workload.
     pub fn host(&self) -> Place {
-        Place { cgroup: self.cgroup_root().join("host"), netns: self.node_netns() }
+        Place {
+            cgroup: self.cgroup_root().join("host"),
+            netns: self.node_netns(),
+        }
     }
 
     /// A cgroup below the node's root, in the node's network namespace.
     pub fn cgroup(&self, path: &str) -> Result<Place> {
         let dir = self.cgroup_root().join(path);
         cgroup::make(&dir)?;
-        Ok(Place { cgroup: dir, netns: self.node_netns() })
+        Ok(Place {
+            cgroup: dir,
+            netns: self.node_netns(),
+        })
     }
 
     /// A pod: its own network namespace on the node's bridge, and its own cgroup `pods/<name>`.
@@ -131,19 +137,33 @@ impl Lab {
         let (v4, v6) = net::make_pod(&self.node_netns(), &netns, index)?;
         let cgroup = self.cgroup_root().join("pods").join(name);
         cgroup::make(&cgroup)?;
-        Ok(Pod { place: Place { cgroup, netns }, v4, v6 })
+        Ok(Pod {
+            place: Place { cgroup, netns },
+            v4,
+            v6,
+        })
     }
 
     /// A host that is not this node: routed to it, and outside the agent's cgroup root.
     pub fn outside(&self) -> Result<Pod> {
         let netns = format!("{}-outside", self.id);
         let (v4, v6) = net::make_outside(&self.node_netns(), &netns)?;
-        Ok(Pod { place: Place { cgroup: self.cgroup.join("out"), netns }, v4, v6 })
+        Ok(Pod {
+            place: Place {
+                cgroup: self.cgroup.join("out"),
+                netns,
+            },
+            v4,
+            v6,
+        })
     }
 
     /// Where things run that the mesh must not see: the agent itself, the tests' own tools.
     pub fn backstage(&self) -> Place {
-        Place { cgroup: self.cgroup.join("out"), netns: self.node_netns() }
+        Place {
+            cgroup: self.cgroup.join("out"),
+            netns: self.node_netns(),
+        }
     }
 
     pub fn mesh_dir(&self) -> PathBuf {
@@ -173,16 +193,27 @@ impl Lab {
         let proc = self.run(place, command)?;
         let done = proc.finish(limit)?;
         if done.code != Some(0) {
-            return Err(Failure(format!("{}: exit {:?}: {}", command.join(" "), done.code, done.stderr)));
+            return Err(Failure(format!(
+                "{}: exit {:?}: {}",
+                command.join(" "),
+                done.code,
+                done.stderr
+            )));
         }
         Ok(done.stdout)
     }
 
     /// As [`Lab::output`], read as one JSON value (the last line).
-    pub fn json(&self, place: &Place, command: &[&str], limit: Duration) -> Result<serde_json::Value> {
+    pub fn json(
+        &self,
+        place: &Place,
+        command: &[&str],
+        limit: Duration,
+    ) -> Result<serde_json::Value> {
         let text = self.output(place, command, limit)?;
         let line = text.lines().last().unwrap_or_default();
-        serde_json::from_str(line).map_err(Failure::at(format_args!("{}: {text}", command.join(" "))))
+        serde_json::from_str(line)
+            .map_err(Failure::at(format_args!("{}: {text}", command.join(" "))))
     }
 
     /// Starts the agent with this lab's paths and waits until it says that it is ready.

@@ -36,7 +36,12 @@ pub fn workload(namespace: &str, name: &str, found_by: &str, addresses: &[String
 /// A pod of the lab, found by its network namespace.
 pub fn pod_workload(namespace: &str, name: &str, pod: &Pod) -> String {
     let found_by = format!("netns: {}", pod.place.netns_path().display());
-    workload(namespace, name, &found_by, &[pod.v4.to_string(), pod.v6.to_string()])
+    workload(
+        namespace,
+        name,
+        &found_by,
+        &[pod.v4.to_string(), pod.v6.to_string()],
+    )
 }
 
 /// What a policy protects.
@@ -63,12 +68,24 @@ pub enum Source<'a> {
 
 /// A policy with one rule for each source, every port.
 pub fn allow(namespace: &str, name: &str, target: Target, sources: &[Source]) -> String {
-    policy(namespace, name, target, false, &sources.iter().map(|s| (*s, None)).collect::<Vec<_>>())
+    policy(
+        namespace,
+        name,
+        target,
+        false,
+        &sources.iter().map(|s| (*s, None)).collect::<Vec<_>>(),
+    )
 }
 
 /// The same in audit mode.
 pub fn audit(namespace: &str, name: &str, target: Target, sources: &[Source]) -> String {
-    policy(namespace, name, target, true, &sources.iter().map(|s| (*s, None)).collect::<Vec<_>>())
+    policy(
+        namespace,
+        name,
+        target,
+        true,
+        &sources.iter().map(|s| (*s, None)).collect::<Vec<_>>(),
+    )
 }
 
 /// One rule for each (source, port).
@@ -88,10 +105,16 @@ pub fn policy(
             text,
             "  targetRefs:\n  - kind: Workload\n    labelSelector: {{ matchLabels: {{ app: {app} }} }}"
         ),
-        Target::Service(name) => writeln!(text, "  targetRefs:\n  - kind: Service\n    name: {name}"),
+        Target::Service(name) => {
+            writeln!(text, "  targetRefs:\n  - kind: Service\n    name: {name}")
+        }
         Target::All => Ok(()),
     };
-    text += if rules.is_empty() { "  rules: []\n" } else { "  rules:\n" };
+    text += if rules.is_empty() {
+        "  rules: []\n"
+    } else {
+        "  rules:\n"
+    };
     for (source, port) in rules {
         let line = match source {
             Source::Account(namespace, name) => {
@@ -123,17 +146,33 @@ pub struct Service<'a> {
 
 impl Service<'_> {
     pub fn yaml(&self) -> String {
-        let Self { namespace, name, cluster_ips, ports, affinity } = self;
+        let Self {
+            namespace,
+            name,
+            cluster_ips,
+            ports,
+            affinity,
+        } = self;
         let ips: Vec<String> = cluster_ips.iter().map(|ip| (*ip).to_owned()).collect();
-        let mut text = format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {namespace}\nspec:\n");
-        let _ = writeln!(text, "  clusterIP: \"{}\"\n  clusterIPs: [{}]", cluster_ips[0], quoted(&ips));
+        let mut text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {namespace}\nspec:\n"
+        );
+        let _ = writeln!(
+            text,
+            "  clusterIP: \"{}\"\n  clusterIPs: [{}]",
+            cluster_ips[0],
+            quoted(&ips)
+        );
         let both = ips.iter().any(|ip| ip.contains(':')) && ips.iter().any(|ip| !ip.contains(':'));
         if both {
             text += "  ipFamilyPolicy: RequireDualStack\n  ipFamilies: [IPv4, IPv6]\n";
         }
         text += "  ports:\n";
         for (name, port, protocol) in *ports {
-            let _ = writeln!(text, "  - name: {name}\n    port: {port}\n    protocol: {protocol}");
+            let _ = writeln!(
+                text,
+                "  - name: {name}\n    port: {port}\n    protocol: {protocol}"
+            );
         }
         if let Some(seconds) = affinity {
             let _ = writeln!(
@@ -158,7 +197,12 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into(), weight: None, draining: false, ready: true }
+        Self {
+            address: address.into(),
+            weight: None,
+            draining: false,
+            ready: true,
+        }
     }
 
     pub fn weight(mut self, weight: u32) -> Self {
@@ -180,20 +224,34 @@ pub fn slice(
     ports: &[(&str, u16, &str)],
     endpoints: &[Endpoint],
 ) -> String {
-    let family = if endpoints.first().is_some_and(|e| e.address.contains(':')) { "IPv6" } else { "IPv4" };
+    let family = if endpoints.first().is_some_and(|e| e.address.contains(':')) {
+        "IPv6"
+    } else {
+        "IPv4"
+    };
     let mut text = format!(
         "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {slice}\n  namespace: {namespace}\n  \
          labels:\n    kubernetes.io/service-name: {service}\n"
     );
     // Weights are one number per slice.
     if let Some(weight) = endpoints.iter().find_map(|e| e.weight) {
-        let _ = writeln!(text, "  annotations:\n    underpass.dev/weight: \"{weight}\"");
+        let _ = writeln!(
+            text,
+            "  annotations:\n    underpass.dev/weight: \"{weight}\""
+        );
     }
     let _ = writeln!(text, "addressType: {family}\nports:");
     for (name, port, protocol) in ports {
-        let _ = writeln!(text, "- name: {name}\n  port: {port}\n  protocol: {protocol}");
+        let _ = writeln!(
+            text,
+            "- name: {name}\n  port: {port}\n  protocol: {protocol}"
+        );
     }
-    text += if endpoints.is_empty() { "endpoints: []\n" } else { "endpoints:\n" };
+    text += if endpoints.is_empty() {
+        "endpoints: []\n"
+    } else {
+        "endpoints:\n"
+    };
     for e in endpoints {
         let ready = e.ready && !e.draining;
         let _ = writeln!(
@@ -206,5 +264,9 @@ pub fn slice(
 }
 
 fn quoted(items: &[String]) -> String {
-    items.iter().map(|i| format!("\"{i}\"")).collect::<Vec<_>>().join(", ")
+    items
+        .iter()
+        .map(|i| format!("\"{i}\""))
+        .collect::<Vec<_>>()
+        .join(", ")
 }

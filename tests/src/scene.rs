@@ -42,7 +42,11 @@ impl Scene {
     }
 
     /// `more` adds manifests (and may make further pods) before the agent starts.
-    pub fn with(name: &str, flags: &[&str], more: impl FnOnce(&Lab) -> Result<String>) -> Result<Self> {
+    pub fn with(
+        name: &str,
+        flags: &[&str],
+        more: impl FnOnce(&Lab) -> Result<String>,
+    ) -> Result<Self> {
         let lab = Lab::new(name)?;
         let (client, server, other) = (lab.pod("client")?, lab.pod("server")?, lab.pod("other")?);
         let mut objects = vec![manifest::namespace("app")];
@@ -50,18 +54,30 @@ impl Scene {
             objects.push(manifest::pod_workload("app", name, pod));
         }
         lab.mesh_file("10-workloads.yaml", &manifest::file(&objects))?;
-        lab.mesh_file("20-service.yaml", &service(&[Endpoint::new(server.v4.to_string())]))?;
+        lab.mesh_file(
+            "20-service.yaml",
+            &service(&[Endpoint::new(server.v4.to_string())]),
+        )?;
         let more = more(&lab)?;
         if !more.is_empty() {
             lab.mesh_file("30-more.yaml", &more)?;
         }
         let agent = lab.agent(flags)?;
-        Ok(Self { agent, client, server, other, lab })
+        Ok(Self {
+            agent,
+            client,
+            server,
+            other,
+            lab,
+        })
     }
 
     /// Puts policies in force (replacing those of an earlier call).
     pub fn policies(&self, policies: &[String]) -> Result<()> {
-        self.agent.wait_plan(|| self.lab.mesh_file("40-policies.yaml", &manifest::file(policies)))
+        self.agent.wait_plan(|| {
+            self.lab
+                .mesh_file("40-policies.yaml", &manifest::file(policies))
+        })
     }
 
     /// A server that counts, proven to be the listener at each address.
@@ -71,7 +87,11 @@ impl Scene {
 
     /// The server pod's echo server on [`PORT`].
     pub fn echo(&self) -> Result<Proc> {
-        self.sink(&self.server.place, "echo", &[(self.server.v4, PORT).into(), (self.server.v6, PORT).into()])
+        self.sink(
+            &self.server.place,
+            "echo",
+            &[(self.server.v4, PORT).into(), (self.server.v6, PORT).into()],
+        )
     }
 
     pub fn dial(&self, from: &Place, to: SocketAddr) -> Result<Value> {
@@ -80,7 +100,11 @@ impl Scene {
 
     pub fn dial_with(&self, from: &Place, to: SocketAddr, flags: &[&str]) -> Result<Value> {
         let to = to.to_string();
-        self.lab.json(from, &[&["underpass-peer", "dial", &to], flags].concat(), LIMIT)
+        self.lab.json(
+            from,
+            &[&["underpass-peer", "dial", &to], flags].concat(),
+            LIMIT,
+        )
     }
 
     /// The errno of one connect, 0 if it succeeded.
@@ -104,14 +128,21 @@ pub fn sink(lab: &Lab, place: &Place, mode: &str, at: &[SocketAddr]) -> Result<P
 pub fn accepted(sink: &mut Proc) -> Result<Vec<u64>> {
     let report = sink.ask("report")?;
     let rows = report["listeners"].as_array().cloned().unwrap_or_default();
-    Ok(rows.iter().map(|r| r["accepted"].as_u64().unwrap_or(0)).collect())
+    Ok(rows
+        .iter()
+        .map(|r| r["accepted"].as_u64().unwrap_or(0))
+        .collect())
 }
 
 /// The same, once all of `total` connections have come out of the accept queues.
 pub fn accepted_all(sink: &mut Proc, total: u64) -> Result<Vec<u64>> {
     until("accepts", LIMIT, || {
         let seen = accepted(sink).map_err(|f| f.0)?;
-        if seen.iter().sum::<u64>() >= total { Ok(seen) } else { Err(format!("{seen:?}")) }
+        if seen.iter().sum::<u64>() >= total {
+            Ok(seen)
+        } else {
+            Err(format!("{seen:?}"))
+        }
     })
 }
 
@@ -124,12 +155,26 @@ pub fn service(endpoints: &[Endpoint]) -> String {
 /// The same with a port for each endpoint.
 pub fn service_with(ips: &[&str], affinity: Option<u32>, endpoints: &[(u16, Endpoint)]) -> String {
     let ports = [("main", PORT, "TCP")];
-    let mut objects =
-        vec![Service { namespace: "app", name: "server", cluster_ips: ips, ports: &ports, affinity }.yaml()];
+    let mut objects = vec![
+        Service {
+            namespace: "app",
+            name: "server",
+            cluster_ips: ips,
+            ports: &ports,
+            affinity,
+        }
+        .yaml(),
+    ];
     for (i, (port, endpoint)) in endpoints.iter().enumerate() {
         let ports = [("main", *port, "TCP")];
         let endpoint = std::slice::from_ref(endpoint);
-        objects.push(manifest::slice("app", "server", &format!("server-{i}"), &ports, endpoint));
+        objects.push(manifest::slice(
+            "app",
+            "server",
+            &format!("server-{i}"),
+            &ports,
+            endpoint,
+        ));
     }
     manifest::file(&objects)
 }
@@ -140,12 +185,18 @@ pub fn service_at() -> SocketAddr {
 
 /// What the agent's `/metrics` says.
 pub fn scrape(scene: &Scene) -> Result<String> {
-    scene.lab.output(&scene.lab.backstage(), &["underpass-peer", "fetch", "127.0.0.1:9464", "/metrics"], LIMIT)
+    scene.lab.output(
+        &scene.lab.backstage(),
+        &["underpass-peer", "fetch", "127.0.0.1:9464", "/metrics"],
+        LIMIT,
+    )
 }
 
 /// The sum of a metric's samples whose labels contain all of `labels`.
 pub fn metric_sum(text: &str, metric: &str, labels: &[&str]) -> Option<f64> {
-    let samples = text.lines().filter(|l| l.starts_with(metric) && labels.iter().all(|label| l.contains(label)));
+    let samples = text
+        .lines()
+        .filter(|l| l.starts_with(metric) && labels.iter().all(|label| l.contains(label)));
     let values: Vec<f64> = samples
         .filter(|l| l[metric.len()..].starts_with(['{', ' ']))
         .filter_map(|l| l.rsplit(' ').next()?.parse().ok())

@@ -39,7 +39,15 @@ mod tests {
 
     #[test]
     fn critical_values_match_the_tables() {
-        assert!((critical_value(9) - 33.72).abs() < 0.5, "{}", critical_value(9));
-        assert!((critical_value(1) - 15.14).abs() < 1.2, "{}", critical_value(1));
+        assert!(
+            (critical_value(9) - 33.72).abs() < 0.5,
+            "{}",
+            critical_value(9)
+        );
+        assert!(
+            (critical_value(1) - 15.14).abs() < 1.2,
+            "{}",
+            critical_value(1)
+        );
     }
 }

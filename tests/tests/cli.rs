@@ -14,11 +14,22 @@ const SERVER: Target = Target::Workload("server");
 fn denied_and_allowed(name: &str) -> Result<(Scene, Proc)> {
     let scene = Scene::new(name, &[])?;
     let server = scene.echo()?;
-    scene.policies(&[allow("app", "callers", SERVER, &[Source::Account("app", "client")])])?;
+    scene.policies(&[allow(
+        "app",
+        "callers",
+        SERVER,
+        &[Source::Account("app", "client")],
+    )])?;
     assert_eq!(scene.errno(&scene.client.place, service_at())?, 0);
     assert_eq!(scene.errno(&scene.other.place, service_at())?, EPERM);
-    assert_eq!(scene.errno(&scene.client.place, (scene.server.v4, PORT).into())?, 0);
-    scene.agent.cli.rows("all three", &[], 3, |r| text(r, "/state") != "established")?;
+    assert_eq!(
+        scene.errno(&scene.client.place, (scene.server.v4, PORT).into())?,
+        0
+    );
+    scene
+        .agent
+        .cli
+        .rows("all three", &[], 3, |r| text(r, "/state") != "established")?;
     Ok((scene, server))
 }
 
@@ -46,30 +57,68 @@ fn each_filter_lets_through_what_it_names() -> Result<()> {
 #[test]
 fn watching_shows_new_connections() -> Result<()> {
     let (scene, _server) = denied_and_allowed("watch")?;
-    let api = scene.lab.dir.join("api.sock").to_string_lossy().into_owned();
-    let command = ["underpass", "conns", "-w", "-o", "json", "--verdict", "denied", "--api", &api];
+    let api = scene
+        .lab
+        .dir
+        .join("api.sock")
+        .to_string_lossy()
+        .into_owned();
+    let command = [
+        "underpass",
+        "conns",
+        "-w",
+        "-o",
+        "json",
+        "--verdict",
+        "denied",
+        "--api",
+        &api,
+    ];
     let mut watch = scene.lab.run(&scene.lab.backstage(), &command)?;
     watch.line(0, "app/other", LIMIT)?;
     let seen = watch.stdout().len();
-    assert_eq!(scene.errno(&scene.other.place, (scene.server.v6, PORT).into())?, EPERM);
+    assert_eq!(
+        scene.errno(&scene.other.place, (scene.server.v6, PORT).into())?,
+        EPERM
+    );
     let line = watch.line(seen, "app/other", Duration::from_secs(3))?;
     let row: serde_json::Value = serde_json::from_str(&line)?;
-    assert_eq!(text(&row, "/original_destination"), format!("[{}]:{PORT}", scene.server.v6), "{row}");
+    assert_eq!(
+        text(&row, "/original_destination"),
+        format!("[{}]:{PORT}", scene.server.v6),
+        "{row}"
+    );
     Ok(())
 }
 
 #[test]
 fn explain_says_what_the_kernel_does_and_why() -> Result<()> {
     let (scene, _server) = denied_and_allowed("explain")?;
-    let explain = |source: &str| scene.agent.cli.json(&["explain", source, "app/server:8080"]);
+    let explain = |source: &str| {
+        scene
+            .agent
+            .cli
+            .json(&["explain", source, "app/server:8080"])
+    };
     let denied = explain("app/other")?;
     assert_eq!(text(&denied, "/items/0/verdict"), "denied", "{denied}");
-    assert_eq!(text(&denied, "/items/0/policy"), "AuthorizationPolicy app/callers", "{denied}");
+    assert_eq!(
+        text(&denied, "/items/0/policy"),
+        "AuthorizationPolicy app/callers",
+        "{denied}"
+    );
     let allowed = explain("app/client")?;
     assert_eq!(text(&allowed, "/items/0/verdict"), "allowed", "{allowed}");
     for end in ["outbound", "inbound"] {
-        assert_eq!(text(&allowed, &format!("/items/0/{end}/layer")), "kernel", "{allowed}");
-        assert!(!text(&allowed, &format!("/items/0/{end}/reason")).is_empty(), "{allowed}");
+        assert_eq!(
+            text(&allowed, &format!("/items/0/{end}/layer")),
+            "kernel",
+            "{allowed}"
+        );
+        assert!(
+            !text(&allowed, &format!("/items/0/{end}/reason")).is_empty(),
+            "{allowed}"
+        );
     }
     Ok(())
 }
@@ -77,13 +126,25 @@ fn explain_says_what_the_kernel_does_and_why() -> Result<()> {
 #[test]
 fn tables_are_plain_when_piped_and_empty_cells_say_why() -> Result<()> {
     let (scene, _server) = denied_and_allowed("tables")?;
-    for args in [vec!["conns"], vec!["stat"], vec!["status"], vec!["conns", "-o", "wide"]] {
+    for args in [
+        vec!["conns"],
+        vec!["stat"],
+        vec!["status"],
+        vec!["conns", "-o", "wide"],
+    ] {
         let done = scene.agent.cli.run(&args)?;
         assert_eq!(done.code, Some(0), "{args:?}: {}", done.stderr);
-        assert!(!done.stdout.contains('\x1b') && done.stdout.lines().count() > 1, "{}", done.stdout);
+        assert!(
+            !done.stdout.contains('\x1b') && done.stdout.lines().count() > 1,
+            "{}",
+            done.stdout
+        );
     }
     let wide = scene.agent.cli.run(&["conns", "-o", "wide"])?.stdout;
     let denied = wide.lines().find(|l| l.contains("POLICY_DENIED"));
-    assert!(denied.is_some_and(|l| l.contains("AuthorizationPolicy app/callers")), "{wide}");
+    assert!(
+        denied.is_some_and(|l| l.contains("AuthorizationPolicy app/callers")),
+        "{wide}"
+    );
     Ok(())
 }

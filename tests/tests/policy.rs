@@ -21,21 +21,47 @@ fn a_denied_source_gets_eperm_and_a_row_with_the_policy() -> Result<()> {
     let scene = Scene::new("deny", &[])?;
     let _server = scene.echo()?;
     scene.policies(&[allow("app", "callers", SERVER, &[CLIENT])])?;
-    for to in [service_at(), server_at(&scene), (scene.server.v6, PORT).into()] {
+    for to in [
+        service_at(),
+        server_at(&scene),
+        (scene.server.v6, PORT).into(),
+    ] {
         assert_eq!(scene.errno(&scene.client.place, to)?, 0, "{to}");
         assert_eq!(scene.errno(&scene.other.place, to)?, EPERM, "{to}");
     }
-    let rows = scene.agent.cli.rows("denied", &["--from", "app/other"], 3, |r| text(r, "/verdict") == "denied")?;
+    let rows = scene
+        .agent
+        .cli
+        .rows("denied", &["--from", "app/other"], 3, |r| {
+            text(r, "/verdict") == "denied"
+        })?;
     for row in rows {
-        assert_eq!(text(&row, "/policy"), "AuthorizationPolicy app/callers", "{row}");
+        assert_eq!(
+            text(&row, "/policy"),
+            "AuthorizationPolicy app/callers",
+            "{row}"
+        );
         assert_eq!(text(&row, "/reason"), "POLICY_DENIED", "{row}");
         assert_eq!(text(&row, "/state"), "refused", "{row}");
         assert_eq!(text(&row, "/destination/workload"), "app/server", "{row}");
     }
-    let row = scene.agent.cli.row("allowed", &["--from", "app/client"], |r| text(r, "/service") != "")?;
+    let row = scene
+        .agent
+        .cli
+        .row("allowed", &["--from", "app/client"], |r| {
+            text(r, "/service") != ""
+        })?;
     assert_eq!(text(&row, "/verdict"), "allowed", "{row}");
-    assert_eq!(text(&row, "/policy"), "AuthorizationPolicy app/callers", "{row}");
-    assert_eq!(text(&row, "/source/identity"), "spiffe://cluster.local/ns/app/sa/client", "{row}");
+    assert_eq!(
+        text(&row, "/policy"),
+        "AuthorizationPolicy app/callers",
+        "{row}"
+    );
+    assert_eq!(
+        text(&row, "/source/identity"),
+        "spiffe://cluster.local/ns/app/sa/client",
+        "{row}"
+    );
     Ok(())
 }
 
@@ -43,7 +69,12 @@ fn a_denied_source_gets_eperm_and_a_row_with_the_policy() -> Result<()> {
 fn a_policy_of_a_service_holds_for_the_service_address() -> Result<()> {
     let scene = Scene::new("svcpol", &[])?;
     let _server = scene.echo()?;
-    scene.policies(&[allow("app", "callers", Target::Service("server"), &[CLIENT])])?;
+    scene.policies(&[allow(
+        "app",
+        "callers",
+        Target::Service("server"),
+        &[CLIENT],
+    )])?;
     assert_eq!(scene.errno(&scene.client.place, service_at())?, 0);
     assert_eq!(scene.errno(&scene.other.place, service_at())?, EPERM);
     assert_eq!(scene.errno(&scene.lab.host(), service_at())?, EPERM);
@@ -58,11 +89,21 @@ fn identities_and_namespaces_are_sources() -> Result<()> {
     scene.policies(&[allow("app", "by-identity", SERVER, &[identity])])?;
     assert_eq!(scene.errno(&scene.other.place, service_at())?, 0);
     assert_eq!(scene.errno(&scene.client.place, service_at())?, EPERM);
-    scene.policies(&[allow("app", "by-namespace", SERVER, &[Source::Namespace("app")])])?;
+    scene.policies(&[allow(
+        "app",
+        "by-namespace",
+        SERVER,
+        &[Source::Namespace("app")],
+    )])?;
     assert_eq!(scene.errno(&scene.other.place, service_at())?, 0);
     assert_eq!(scene.errno(&scene.client.place, service_at())?, 0);
     assert_eq!(scene.errno(&scene.lab.host(), service_at())?, EPERM);
-    scene.policies(&[allow("app", "by-namespace", SERVER, &[Source::Namespace("elsewhere")])])?;
+    scene.policies(&[allow(
+        "app",
+        "by-namespace",
+        SERVER,
+        &[Source::Namespace("elsewhere")],
+    )])?;
     assert_eq!(scene.errno(&scene.client.place, service_at())?, EPERM);
     Ok(())
 }
@@ -74,10 +115,24 @@ fn audit_refuses_nothing_and_shows_what_it_would() -> Result<()> {
     scene.policies(&[audit("app", "trial", SERVER, &[CLIENT])])?;
     assert_eq!(scene.errno(&scene.other.place, service_at())?, 0);
     assert_eq!(scene.errno(&scene.client.place, service_at())?, 0);
-    let row = scene.agent.cli.row("audited", &["--from", "app/other"], |r| text(r, "/verdict") == "audited")?;
-    assert_eq!(text(&row, "/policy"), "AuthorizationPolicy app/trial", "{row}");
+    let row = scene
+        .agent
+        .cli
+        .row("audited", &["--from", "app/other"], |r| {
+            text(r, "/verdict") == "audited"
+        })?;
+    assert_eq!(
+        text(&row, "/policy"),
+        "AuthorizationPolicy app/trial",
+        "{row}"
+    );
     assert_eq!(text(&row, "/reason"), "WOULD_DENY", "{row}");
-    scene.agent.cli.row("allowed", &["--from", "app/client"], |r| text(r, "/verdict") == "allowed")?;
+    scene
+        .agent
+        .cli
+        .row("allowed", &["--from", "app/client"], |r| {
+            text(r, "/verdict") == "allowed"
+        })?;
     Ok(())
 }
 
@@ -86,7 +141,13 @@ fn port_rules_hold_for_their_port_only() -> Result<()> {
     let scene = Scene::new("ports", &[])?;
     let ports: Vec<SocketAddr> = [80, 81].map(|p| (scene.server.v4, p).into()).to_vec();
     let _server = scene.sink(&scene.server.place, "close", &ports)?;
-    scene.policies(&[policy("app", "one-port", SERVER, false, &[(CLIENT, Some(80))])])?;
+    scene.policies(&[policy(
+        "app",
+        "one-port",
+        SERVER,
+        false,
+        &[(CLIENT, Some(80))],
+    )])?;
     assert_eq!(scene.errno(&scene.client.place, ports[0])?, 0);
     assert_eq!(scene.errno(&scene.client.place, ports[1])?, EPERM);
     assert_eq!(scene.errno(&scene.other.place, ports[0])?, EPERM);
@@ -119,8 +180,14 @@ fn a_source_off_the_node_is_refused_with_a_reset() -> Result<()> {
         let answer = scene.dial(&outside.place, to)?;
         assert_eq!(answer["errno"], ECONNREFUSED, "{answer}");
     }
-    let row = scene.agent.cli.row("denied", &["--from", "outside"], |r| text(r, "/verdict") == "denied")?;
-    assert_eq!(text(&row, "/policy"), "AuthorizationPolicy app/callers", "{row}");
+    let row = scene.agent.cli.row("denied", &["--from", "outside"], |r| {
+        text(r, "/verdict") == "denied"
+    })?;
+    assert_eq!(
+        text(&row, "/policy"),
+        "AuthorizationPolicy app/callers",
+        "{row}"
+    );
     assert_eq!(text(&row, "/reporter"), "destination", "{row}");
     // A local source is told by its socket, not by its address: it is still let in.
     assert_eq!(scene.errno(&scene.client.place, to[0])?, 0);
@@ -136,11 +203,22 @@ fn ip_blocks_tell_outside_sources_apart() -> Result<()> {
     let _server = scene.echo()?;
     let outside = scene.lab.outside()?;
     let to = server_at(&scene);
-    scene.policies(&[allow("app", "blocks", SERVER, &[Source::Block("192.0.2.2/32"), Source::Block("2001:db8::/64")])])?;
+    scene.policies(&[allow(
+        "app",
+        "blocks",
+        SERVER,
+        &[
+            Source::Block("192.0.2.2/32"),
+            Source::Block("2001:db8::/64"),
+        ],
+    )])?;
     let from = |ip: &str| scene.dial_with(&outside.place, to, &["--from", &format!("{ip}:0")]);
     assert_eq!(from("192.0.2.2")?["errno"], 0);
     assert_eq!(from("192.0.2.3")?["errno"], ECONNREFUSED);
-    assert_eq!(scene.errno(&outside.place, (scene.server.v6, PORT).into())?, 0);
+    assert_eq!(
+        scene.errno(&outside.place, (scene.server.v6, PORT).into())?,
+        0
+    );
     Ok(())
 }
 
@@ -148,13 +226,23 @@ fn ip_blocks_tell_outside_sources_apart() -> Result<()> {
 fn default_deny_leaves_a_listener_outside_the_mesh_alone() -> Result<()> {
     let scene = Scene::with("defdeny", &["--default-policy", "deny"], |lab| {
         lab.cgroup("apps/db")?;
-        Ok(manifest::workload("app", "db", "cgroup: apps/db", &["10.42.0.1".into()]))
+        Ok(manifest::workload(
+            "app",
+            "db",
+            "cgroup: apps/db",
+            &["10.42.0.1".into()],
+        ))
     })?;
     let node = |port: u16| SocketAddr::from(([10, 42, 0, 1], port));
     let outside = scene.lab.outside()?;
     let db_place = scene.lab.cgroup("apps/db")?;
     // Same namespace, same address: one belongs to the mesh, one (as sshd) does not.
-    let _db = sink(&scene.lab, &db_place, "close", &[node(5432), "0.0.0.0:5433".parse().expect("an address")])?;
+    let _db = sink(
+        &scene.lab,
+        &db_place,
+        "close",
+        &[node(5432), "0.0.0.0:5433".parse().expect("an address")],
+    )?;
     let _sshd = sink(&scene.lab, &scene.lab.host(), "close", &[node(22)])?;
     for from in [&outside.place, &scene.lab.host(), &scene.client.place] {
         assert_eq!(scene.errno(from, node(22))?, 0, "sshd from {from:?}");
@@ -163,8 +251,17 @@ fn default_deny_leaves_a_listener_outside_the_mesh_alone() -> Result<()> {
     assert_eq!(scene.errno(&outside.place, node(5433))?, ECONNREFUSED);
     assert_eq!(scene.errno(&scene.lab.host(), node(5432))?, EPERM);
     assert_eq!(scene.errno(&scene.client.place, node(5432))?, EPERM);
-    let row = scene.agent.cli.row("default deny", &["--from", "app/client"], |r| text(r, "/verdict") == "denied")?;
-    assert_eq!((text(&row, "/policy"), text(&row, "/reason")), ("default", "DEFAULT_DENY"), "{row}");
+    let row = scene
+        .agent
+        .cli
+        .row("default deny", &["--from", "app/client"], |r| {
+            text(r, "/verdict") == "denied"
+        })?;
+    assert_eq!(
+        (text(&row, "/policy"), text(&row, "/reason")),
+        ("default", "DEFAULT_DENY"),
+        "{row}"
+    );
     assert_eq!(text(&row, "/destination/workload"), "app/db", "{row}");
     Ok(())
 }
@@ -175,20 +272,34 @@ fn listeners_older_than_the_mesh_are_found() -> Result<()> {
     let mut server = None;
     let scene = Scene::with("seeded", &["--default-policy", "deny"], |lab| {
         server = Some(sink(lab, &lab.cgroup("apps/db")?, "close", &[node])?);
-        Ok(manifest::workload("app", "db", "cgroup: apps/db", &["10.42.0.1".into()]))
+        Ok(manifest::workload(
+            "app",
+            "db",
+            "cgroup: apps/db",
+            &["10.42.0.1".into()],
+        ))
     })?;
     assert_eq!(scene.errno(&scene.client.place, node)?, EPERM);
-    assert_eq!(scene.errno(&scene.lab.outside()?.place, node)?, ECONNREFUSED);
+    assert_eq!(
+        scene.errno(&scene.lab.outside()?.place, node)?,
+        ECONNREFUSED
+    );
     Ok(())
 }
 
 /// One held connection, a policy that denies it, and how it ended.
 fn held_through_a_change(scene: &Scene) -> Result<serde_json::Value> {
     let to = service_at().to_string();
-    let mut held = scene.lab.run(&scene.client.place, &["underpass-peer", "dial", &to, "--hold", "4"])?;
+    let mut held = scene.lab.run(
+        &scene.client.place,
+        &["underpass-peer", "dial", &to, "--hold", "4"],
+    )?;
     held.line(0, "\"ok\":true", LIMIT)?;
     let change = std::time::Instant::now();
-    scene.lab.mesh_file("40-policies.yaml", &allow("app", "callers", SERVER, &[Source::Host]))?;
+    scene.lab.mesh_file(
+        "40-policies.yaml",
+        &allow("app", "callers", SERVER, &[Source::Host]),
+    )?;
     let line = held.line(1, "ended", LIMIT)?;
     println!("{line}, {:?} after the file changed", change.elapsed());
     let mut end: serde_json::Value = serde_json::from_str(&line)?;
@@ -205,7 +316,12 @@ fn a_policy_change_ends_established_connections_within_a_second() -> Result<()> 
     let ends = [ECONNABORTED, ECONNRESET].map(|e| e.to_string());
     assert!(ends.iter().any(|e| end["ended"] == *e), "{end}");
     assert!(end["since_change_ms"].as_u64() < Some(1_000), "{end}");
-    let row = scene.agent.cli.row("ended", &["--from", "app/client"], |r| text(r, "/state") == "closed")?;
+    let row = scene
+        .agent
+        .cli
+        .row("ended", &["--from", "app/client"], |r| {
+            text(r, "/state") == "closed"
+        })?;
     assert_eq!(text(&row, "/close_reason"), "POLICY_CHANGED", "{row}");
     Ok(())
 }
@@ -216,7 +332,11 @@ fn a_flag_leaves_established_connections() -> Result<()> {
     let _server = scene.echo()?;
     let end = held_through_a_change(&scene)?;
     assert_eq!(end["ended"], "open", "{end}");
-    assert_eq!(scene.errno(&scene.client.place, service_at())?, EPERM, "new connections are denied");
+    assert_eq!(
+        scene.errno(&scene.client.place, service_at())?,
+        EPERM,
+        "new connections are denied"
+    );
     Ok(())
 }
 
@@ -230,9 +350,19 @@ fn no_connect_sees_half_a_change() -> Result<()> {
     let by_namespace = allow("app", "two", SERVER, &[Source::Namespace("app")]);
     scene.policies(std::slice::from_ref(&by_account))?;
     let to = service_at().to_string();
-    let load = scene.lab.run(&scene.client.place, &["underpass-peer", "connects", &to, "--seconds", "4"])?;
+    let load = scene.lab.run(
+        &scene.client.place,
+        &["underpass-peer", "connects", &to, "--seconds", "4"],
+    )?;
     for i in 0..20 {
-        scene.lab.mesh_file("40-policies.yaml", if i % 2 == 0 { &by_namespace } else { &by_account })?;
+        scene.lab.mesh_file(
+            "40-policies.yaml",
+            if i % 2 == 0 {
+                &by_namespace
+            } else {
+                &by_account
+            },
+        )?;
         std::thread::sleep(Duration::from_millis(150));
     }
     let results: serde_json::Value = serde_json::from_str(&load.finish(LIMIT)?.stdout)?;

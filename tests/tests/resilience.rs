@@ -23,10 +23,21 @@ const CLIENT: Source = Source::Account("app", "client");
 fn installed(scene: &Scene) -> Result<(BTreeMap<u32, Vec<u32>>, Vec<String>)> {
     let root = File::open(scene.lab.cgroup_root())?;
     let hooks = [
-        Attach::CONNECT4, Attach::CONNECT6, Attach::SENDMSG4, Attach::SENDMSG6, Attach::RECVMSG4, Attach::RECVMSG6,
-        Attach::GETPEERNAME4, Attach::GETPEERNAME6, Attach::SOCK_RELEASE, Attach::SOCK_OPS,
+        Attach::CONNECT4,
+        Attach::CONNECT6,
+        Attach::SENDMSG4,
+        Attach::SENDMSG6,
+        Attach::RECVMSG4,
+        Attach::RECVMSG6,
+        Attach::GETPEERNAME4,
+        Attach::GETPEERNAME6,
+        Attach::SOCK_RELEASE,
+        Attach::SOCK_OPS,
     ];
-    let programs = hooks.iter().map(|hook| Ok((hook.0, attached(&root, *hook)?))).collect::<Result<_>>()?;
+    let programs = hooks
+        .iter()
+        .map(|hook| Ok((hook.0, attached(&root, *hook)?)))
+        .collect::<Result<_>>()?;
     let mut pins: Vec<String> = Vec::new();
     let mut dirs = vec![scene.lab.pin_dir.clone()];
     while let Some(dir) = dirs.pop() {
@@ -54,26 +65,53 @@ fn a_killed_agent_costs_no_connection_and_no_policy() -> Result<()> {
     let _server = scene.echo()?;
     scene.policies(&[allow("app", "callers", SERVER, &[CLIENT])])?;
     let to = service_at().to_string();
-    let mut held = scene.lab.run(&scene.client.place, &["underpass-peer", "dial", &to, "--hold", "8"])?;
+    let mut held = scene.lab.run(
+        &scene.client.place,
+        &["underpass-peer", "dial", &to, "--hold", "8"],
+    )?;
     held.line(0, "\"ok\":true", LIMIT)?;
     let (programs, pins) = installed(&scene)?;
     assert_once(&programs);
-    let load = ["underpass-peer", "connects", &to, "--rate", "2000", "--seconds", "6", "--threads", "2", "--echo", "16"];
+    let load = [
+        "underpass-peer",
+        "connects",
+        &to,
+        "--rate",
+        "2000",
+        "--seconds",
+        "6",
+        "--threads",
+        "2",
+        "--echo",
+        "16",
+    ];
     let load = scene.lab.run(&scene.client.place, &load)?;
     std::thread::sleep(Duration::from_secs(2));
     scene.agent.kill9()?;
     for _ in 0..20 {
-        assert_eq!(scene.errno(&scene.other.place, service_at())?, EPERM, "no agent, yet the policy holds");
+        assert_eq!(
+            scene.errno(&scene.other.place, service_at())?,
+            EPERM,
+            "no agent, yet the policy holds"
+        );
     }
     std::thread::sleep(Duration::from_secs(1));
     scene.agent.restart()?;
     assert_eq!(scene.errno(&scene.other.place, service_at())?, EPERM);
     let results: Value = serde_json::from_str(&load.finish(LIMIT)?.stdout)?;
     println!("{results}");
-    assert_eq!((&results["failed_total"], &results["lost"]), (&0.into(), &0.into()), "{results}");
+    assert_eq!(
+        (&results["failed_total"], &results["lost"]),
+        (&0.into(), &0.into()),
+        "{results}"
+    );
     let ok = results["ok"].as_u64().unwrap_or(0);
     assert!(ok > 8_000, "{results}");
-    assert!(held.line(1, "ended", LIMIT)?.contains("open"), "{:?}", held.stdout());
+    assert!(
+        held.line(1, "ended", LIMIT)?.contains("open"),
+        "{:?}",
+        held.stdout()
+    );
     let (after, pins_after) = installed(&scene)?;
     assert_once(&after);
     assert_eq!(pins, pins_after);
@@ -82,7 +120,11 @@ fn a_killed_agent_costs_no_connection_and_no_policy() -> Result<()> {
         let stat = scene.agent.cli.stat("app/server:8080").map_err(|f| f.0)?;
         let expected = (Some(ok + 1), Some(21));
         let seen = (number(&stat, "/opened"), number(&stat, "/refused"));
-        if seen == expected { Ok(()) } else { Err(format!("{seen:?}, not {expected:?}")) }
+        if seen == expected {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}, not {expected:?}"))
+        }
     })
 }
 
@@ -92,15 +134,29 @@ fn a_stopped_agent_loses_rows_but_no_sums() -> Result<()> {
     let _server = scene.echo()?;
     let to = service_at().to_string();
     scene.agent.stop()?;
-    let client = ["underpass-peer", "connects", &to, "--count", "40000", "--echo", "10"];
-    let results = scene.lab.json(&scene.client.place, &client, Duration::from_secs(120))?;
+    let client = [
+        "underpass-peer",
+        "connects",
+        &to,
+        "--count",
+        "40000",
+        "--echo",
+        "10",
+    ];
+    let results = scene
+        .lab
+        .json(&scene.client.place, &client, Duration::from_secs(120))?;
     assert_eq!(results["failed_total"], 0, "{results}");
     scene.agent.go_on()?;
     underpass_tests::lab::until("exact sums", LIMIT, || {
         let stat = scene.agent.cli.stat("app/server:8080").map_err(|f| f.0)?;
         let seen = ["/opened", "/bytes_sent", "/bytes_received"].map(|f| number(&stat, f));
         let expected = [Some(40_000), Some(400_000), Some(400_000)];
-        if seen == expected { Ok(()) } else { Err(format!("{seen:?}")) }
+        if seen == expected {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
     })?;
     let status = scene.agent.wait_status("lost rows are counted", |s| {
         number(s, "/counters/events_lost") > Some(0)
@@ -127,16 +183,34 @@ fn a_foreign_program_that_clears_flags_costs_no_record() -> Result<()> {
 fn check_records(scene: &Scene, count: usize) -> Result<()> {
     let _server = scene.echo()?;
     let (to, number_of) = (service_at().to_string(), count.to_string());
-    let client = ["underpass-peer", "connects", &to, "--count", &number_of, "--echo", "777", "--fin"];
+    let client = [
+        "underpass-peer",
+        "connects",
+        &to,
+        "--count",
+        &number_of,
+        "--echo",
+        "777",
+        "--fin",
+    ];
     scene.lab.json(&scene.client.place, &client, LIMIT)?;
-    let rows = scene.agent.cli.rows("all rows", &["--from", "app/client"], count, |r| text(r, "/state") == "closed")?;
+    let rows = scene
+        .agent
+        .cli
+        .rows("all rows", &["--from", "app/client"], count, |r| {
+            text(r, "/state") == "closed"
+        })?;
     assert_eq!(rows.len(), count);
     for row in &rows {
         let seen = (number(row, "/bytes_sent"), number(row, "/bytes_received"));
         assert_eq!(seen, (Some(777), Some(777)), "{row}");
     }
     let stat = scene.agent.cli.stat("app/server:8080")?;
-    assert_eq!((number(&stat, "/opened"), number(&stat, "/open")), (Some(count as u64), Some(0)), "{stat}");
+    assert_eq!(
+        (number(&stat, "/opened"), number(&stat, "/open")),
+        (Some(count as u64), Some(0)),
+        "{stat}"
+    );
     Ok(())
 }
 
@@ -145,7 +219,13 @@ fn ending_the_agent_detaches_nothing_and_uninstall_everything() -> Result<()> {
     let scene = Scene::new("uninstall", &[])?;
     let _server = scene.echo()?;
     scene.policies(&[allow("app", "callers", SERVER, &[CLIENT])])?;
-    let Scene { agent, other, client, lab, .. } = &scene;
+    let Scene {
+        agent,
+        other,
+        client,
+        lab,
+        ..
+    } = &scene;
     agent.terminate()?;
     let errno = |place| -> Result<Value> {
         let to = service_at().to_string();
@@ -155,12 +235,24 @@ fn ending_the_agent_detaches_nothing_and_uninstall_everything() -> Result<()> {
     assert_eq!(errno(&client.place)?, 0);
     let pin_dir = lab.pin_dir.to_string_lossy().into_owned();
     let state = lab.dir.join("state").to_string_lossy().into_owned();
-    let command = ["underpass-agent", "--uninstall", "--pin-dir", &pin_dir, "--state-dir", &state];
+    let command = [
+        "underpass-agent",
+        "--uninstall",
+        "--pin-dir",
+        &pin_dir,
+        "--state-dir",
+        &state,
+    ];
     let said = lab.output(&lab.backstage(), &command, LIMIT)?;
     assert!(said.contains("SERVICES"), "it says what it removed: {said}");
     assert!(!lab.pin_dir.join("v1").exists(), "{said}");
     let root = File::open(lab.cgroup_root())?;
-    for hook in [Attach::CONNECT4, Attach::CONNECT6, Attach::SOCK_OPS, Attach::SOCK_RELEASE] {
+    for hook in [
+        Attach::CONNECT4,
+        Attach::CONNECT6,
+        Attach::SOCK_OPS,
+        Attach::SOCK_RELEASE,
+    ] {
         assert!(attached(&root, hook)?.is_empty(), "{hook:?}");
     }
     assert_ne!(errno(&other.place)?, EPERM, "nothing denies any more");

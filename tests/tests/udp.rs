@@ -17,16 +17,40 @@ const DNS_V6: &str = "fd00:96::53";
 fn dns(name: &str) -> Result<(Scene, Vec<Proc>)> {
     let scene = Scene::new(name, &[])?;
     let port = |number| [("dns", number, "UDP")];
-    let mut objects =
-        vec![Service { namespace: "app", name: "dns", cluster_ips: &[DNS, DNS_V6], ports: &port(53), affinity: None }.yaml()];
+    let mut objects = vec![
+        Service {
+            namespace: "app",
+            name: "dns",
+            cluster_ips: &[DNS, DNS_V6],
+            ports: &port(53),
+            affinity: None,
+        }
+        .yaml(),
+    ];
     let addresses = [scene.server.v4.to_string(), scene.server.v6.to_string()];
     for (i, ip) in addresses.iter().enumerate() {
-        objects.push(manifest::slice("app", "dns", &format!("dns-{i}"), &port(5353), &[Endpoint::new(ip.as_str())]));
+        objects.push(manifest::slice(
+            "app",
+            "dns",
+            &format!("dns-{i}"),
+            &port(5353),
+            &[Endpoint::new(ip.as_str())],
+        ));
     }
-    scene.agent.wait_plan(|| scene.lab.mesh_file("30-dns.yaml", &manifest::file(&objects)))?;
-    let listen = [SocketAddr::from((scene.server.v4, 5353)), SocketAddr::from((scene.server.v6, 5353))];
+    scene.agent.wait_plan(|| {
+        scene
+            .lab
+            .mesh_file("30-dns.yaml", &manifest::file(&objects))
+    })?;
+    let listen = [
+        SocketAddr::from((scene.server.v4, 5353)),
+        SocketAddr::from((scene.server.v6, 5353)),
+    ];
     let servers = listen.map(|at| -> Result<Proc> {
-        let mut server = scene.lab.run(&scene.server.place, &["underpass-peer", "udp-echo", &at.to_string()])?;
+        let mut server = scene.lab.run(
+            &scene.server.place,
+            &["underpass-peer", "udp-echo", &at.to_string()],
+        )?;
         server.line(0, "listening", LIMIT)?;
         Ok(server)
     });
@@ -35,8 +59,14 @@ fn dns(name: &str) -> Result<(Scene, Vec<Proc>)> {
 
 fn exchange(scene: &Scene, from: &Place, to: SocketAddr, flags: &[&str]) -> Result<Vec<Value>> {
     let to = to.to_string();
-    let text = scene.lab.output(from, &[&["underpass-peer", "udp", &to], flags].concat(), LIMIT)?;
-    text.lines().map(|l| serde_json::from_str(l).map_err(Failure::at(l))).collect()
+    let text = scene.lab.output(
+        from,
+        &[&["underpass-peer", "udp", &to], flags].concat(),
+        LIMIT,
+    )?;
+    text.lines()
+        .map(|l| serde_json::from_str(l).map_err(Failure::at(l)))
+        .collect()
 }
 
 fn both() -> [SocketAddr; 2] {
@@ -51,7 +81,11 @@ fn answers_come_from_the_address_that_was_asked() -> Result<()> {
             let answers = exchange(&scene, &scene.client.place, to, &flags)?;
             assert_eq!(answers.len(), 3, "{answers:?}");
             for answer in answers {
-                assert_eq!((&answer["ok"], &answer["from"]), (&true.into(), &to.to_string().into()), "{flags:?} {answer}");
+                assert_eq!(
+                    (&answer["ok"], &answer["from"]),
+                    (&true.into(), &to.to_string().into()),
+                    "{flags:?} {answer}"
+                );
                 if flags.contains(&"--connected") {
                     assert_eq!(answer["peer"], to.to_string(), "{answer}");
                 }
@@ -67,7 +101,11 @@ fn mapped_addresses_work_for_udp() -> Result<()> {
     let mapped = format!("[::ffff:{DNS}]:53");
     for flags in [vec!["--mapped"], vec!["--mapped", "--connected"]] {
         let answers = exchange(&scene, &scene.client.place, both()[0], &flags)?;
-        assert_eq!((&answers[0]["ok"], &answers[0]["from"]), (&true.into(), &mapped.as_str().into()), "{answers:?}");
+        assert_eq!(
+            (&answers[0]["ok"], &answers[0]["from"]),
+            (&true.into(), &mapped.as_str().into()),
+            "{answers:?}"
+        );
     }
     Ok(())
 }
@@ -75,7 +113,12 @@ fn mapped_addresses_work_for_udp() -> Result<()> {
 #[test]
 fn a_denied_datagram_is_eperm() -> Result<()> {
     let (scene, _servers) = dns("udpdeny")?;
-    scene.policies(&[allow("app", "callers", Target::Workload("server"), &[Source::Account("app", "client")])])?;
+    scene.policies(&[allow(
+        "app",
+        "callers",
+        Target::Workload("server"),
+        &[Source::Account("app", "client")],
+    )])?;
     for to in both() {
         for flags in [vec![], vec!["--connected"]] {
             let denied = exchange(&scene, &scene.other.place, to, &flags)?;
@@ -94,7 +137,11 @@ fn udp_is_counted_per_workload_and_service() -> Result<()> {
     exchange(&scene, &scene.client.place, both()[0], &["--connected"])?;
     until("UDP counts", LIMIT, || {
         let text = scrape(&scene).map_err(|f| f.0)?;
-        let datagrams = metric_sum(&text, "udp_datagrams_total", &["app/client", "app/server", "app/dns"]);
+        let datagrams = metric_sum(
+            &text,
+            "udp_datagrams_total",
+            &["app/client", "app/server", "app/dns"],
+        );
         let stat = scene.agent.cli.stat("app/dns:53").map_err(|f| f.0)?;
         let seen = (datagrams, &stat["protocol"], &stat["opened"], &stat["open"]);
         if seen == (Some(7.0), &"udp".into(), &1.into(), &0.into()) {

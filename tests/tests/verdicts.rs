@@ -41,7 +41,11 @@ enum Who {
 impl Policy {
     fn random(random: &mut Random) -> Self {
         let target = random.below(5) as usize;
-        let namespace = if target < 4 { namespace_of(target) } else { NAMESPACES[random.below(2) as usize] };
+        let namespace = if target < 4 {
+            namespace_of(target)
+        } else {
+            NAMESPACES[random.below(2) as usize]
+        };
         let rules = (0..random.below(4)).map(|_| {
             let who = match random.below(8) {
                 0..4 => Who::Account(random.below(4) as usize),
@@ -61,11 +65,14 @@ impl Policy {
     }
 
     fn selects(&self, workload: usize) -> bool {
-        self.target.map_or(self.namespace == namespace_of(workload), |t| t == workload)
+        self.target
+            .map_or(self.namespace == namespace_of(workload), |t| t == workload)
     }
 
     fn yaml(&self, name: &str) -> String {
-        let target = self.target.map_or(Target::All, |t| Target::Workload(WORKLOADS[t]));
+        let target = self
+            .target
+            .map_or(Target::All, |t| Target::Workload(WORKLOADS[t]));
         let rules: Vec<(Source, Option<u16>)> = self
             .rules
             .iter()
@@ -88,7 +95,10 @@ fn allowed(policies: &[Policy], source: usize, destination: usize, port: u16) ->
     if source == destination {
         return true;
     }
-    let mut selected = policies.iter().filter(|p| !p.audit && p.selects(destination)).peekable();
+    let mut selected = policies
+        .iter()
+        .filter(|p| !p.audit && p.selects(destination))
+        .peekable();
     if selected.peek().is_none() {
         return true;
     }
@@ -98,7 +108,11 @@ fn allowed(policies: &[Policy], source: usize, destination: usize, port: u16) ->
         Who::Host => source == 4,
         Who::Outside => false,
     };
-    selected.any(|p| p.rules.iter().any(|(who, at)| matches(who) && at.is_none_or(|at| at == port)))
+    selected.any(|p| {
+        p.rules
+            .iter()
+            .any(|(who, at)| matches(who) && at.is_none_or(|at| at == port))
+    })
 }
 
 #[test]
@@ -115,31 +129,49 @@ fn the_kernel_the_model_and_the_meaning_agree() -> Result<()> {
     })?;
     let host = scene.lab.host();
     let places: Vec<&Place> = pods.iter().map(|p| &p.place).chain([&host]).collect();
-    let mut dialers: Vec<Proc> =
-        places.iter().map(|place| scene.lab.run(place, &["underpass-peer", "dial"])).collect::<Result<_>>()?;
+    let mut dialers: Vec<Proc> = places
+        .iter()
+        .map(|place| scene.lab.run(place, &["underpass-peer", "dial"]))
+        .collect::<Result<_>>()?;
     let seed = std::process::id().into();
     let mut random = Random(seed);
     let mut compared = 0;
     for round in 0..ROUNDS {
-        let policies: Vec<Policy> = (0..1 + random.below(5)).map(|_| Policy::random(&mut random)).collect();
-        let texts: Vec<String> =
-            policies.iter().enumerate().map(|(i, p)| p.yaml(&format!("p{i}"))).collect();
+        let policies: Vec<Policy> = (0..1 + random.below(5))
+            .map(|_| Policy::random(&mut random))
+            .collect();
+        let texts: Vec<String> = policies
+            .iter()
+            .enumerate()
+            .map(|(i, p)| p.yaml(&format!("p{i}")))
+            .collect();
         // A service that differs each time makes each file a new plan.
         let ports = [("main", 2_000 + round as u16, "TCP")];
-        let marker =
-            Service { namespace: "app", name: "marker", cluster_ips: &["10.96.9.9"], ports: &ports, affinity: None };
+        let marker = Service {
+            namespace: "app",
+            name: "marker",
+            cluster_ips: &["10.96.9.9"],
+            ports: &ports,
+            affinity: None,
+        };
         scene.policies(&[texts, vec![marker.yaml()]].concat())?;
         for (source, dialer) in dialers.iter_mut().enumerate() {
             for (destination, pod) in pods.iter().enumerate() {
                 for port in PORTS {
-                    let to: SocketAddr =
-                        if random.below(2) == 0 { (pod.v4, port).into() } else { (pod.v6, port).into() };
+                    let to: SocketAddr = if random.below(2) == 0 {
+                        (pod.v4, port).into()
+                    } else {
+                        (pod.v6, port).into()
+                    };
                     let meaning = allowed(&policies, source, destination, port);
                     let answer = dialer.ask(&to.to_string())?;
                     let expected = if meaning { ECONNREFUSED } else { EPERM };
                     let what = || {
                         let texts: Vec<String> = policies.iter().map(|p| p.yaml("p")).collect();
-                        format!("seed {seed} round {round}: source {source} to {destination} {to}: {answer}\n{}", texts.join("---\n"))
+                        format!(
+                            "seed {seed} round {round}: source {source} to {destination} {to}: {answer}\n{}",
+                            texts.join("---\n")
+                        )
                     };
                     assert_eq!(answer["errno"], expected, "kernel: {}", what());
                     // The model is asked for a sample: each question is a run of the command.
@@ -160,6 +192,9 @@ fn explained(scene: &Scene, source: usize, to: SocketAddr) -> Result<bool> {
         4 => "host".to_owned(),
         w => format!("{}/{}", namespace_of(w), WORKLOADS[w]),
     };
-    let answer = scene.agent.cli.json(&["explain", &source, &to.to_string()])?;
+    let answer = scene
+        .agent
+        .cli
+        .json(&["explain", &source, &to.to_string()])?;
     Ok(text(&answer, "/items/0/verdict") != "denied")
 }

@@ -99,7 +99,10 @@ fn run(args: &Args, holder: Option<&Path>) -> Result<bool> {
 
 /// Lets the terminal go, reports, and waits until somebody ends the lab.
 fn stay(report: &Path, ok: bool) -> Result<bool> {
-    let null = fs::File::options().read(true).write(true).open("/dev/null")?;
+    let null = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     rustix::stdio::dup2_stdin(null.as_fd()).map_err(Failure::at("stdin"))?;
     rustix::stdio::dup2_stdout(null.as_fd()).map_err(Failure::at("stdout"))?;
     rustix::stdio::dup2_stderr(null.as_fd()).map_err(Failure::at("stderr"))?;
@@ -126,7 +129,11 @@ fn print_next(shop: &Shop, kept: bool) {
         println!("End it with:");
         println!("  kill {}", std::process::id());
     } else {
-        println!("Next: `cargo xtask demo --keep` leaves it running for `{underpass} conns`, `stat`, `explain`;");
-        println!("      `cargo xtask test` runs the tests; docs/ARCHITECTURE.md is the map of the house.");
+        println!(
+            "Next: `cargo xtask demo --keep` leaves it running for `{underpass} conns`, `stat`, `explain`;"
+        );
+        println!(
+            "      `cargo xtask test` runs the tests; docs/ARCHITECTURE.md is the map of the house."
+        );
     }
 }

@@ -12,7 +12,8 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use underpass_tests::{Lab, lab::sweep};
 
-const USAGE: &str = "underpass-lab enter CGROUP NETNS PROGRAM [ARGS] | guard PID | hold | sweep | remove ID";
+const USAGE: &str =
+    "underpass-lab enter CGROUP NETNS PROGRAM [ARGS] | guard PID | hold | sweep | remove ID";
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -38,21 +39,33 @@ fn main() -> ExitCode {
 }
 
 /// Becomes the program; returns only on failure.
-fn enter(cgroup: &OsString, netns: &OsString, program: &OsString, args: &[OsString]) -> Result<(), String> {
+fn enter(
+    cgroup: &OsString,
+    netns: &OsString,
+    program: &OsString,
+    args: &[OsString],
+) -> Result<(), String> {
     let name = |path: &OsString| path.to_string_lossy().into_owned();
     let space = File::open(netns).map_err(|e| format!("{}: {e}", name(netns)))?;
     move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))
         .map_err(|e| format!("{}: {e}", name(netns)))?;
     let procs = std::path::Path::new(cgroup).join("cgroup.procs");
-    fs::write(&procs, std::process::id().to_string()).map_err(|e| format!("{}: {e}", procs.display()))?;
-    Err(format!("{}: {}", name(program), Command::new(program).args(args).exec()))
+    fs::write(&procs, std::process::id().to_string())
+        .map_err(|e| format!("{}: {e}", procs.display()))?;
+    Err(format!(
+        "{}: {}",
+        name(program),
+        Command::new(program).args(args).exec()
+    ))
 }
 
 /// Waits until the process at the other end of standard input is gone, then removes its labs.
 fn guard(pid: &OsString) -> Result<(), String> {
     let pid: u32 = pid.to_str().and_then(|p| p.parse().ok()).ok_or(USAGE)?;
     let mut ignored = Vec::new();
-    std::io::stdin().read_to_end(&mut ignored).map_err(|e| e.to_string())?;
+    std::io::stdin()
+        .read_to_end(&mut ignored)
+        .map_err(|e| e.to_string())?;
     sweep::of_process(pid);
     Ok(())
 }
@@ -61,12 +74,21 @@ fn guard(pid: &OsString) -> Result<(), String> {
 fn hold() -> Result<(), String> {
     let lab = Lab::new("hold").map_err(|f| f.0)?;
     println!("{}", lab.id);
-    std::io::stdin().read_to_end(&mut Vec::new()).map_err(|e| e.to_string())?;
+    std::io::stdin()
+        .read_to_end(&mut Vec::new())
+        .map_err(|e| e.to_string())?;
     Ok(())
 }
 
 fn remove(id: &OsString) -> Result<(), String> {
-    let id = id.to_str().filter(|id| id.starts_with(sweep::PREFIX)).ok_or(USAGE)?;
+    let id = id
+        .to_str()
+        .filter(|id| id.starts_with(sweep::PREFIX))
+        .ok_or(USAGE)?;
     let problems = sweep::remove(id);
-    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems.join("; "))
+    }
 }

@@ -129,7 +129,8 @@ fn report(book: &Book) -> Value {
         .calls
         .iter()
         .map(|(url, t)| {
-            let refused: BTreeMap<String, u64> = t.refused.iter().map(|(e, n)| (e.to_string(), *n)).collect();
+            let refused: BTreeMap<String, u64> =
+                t.refused.iter().map(|(e, n)| (e.to_string(), *n)).collect();
             let row = json!({
                 "opened": t.opened, "sent": t.sent, "received": t.received,
                 "refused": refused, "broken": t.broken, "answers": t.answers,
@@ -145,7 +146,11 @@ fn answer(args: &Serve, book: &Shared, mut stream: TcpStream) -> io::Result<()> 
     stream.set_read_timeout(Some(PATIENCE))?;
     read_head(&mut stream)?;
     let failed: Vec<&String> = args.call.iter().filter(|url| !call(url, book)).collect();
-    let status = if failed.is_empty() { "200 OK" } else { "502 Bad Gateway" };
+    let status = if failed.is_empty() {
+        "200 OK"
+    } else {
+        "502 Bad Gateway"
+    };
     let body = json!({"name": args.name, "version": args.version, "failed": failed}).to_string();
     let head = format!(
         "HTTP/1.1 {status}\r\nserver: {} {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
@@ -225,7 +230,11 @@ fn exchange(url: &str, tally: &mut Tally) -> io::Result<bool> {
         tally.answers.insert("redis".into(), 1);
         return Ok(text.starts_with(':'));
     }
-    if let Some(server) = text.lines().find_map(|l| l.to_ascii_lowercase().strip_prefix("server: ").map(str::to_owned)) {
+    if let Some(server) = text.lines().find_map(|l| {
+        l.to_ascii_lowercase()
+            .strip_prefix("server: ")
+            .map(str::to_owned)
+    }) {
         tally.answers.insert(server, 1);
     }
     Ok(text.starts_with("HTTP/1.1 200"))

@@ -45,7 +45,12 @@ impl Agent {
         command.extend(flags.iter().map(|f| (*f).to_owned()));
         let place = lab.backstage();
         let proc = start(&place, &command)?;
-        Ok(Self { command, place, proc, cli })
+        Ok(Self {
+            command,
+            place,
+            proc,
+            cli,
+        })
     }
 
     pub fn proc(&mut self) -> &mut Proc {
@@ -57,7 +62,10 @@ impl Agent {
         let (cli, proc) = (&self.cli, &self.proc);
         until("agent ready", READY_WITHIN, || {
             if !super::process::alive(proc.pid()) {
-                return Ok(Err(Failure(format!("the agent has ended: {}", log_of(proc)))));
+                return Ok(Err(Failure(format!(
+                    "the agent has ended: {}",
+                    log_of(proc)
+                ))));
             }
             let status = cli.status().map_err(|f| f.0)?;
             match status["state"].as_str() {
@@ -69,17 +77,21 @@ impl Agent {
 
     /// Number of plans applied since the pins were made.
     pub fn plan_version(&self) -> Result<u64> {
-        self.cli.status()?["plan_version"].as_u64().ok_or_else(|| Failure::new("status has no plan_version"))
+        self.cli.status()?["plan_version"]
+            .as_u64()
+            .ok_or_else(|| Failure::new("status has no plan_version"))
     }
 
     /// Runs `change`, then waits until a newer plan is in force.
     pub fn wait_plan(&self, change: impl FnOnce() -> Result<()>) -> Result<()> {
         let before = self.plan_version()?;
         change()?;
-        until("a newer plan", Duration::from_secs(10), || match self.plan_version() {
-            Ok(now) if now > before => Ok(()),
-            Ok(_) => Err(format!("still {before}; agent: {}", self.log())),
-            Err(failure) => Err(failure.0),
+        until("a newer plan", Duration::from_secs(10), || {
+            match self.plan_version() {
+                Ok(now) if now > before => Ok(()),
+                Ok(_) => Err(format!("still {before}; agent: {}", self.log())),
+                Err(failure) => Err(failure.0),
+            }
         })
     }
 
@@ -87,7 +99,11 @@ impl Agent {
     pub fn wait_status(&self, what: &str, probe: impl Fn(&Value) -> bool) -> Result<Value> {
         until(what, Duration::from_secs(10), || {
             let status = self.cli.status().map_err(|f| f.0)?;
-            if probe(&status) { Ok(status) } else { Err(status.to_string()) }
+            if probe(&status) {
+                Ok(status)
+            } else {
+                Err(status.to_string())
+            }
         })
     }
 
@@ -116,7 +132,11 @@ impl Agent {
         self.proc.signal(Signal::TERM)?;
         let pid = self.proc.pid();
         until("end of the agent", Duration::from_secs(10), || {
-            if super::process::alive(pid) { Err(self.log()) } else { Ok(()) }
+            if super::process::alive(pid) {
+                Err(self.log())
+            } else {
+                Ok(())
+            }
         })
     }
 
@@ -133,7 +153,10 @@ impl Agent {
 fn log_of(proc: &Proc) -> String {
     let lines = proc.stdout();
     let last = lines.iter().skip(lines.len().saturating_sub(20));
-    last.map(String::as_str).chain([proc.stderr().as_str()]).collect::<Vec<_>>().join("\n")
+    last.map(String::as_str)
+        .chain([proc.stderr().as_str()])
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn start(place: &Place, command: &[String]) -> Result<Proc> {

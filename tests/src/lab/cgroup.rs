@@ -32,10 +32,19 @@ pub fn remove(dir: &Path) -> Result<()> {
         return Ok(());
     }
     fs::write(dir.join("cgroup.kill"), "1").map_err(Failure::at(dir.display()))?;
-    until(&format!("end of the processes in {}", dir.display()), Duration::from_secs(10), || {
-        let events = fs::read_to_string(dir.join("cgroup.events")).map_err(|e| e.to_string())?;
-        if events.contains("populated 0") { Ok(()) } else { Err("still populated".into()) }
-    })?;
+    until(
+        &format!("end of the processes in {}", dir.display()),
+        Duration::from_secs(10),
+        || {
+            let events =
+                fs::read_to_string(dir.join("cgroup.events")).map_err(|e| e.to_string())?;
+            if events.contains("populated 0") {
+                Ok(())
+            } else {
+                Err("still populated".into())
+            }
+        },
+    )?;
     remove_empty(dir)
 }
 

@@ -23,8 +23,14 @@ pub fn mount_bpffs() -> Result<()> {
     if cgroup::mount_point(&table, "bpf").is_some_and(|at| at.as_os_str() == BPFFS) {
         return Ok(());
     }
-    let status = Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]).status()?;
-    if status.success() { Ok(()) } else { Err(Failure(format!("mount of bpffs on {BPFFS}: {status}"))) }
+    let status = Command::new("mount")
+        .args(["-t", "bpf", "bpf", BPFFS])
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failure(format!("mount of bpffs on {BPFFS}: {status}")))
+    }
 }
 
 pub fn make_node(node: &str) -> Result<()> {
@@ -91,15 +97,25 @@ pub fn make_outside(node: &str, outside: &str) -> Result<(Ipv4Addr, Ipv6Addr)> {
          route add 10.42.0.0/16 via 192.0.2.1\n\
          route add fd00:42::/64 via 2001:db8::1\n",
     )?;
-    Ok((Ipv4Addr::new(192, 0, 2, 2), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)))
+    Ok((
+        Ipv4Addr::new(192, 0, 2, 2),
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2),
+    ))
 }
 
 /// Writes `/proc/sys/net/<file>` as seen in a namespace.
 pub fn sysctl(netns: &str, file: &str, value: &str) -> Result<()> {
     let script = format!("echo {value} > /proc/sys/net/{file}");
-    let place = Place { cgroup: cgroup::root()?, netns: netns.to_owned() };
+    let place = Place {
+        cgroup: cgroup::root()?,
+        netns: netns.to_owned(),
+    };
     let status = place.command(&["sh", "-c", &script])?.status()?;
-    if status.success() { Ok(()) } else { Err(Failure(format!("{file} in {netns}: {status}"))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failure(format!("{file} in {netns}: {status}")))
+    }
 }
 
 pub fn delete(netns: &str) -> Result<()> {
@@ -116,7 +132,11 @@ pub fn ip(args: &[&str], batch: &str) -> Result<()> {
         .spawn()
         .map_err(Failure::at("ip (package iproute2)"))?;
     // `ip` may have failed before it read anything; its own message is the better one.
-    let _ = child.stdin.take().expect("piped above").write_all(batch.as_bytes());
+    let _ = child
+        .stdin
+        .take()
+        .expect("piped above")
+        .write_all(batch.as_bytes());
     let done = child.wait_with_output()?;
     if done.status.success() {
         return Ok(());

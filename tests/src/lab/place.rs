@@ -31,20 +31,28 @@ impl Place {
 
     /// The same cgroup in another namespace.
     pub fn in_netns(&self, netns: &str) -> Self {
-        Self { cgroup: self.cgroup.clone(), netns: netns.to_owned() }
+        Self {
+            cgroup: self.cgroup.clone(),
+            netns: netns.to_owned(),
+        }
     }
 
     /// A cgroup below this one, in the same namespace.
     pub fn child(&self, name: &str) -> Result<Self> {
         let cgroup = self.cgroup.join(name);
         super::cgroup::make(&cgroup)?;
-        Ok(Self { cgroup, netns: self.netns.clone() })
+        Ok(Self {
+            cgroup,
+            netns: self.netns.clone(),
+        })
     }
 
     /// Inode of the cgroup directory: the cgroup's id.
     pub fn cgroup_id(&self) -> Result<u64> {
         use std::os::unix::fs::MetadataExt as _;
-        Ok(fs::metadata(&self.cgroup).map_err(Failure::at(self.cgroup.display()))?.ino())
+        Ok(fs::metadata(&self.cgroup)
+            .map_err(Failure::at(self.cgroup.display()))?
+            .ino())
     }
 
     /// A command that moves itself here before it becomes `command`, so that no socket is ever made
@@ -52,7 +60,9 @@ impl Place {
     pub fn command(&self, command: &[&str]) -> Result<Command> {
         let mut run = Command::new(binary("underpass-lab")?);
         run.arg("enter").arg(&self.cgroup).arg(self.netns_path());
-        let (program, args) = command.split_first().ok_or_else(|| Failure::new("empty command"))?;
+        let (program, args) = command
+            .split_first()
+            .ok_or_else(|| Failure::new("empty command"))?;
         match program.strip_prefix("underpass-") {
             Some(_) => run.arg(binary(program)?),
             None if *program == "underpass" => run.arg(binary(program)?),

@@ -54,11 +54,24 @@ impl Proc {
             .map_err(Failure::at(command.join(" ")))?;
         let (stdout, stderr) = (Stream::default(), Stream::default());
         let readers = vec![
-            collect(child.stdout.take().expect("piped above"), Arc::clone(&stdout)),
-            collect(child.stderr.take().expect("piped above"), Arc::clone(&stderr)),
+            collect(
+                child.stdout.take().expect("piped above"),
+                Arc::clone(&stdout),
+            ),
+            collect(
+                child.stderr.take().expect("piped above"),
+                Arc::clone(&stderr),
+            ),
         ];
         let stdin = child.stdin.take();
-        Ok(Self { name: command.join(" "), child, stdin, stdout, stderr, readers })
+        Ok(Self {
+            name: command.join(" "),
+            child,
+            stdin,
+            stdout,
+            stderr,
+            readers,
+        })
     }
 
     pub fn pid(&self) -> u32 {
@@ -75,8 +88,13 @@ impl Proc {
 
     /// Writes a line to the program's standard input.
     pub fn tell(&mut self, line: &str) -> Result<()> {
-        let stdin = self.stdin.as_mut().ok_or_else(|| Failure::new("standard input is closed"))?;
-        writeln!(stdin, "{line}").and_then(|()| stdin.flush()).map_err(Failure::at(&self.name))
+        let stdin = self
+            .stdin
+            .as_mut()
+            .ok_or_else(|| Failure::new("standard input is closed"))?;
+        writeln!(stdin, "{line}")
+            .and_then(|()| stdin.flush())
+            .map_err(Failure::at(&self.name))
     }
 
     /// Closes the program's standard input.
@@ -87,7 +105,12 @@ impl Proc {
     /// The first line at or after number `from` of standard output that contains `text`.
     pub fn line(&mut self, from: usize, text: &str, limit: Duration) -> Result<String> {
         until(&format!("`{text}` from {}", self.name), limit, || {
-            if let Some(line) = lock(&self.stdout).kept.iter().skip(from).find(|l| l.contains(text)) {
+            if let Some(line) = lock(&self.stdout)
+                .kept
+                .iter()
+                .skip(from)
+                .find(|l| l.contains(text))
+            {
                 return Ok(Ok(line.clone()));
             }
             self.while_alive()
@@ -106,16 +129,22 @@ impl Proc {
     pub fn finish(mut self, limit: Duration) -> Result<Done> {
         self.hang_up();
         let name = self.name.clone();
-        let status = until(&format!("end of {name}"), limit, || match self.child.try_wait() {
-            Ok(Some(status)) => Ok(status),
-            Ok(None) => Err(format!("still running; stderr: {}", self.stderr())),
-            Err(e) => Err(e.to_string()),
+        let status = until(&format!("end of {name}"), limit, || {
+            match self.child.try_wait() {
+                Ok(Some(status)) => Ok(status),
+                Ok(None) => Err(format!("still running; stderr: {}", self.stderr())),
+                Err(e) => Err(e.to_string()),
+            }
         })?;
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
         let stdout = lock(&self.stdout).kept.join("\n");
-        Ok(Done { code: status.code(), stdout, stderr: self.stderr() })
+        Ok(Done {
+            code: status.code(),
+            stdout,
+            stderr: self.stderr(),
+        })
     }
 
     pub fn signal(&self, signal: Signal) -> Result<()> {
@@ -132,12 +161,16 @@ impl Proc {
 
     /// Waits until this very process listens at `at`.
     pub fn wait_listening(&self, at: SocketAddr) -> Result<()> {
-        until(&format!("{} listening on {at}", self.name), Duration::from_secs(10), || {
-            if self.owns_listener(at) {
-                return Ok(Ok(()));
-            }
-            self.while_alive()
-        })?
+        until(
+            &format!("{} listening on {at}", self.name),
+            Duration::from_secs(10),
+            || {
+                if self.owns_listener(at) {
+                    return Ok(Ok(()));
+                }
+                self.while_alive()
+            },
+        )?
     }
 
     /// For polls: go on, unless the process has ended and said everything.
@@ -152,19 +185,32 @@ impl Proc {
     /// True if a socket of this process listens at `at` (or on the wildcard address with its port).
     pub fn owns_listener(&self, at: SocketAddr) -> bool {
         let proc = Path::new("/proc").join(self.pid().to_string());
-        let tables = ["net/tcp", "net/tcp6"].map(|t| fs::read_to_string(proc.join(t)).unwrap_or_default());
+        let tables =
+            ["net/tcp", "net/tcp6"].map(|t| fs::read_to_string(proc.join(t)).unwrap_or_default());
         let inodes: Vec<String> = tables.iter().flat_map(|t| listeners(t, at)).collect();
-        let Ok(fds) = fs::read_dir(proc.join("fd")) else { return false };
-        fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()).any(|link| {
-            inodes.iter().any(|inode| link.as_os_str() == format!("socket:[{inode}]").as_str())
-        })
+        let Ok(fds) = fs::read_dir(proc.join("fd")) else {
+            return false;
+        };
+        fds.flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok())
+            .any(|link| {
+                inodes
+                    .iter()
+                    .any(|inode| link.as_os_str() == format!("socket:[{inode}]").as_str())
+            })
     }
 
     /// Resident memory in KiB.
     pub fn rss_kib(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or_default();
-        line.trim().trim_end_matches(" kB").parse().map_err(Failure::at("VmRSS"))
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix("VmRSS:"))
+            .unwrap_or_default();
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .map_err(Failure::at("VmRSS"))
     }
 }
 
@@ -177,8 +223,10 @@ impl Drop for Proc {
 
 /// True until the process has ended (a zombie has).
 pub fn alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z")))
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit_once(')')
+            .is_some_and(|(_, rest)| !rest.starts_with(" Z"))
+    })
 }
 
 fn collect(from: impl Read + Send + 'static, into: Stream) -> thread::JoinHandle<()> {
@@ -220,7 +268,9 @@ fn parse_ip(hex: &str) -> Option<IpAddr> {
     }
     match octets.len() {
         4 => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
-        _ => <[u8; 16]>::try_from(octets).ok().map(|o| IpAddr::from(o).to_canonical()),
+        _ => <[u8; 16]>::try_from(octets)
+            .ok()
+            .map(|o| IpAddr::from(o).to_canonical()),
     }
 }
 
@@ -233,7 +283,10 @@ mod tests {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4711 1 0\n\
             1: 0100007F:1F90 0100007F:D431 01 00000000:00000000 00:00000000 00000000 0 0 4712 1 0\n";
-        assert_eq!(listeners(table, "127.0.0.1:8080".parse().unwrap()), ["4711"]);
+        assert_eq!(
+            listeners(table, "127.0.0.1:8080".parse().unwrap()),
+            ["4711"]
+        );
         assert!(listeners(table, "127.0.0.1:8081".parse().unwrap()).is_empty());
     }
 }

@@ -51,7 +51,10 @@ pub fn leftovers() {
 
 /// Removes the labs of one process.
 pub fn of_process(pid: u32) {
-    for id in all().into_iter().filter(|id| owner(id) == Some(pid) && !kept(id)) {
+    for id in all()
+        .into_iter()
+        .filter(|id| owner(id) == Some(pid) && !kept(id))
+    {
         remove(&id);
     }
 }
@@ -68,7 +71,10 @@ pub fn remove(id: &str) -> Vec<String> {
     for netns in names("/run/netns").into_iter().filter(|n| belongs(n, id)) {
         note(net::delete(&netns));
     }
-    for dir in [Path::new(net::BPFFS).join(id), std::env::temp_dir().join(id)] {
+    for dir in [
+        Path::new(net::BPFFS).join(id),
+        std::env::temp_dir().join(id),
+    ] {
         if dir.exists() {
             note(fs::remove_dir_all(&dir).map_err(Failure::at(dir.display())));
         }
@@ -78,15 +84,29 @@ pub fn remove(id: &str) -> Vec<String> {
 
 /// `up-name-123-0-web` belongs to the lab `up-name-123-0`.
 fn belongs(netns: &str, id: &str) -> bool {
-    netns.strip_prefix(id).is_some_and(|rest| rest.starts_with('-'))
+    netns
+        .strip_prefix(id)
+        .is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// Ids of all labs of which anything is left.
 fn all() -> Vec<String> {
     let root = cgroup::root().unwrap_or_default();
-    let places = [root.to_string_lossy().into_owned(), net::BPFFS.into(), "/run/netns".into()];
-    let mut ids: Vec<String> = places.iter().flat_map(|dir| names(dir)).filter_map(|n| lab_id(&n)).collect();
-    ids.extend(names(&std::env::temp_dir().to_string_lossy()).iter().filter_map(|n| lab_id(n)));
+    let places = [
+        root.to_string_lossy().into_owned(),
+        net::BPFFS.into(),
+        "/run/netns".into(),
+    ];
+    let mut ids: Vec<String> = places
+        .iter()
+        .flat_map(|dir| names(dir))
+        .filter_map(|n| lab_id(&n))
+        .collect();
+    ids.extend(
+        names(&std::env::temp_dir().to_string_lossy())
+            .iter()
+            .filter_map(|n| lab_id(n)),
+    );
     ids.sort();
     ids.dedup();
     ids
@@ -94,14 +114,17 @@ fn all() -> Vec<String> {
 
 fn names(dir: &str) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|e| e.file_name().into_string().ok()).collect()
+    entries
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect()
 }
 
 /// The lab's id (`up-name-pid-n`) from a name that starts with it.
 fn lab_id(name: &str) -> Option<String> {
     let parts: Vec<&str> = name.strip_prefix(PREFIX)?.split('-').take(3).collect();
     let [_, pid, n] = parts[..] else { return None };
-    (pid.parse::<u32>().is_ok() && n.parse::<u32>().is_ok()).then(|| format!("{PREFIX}{}", parts.join("-")))
+    (pid.parse::<u32>().is_ok() && n.parse::<u32>().is_ok())
+        .then(|| format!("{PREFIX}{}", parts.join("-")))
 }
 
 fn owner(id: &str) -> Option<u32> {
@@ -114,8 +137,14 @@ mod tests {
 
     #[test]
     fn a_lab_is_told_by_its_names() {
-        assert_eq!(lab_id("up-policy-123-0-web").as_deref(), Some("up-policy-123-0"));
-        assert_eq!(lab_id("up-policy-123-0").as_deref(), Some("up-policy-123-0"));
+        assert_eq!(
+            lab_id("up-policy-123-0-web").as_deref(),
+            Some("up-policy-123-0")
+        );
+        assert_eq!(
+            lab_id("up-policy-123-0").as_deref(),
+            Some("up-policy-123-0")
+        );
         assert_eq!(lab_id("up-something"), None);
         assert_eq!(lab_id("upstream-1-2"), None);
         assert_eq!(owner("up-policy-123-0"), Some(123));

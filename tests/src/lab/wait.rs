@@ -36,6 +36,9 @@ mod tests {
     fn the_last_reason_is_told() {
         let limit = Duration::from_millis(20);
         let failure = until::<()>("never", limit, || Err("not yet".into())).unwrap_err();
-        assert!(failure.0.contains("never") && failure.0.contains("not yet"), "{failure}");
+        assert!(
+            failure.0.contains("never") && failure.0.contains("not yet"),
+            "{failure}"
+        );
     }
 }

@@ -45,14 +45,22 @@ impl Summary {
         let web = shop.web.ask("report")?;
         let mut checks = vec![weights(&web)?];
         checks.push(bytes(shop, "shop/shopper", "shop/web", WEB, &shopper)?);
-        for (service, at) in [("shop/ledger", LEDGER), ("shop/rates", RATES), ("store/redis", REDIS), ("store/assets", ASSETS)] {
+        for (service, at) in [
+            ("shop/ledger", LEDGER),
+            ("shop/rates", RATES),
+            ("store/redis", REDIS),
+            ("store/assets", ASSETS),
+        ] {
             checks.push(bytes(shop, "shop/web", service, at, &web)?);
         }
         checks.push(denials(shop, &intruder)?);
         checks.push(failures(&shopper, &web));
         shop.shopper.tell("go")?;
         shop.intruder.tell("go")?;
-        Ok(Self { ok: checks.iter().all(|c| c.ok), checks })
+        Ok(Self {
+            ok: checks.iter().all(|c| c.ok),
+            checks,
+        })
     }
 
     pub fn ok(&self) -> bool {
@@ -61,8 +69,17 @@ impl Summary {
 
     pub fn print(&self) {
         println!("== what was checked");
-        for Check { name, ok, expected, seen } in &self.checks {
-            println!("{} {name}\n     expected {expected}\n     seen     {seen}", if *ok { "ok  " } else { "FAIL" });
+        for Check {
+            name,
+            ok,
+            expected,
+            seen,
+        } in &self.checks
+        {
+            println!(
+                "{} {name}\n     expected {expected}\n     seen     {seen}",
+                if *ok { "ok  " } else { "FAIL" }
+            );
         }
     }
 }
@@ -71,7 +88,9 @@ impl Summary {
 fn calls<'a>(report: &'a Value, at: &str) -> Result<&'a Value> {
     let calls = report["calls"].as_object();
     let found = calls.and_then(|c| c.iter().find(|(url, _)| url.contains(&format!("//{at}"))));
-    found.map(|(_, tally)| tally).ok_or_else(|| Failure(format!("no call of {at} in {report}")))
+    found
+        .map(|(_, tally)| tally)
+        .ok_or_else(|| Failure(format!("no call of {at} in {report}")))
 }
 
 fn weights(web: &Value) -> Result<Check> {
@@ -82,8 +101,14 @@ fn weights(web: &Value) -> Result<Check> {
     Ok(Check {
         name: "rates: connections by version follow the weights".into(),
         ok: seen[1] > 0 && statistic < limit,
-        expected: format!("v1 : v2 = {} : {}, chi-squared below {limit:.1}", WEIGHTS[0], WEIGHTS[1]),
-        seen: format!("v1 : v2 = {} : {}, chi-squared {statistic:.2}", seen[0], seen[1]),
+        expected: format!(
+            "v1 : v2 = {} : {}, chi-squared below {limit:.1}",
+            WEIGHTS[0], WEIGHTS[1]
+        ),
+        seen: format!(
+            "v1 : v2 = {} : {}, chi-squared {statistic:.2}",
+            seen[0], seen[1]
+        ),
     })
 }
 
@@ -91,17 +116,31 @@ fn weights(web: &Value) -> Result<Check> {
 fn bytes(shop: &Shop, from: &str, service: &str, at: &str, report: &Value) -> Result<Check> {
     let own = calls(report, at)?;
     let want = |name: &str| own[name].as_u64().unwrap_or(0);
-    let expected =
-        Sums { connections: want("opened"), sent: want("sent"), received: want("received") };
+    let expected = Sums {
+        connections: want("opened"),
+        sent: want("sent"),
+        received: want("received"),
+    };
     let mut seen = Sums::default();
     // The last rows arrive a moment after the last close.
     let settled = until("rows", LIMIT / 4, || {
         seen = rows(shop, from, service).map_err(|f| f.0)?;
-        if seen == expected { Ok(()) } else { Err(String::new()) }
+        if seen == expected {
+            Ok(())
+        } else {
+            Err(String::new())
+        }
     });
-    let line = |s: &Sums| format!("{} connections, {} B sent, {} B received", s.connections, s.sent, s.received);
+    let line = |s: &Sums| {
+        format!(
+            "{} connections, {} B sent, {} B received",
+            s.connections, s.sent, s.received
+        )
+    };
     Ok(Check {
-        name: format!("{from} → {service}: bytes in `conns -o json` against the program's own count"),
+        name: format!(
+            "{from} → {service}: bytes in `conns -o json` against the program's own count"
+        ),
         ok: settled.is_ok() && expected.connections > 0,
         expected: line(&expected),
         seen: line(&seen),
@@ -109,7 +148,10 @@ fn bytes(shop: &Shop, from: &str, service: &str, at: &str, report: &Value) -> Re
 }
 
 fn rows(shop: &Shop, from: &str, service: &str) -> Result<Sums> {
-    let rows = shop.agent.cli.conns(&["--from", from, "--service", service])?;
+    let rows = shop
+        .agent
+        .cli
+        .conns(&["--from", from, "--service", service])?;
     let mut sums = Sums::default();
     for row in rows.iter().filter(|r| text(r, "/verdict") == "allowed") {
         sums.connections += 1;
@@ -127,9 +169,17 @@ fn denials(shop: &Shop, intruder: &Value) -> Result<Check> {
     let policy = format!("AuthorizationPolicy {POLICY}");
     let mut seen = 0;
     let settled = until("denied rows", LIMIT / 4, || {
-        let rows = shop.agent.cli.conns(&["--from", "shop/intruder", "--verdict", "denied"]).map_err(|f| f.0)?;
+        let rows = shop
+            .agent
+            .cli
+            .conns(&["--from", "shop/intruder", "--verdict", "denied"])
+            .map_err(|f| f.0)?;
         seen = rows.iter().filter(|r| text(r, "/policy") == policy).count() as u64;
-        if seen == expected { Ok(()) } else { Err(String::new()) }
+        if seen == expected {
+            Ok(())
+        } else {
+            Err(String::new())
+        }
     });
     Ok(Check {
         name: "shop/intruder → shop/ledger: each connect is refused, by that policy".into(),
@@ -142,9 +192,18 @@ fn denials(shop: &Shop, intruder: &Value) -> Result<Check> {
 fn failures(shopper: &Value, web: &Value) -> Check {
     let mut failed = 0;
     let mut calls = 0;
-    for tally in [shopper, web].iter().flat_map(|r| r["calls"].as_object()).flat_map(|c| c.values()) {
+    for tally in [shopper, web]
+        .iter()
+        .flat_map(|r| r["calls"].as_object())
+        .flat_map(|c| c.values())
+    {
         failed += tally["broken"].as_u64().unwrap_or(0);
-        failed += tally["refused"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum::<u64>();
+        failed += tally["refused"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, n)| n.as_u64())
+            .sum::<u64>();
         calls += tally["opened"].as_u64().unwrap_or(0);
     }
     Check {

@@ -21,7 +21,9 @@ pub struct Screen {
 
 impl Screen {
     pub fn new() -> Self {
-        Self { terminal: std::io::stdout().is_terminal() }
+        Self {
+            terminal: std::io::stdout().is_terminal(),
+        }
     }
 
     /// Shows the tables until `time` has passed.
@@ -46,7 +48,11 @@ impl Screen {
 fn frame(shop: &Shop, elapsed: Duration) -> Result<String> {
     let table = |args: &[&str]| -> Result<String> {
         let done = shop.agent.cli.run(args)?;
-        Ok(if done.code == Some(0) { done.stdout } else { done.stderr })
+        Ok(if done.code == Some(0) {
+            done.stdout
+        } else {
+            done.stderr
+        })
     };
     Ok(format!(
         "== {:.0} s: the newest connections (underpass conns)\n{}\n\n== services (underpass stat)\n{}\n\n\

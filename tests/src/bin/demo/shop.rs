@@ -44,7 +44,10 @@ struct Pods {
 impl Shop {
     pub fn start() -> Result<Self> {
         let lab = Lab::new("demo")?;
-        println!("lab {}: pods web, ledger, rates v1, rates v2, shopper, intruder", lab.id);
+        println!(
+            "lab {}: pods web, ledger, rates v1, rates v2, shopper, intruder",
+            lab.id
+        );
         let pods = Pods {
             web: lab.pod("web")?,
             ledger: lab.pod("ledger")?,
@@ -66,11 +69,27 @@ impl Shop {
         servers.push(start_nginx(&lab, &assets_at)?);
         let web = start_web(&lab, &pods.web)?;
         let load = |pod: &Pod, to: &str, rate: &str| {
-            lab.run(&pod.place, &["underpass-shop", "load", &format!("http://{to}/"), "--rate", rate])
+            lab.run(
+                &pod.place,
+                &[
+                    "underpass-shop",
+                    "load",
+                    &format!("http://{to}/"),
+                    "--rate",
+                    rate,
+                ],
+            )
         };
         let shopper = load(&pods.shopper, WEB, "60")?;
         let intruder = load(&pods.intruder, LEDGER, "2")?;
-        Ok(Self { web, shopper, intruder, agent, _servers: servers, lab })
+        Ok(Self {
+            web,
+            shopper,
+            intruder,
+            agent,
+            _servers: servers,
+            lab,
+        })
     }
 
     /// How a user of this build calls the command.
@@ -84,7 +103,16 @@ fn serve(lab: &Lab, pod: &Pod, name: &str, version: &str) -> Result<Proc> {
     let listen = at.to_string();
     let server = lab.run(
         &pod.place,
-        &["underpass-shop", "serve", "--name", name, "--version", version, "--listen", &listen],
+        &[
+            "underpass-shop",
+            "serve",
+            "--name",
+            name,
+            "--version",
+            version,
+            "--listen",
+            &listen,
+        ],
     )?;
     server.wait_listening(at)?;
     Ok(server)
@@ -99,7 +127,14 @@ fn start_web(lab: &Lab, pod: &Pod) -> Result<Proc> {
         format!("redis://{REDIS}"),
         format!("http://{ASSETS}/"),
     ];
-    let mut command = vec!["underpass-shop", "serve", "--name", "web", "--listen", &listen];
+    let mut command = vec![
+        "underpass-shop",
+        "serve",
+        "--name",
+        "web",
+        "--listen",
+        &listen,
+    ];
     for call in &calls {
         command.extend(["--call", call]);
     }
@@ -111,12 +146,16 @@ fn start_web(lab: &Lab, pod: &Pod) -> Result<Proc> {
 /// Root of the unpacked packages.
 fn prefix() -> Result<PathBuf> {
     let home = std::env::var_os("HOME").map_or_else(|| "/root".into(), PathBuf::from);
-    let tools = std::env::var_os("UNDERPASS_TOOLS").map_or(home.join(".cache/underpass/tools"), PathBuf::from);
+    let tools = std::env::var_os("UNDERPASS_TOOLS")
+        .map_or(home.join(".cache/underpass/tools"), PathBuf::from);
     let prefix = tools.join("debs-prefix");
     if prefix.is_dir() {
         return Ok(prefix);
     }
-    Err(Failure(format!("{} is missing. Try: cargo xtask setup", prefix.display())))
+    Err(Failure(format!(
+        "{} is missing. Try: cargo xtask setup",
+        prefix.display()
+    )))
 }
 
 /// Runs a packaged program with the libraries that were unpacked beside it.
@@ -133,7 +172,18 @@ fn packaged(lab: &Lab, place: &Place, program: &Path, args: &[&str]) -> Result<P
 fn start_redis(lab: &Lab, place: &Place) -> Result<Proc> {
     let bind = NODE_V4.to_string();
     let dir = lab.dir.to_string_lossy().into_owned();
-    let args = ["--bind", &bind, "--port", "6379", "--save", "", "--dir", &dir, "--protected-mode", "no"];
+    let args = [
+        "--bind",
+        &bind,
+        "--port",
+        "6379",
+        "--save",
+        "",
+        "--dir",
+        &dir,
+        "--protected-mode",
+        "no",
+    ];
     let redis = packaged(lab, place, Path::new("usr/bin/redis-server"), &args)?;
     redis.wait_listening((NODE_V4, 6379).into())?;
     Ok(redis)
@@ -156,7 +206,12 @@ fn start_nginx(lab: &Lab, place: &Place) -> Result<Proc> {
     let file = dir.join("nginx.conf").to_string_lossy().into_owned();
     fs::write(&file, conf)?;
     let early = dir.join("error.log").to_string_lossy().into_owned();
-    let nginx = packaged(lab, place, Path::new("usr/sbin/nginx"), &["-c", &file, "-e", &early])?;
+    let nginx = packaged(
+        lab,
+        place,
+        Path::new("usr/sbin/nginx"),
+        &["-c", &file, "-e", &early],
+    )?;
     nginx.wait_listening((NODE_V4, 8081).into())?;
     Ok(nginx)
 }
@@ -176,16 +231,36 @@ fn manifests(pods: &Pods) -> String {
     }
     for name in ["redis", "assets"] {
         let found_by = format!("cgroup: store/{name}");
-        objects.push(manifest::workload("store", name, &found_by, &[NODE_V4.to_string()]));
+        objects.push(manifest::workload(
+            "store",
+            name,
+            &found_by,
+            &[NODE_V4.to_string()],
+        ));
     }
     let mut service = |namespace, name, at: &str, port: u16, endpoints: &[Endpoint]| {
         let (ip, dialed) = at.rsplit_once(':').expect("a constant above");
         let ports = [("main", dialed.parse().expect("a constant above"), "TCP")];
-        objects.push(Service { namespace, name, cluster_ips: &[ip], ports: &ports, affinity: None }.yaml());
+        objects.push(
+            Service {
+                namespace,
+                name,
+                cluster_ips: &[ip],
+                ports: &ports,
+                affinity: None,
+            }
+            .yaml(),
+        );
         for (i, endpoint) in endpoints.iter().enumerate() {
             let slice = format!("{name}-{i}");
             let ports = [("main", port, "TCP")];
-            objects.push(manifest::slice(namespace, name, &slice, &ports, std::slice::from_ref(endpoint)));
+            objects.push(manifest::slice(
+                namespace,
+                name,
+                &slice,
+                &ports,
+                std::slice::from_ref(endpoint),
+            ));
         }
     };
     let end = |pod: &Pod| Endpoint::new(pod.v4.to_string());
@@ -193,10 +268,27 @@ fn manifests(pods: &Pods) -> String {
     service("shop", "ledger", LEDGER, 8080, &[end(&pods.ledger)]);
     let rates = [0, 1].map(|i| end(&pods.rates[i]).weight(WEIGHTS[i] as u32));
     service("shop", "rates", RATES, 8080, &rates);
-    service("store", "redis", REDIS, 6379, &[Endpoint::new(NODE_V4.to_string())]);
-    service("store", "assets", ASSETS, 8081, &[Endpoint::new(NODE_V4.to_string())]);
+    service(
+        "store",
+        "redis",
+        REDIS,
+        6379,
+        &[Endpoint::new(NODE_V4.to_string())],
+    );
+    service(
+        "store",
+        "assets",
+        ASSETS,
+        8081,
+        &[Endpoint::new(NODE_V4.to_string())],
+    );
     let target = manifest::Target::Workload("ledger");
-    objects.push(manifest::allow("shop", "ledger-callers", target, &[manifest::Source::Account("shop", "web")]));
+    objects.push(manifest::allow(
+        "shop",
+        "ledger-callers",
+        target,
+        &[manifest::Source::Account("shop", "web")],
+    ));
     manifest::file(&objects)
 }
 

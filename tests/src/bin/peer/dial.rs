@@ -41,7 +41,10 @@ pub fn run(args: &DialArgs) -> io::Result<()> {
     }
     for line in io::stdin().lock().lines() {
         let line = line?;
-        let to = line.trim().parse().map_err(|e| io::Error::other(format!("{line}: {e}")))?;
+        let to = line
+            .trim()
+            .parse()
+            .map_err(|e| io::Error::other(format!("{line}: {e}")))?;
         say(&dial(args, to).1)?;
     }
     Ok(())
@@ -65,7 +68,9 @@ fn dial(args: &DialArgs, to: SocketAddr) -> (Option<TcpStream>, Value) {
         }
     };
     let mut block = vec![0x21; args.echo];
-    let echoed = stream.write_all(&block).and_then(|()| stream.read_exact(&mut block));
+    let echoed = stream
+        .write_all(&block)
+        .and_then(|()| stream.read_exact(&mut block));
     let name = |a: io::Result<SocketAddr>| a.map(|a| a.to_string()).unwrap_or_default();
     let line = json!({
         "to": to.to_string(), "ok": true, "errno": 0, "us": us,
@@ -83,7 +88,14 @@ fn hold(mut stream: TcpStream, seconds: f64) -> io::Result<Value> {
     let ended = match stream.read(&mut [0; 1]) {
         Ok(0) => "eof".to_owned(),
         Ok(_) => "data".to_owned(),
-        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => "open".to_owned(),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            ) =>
+        {
+            "open".to_owned()
+        }
         Err(e) => errno(&e).to_string(),
     };
     let after_ms = start.elapsed().as_millis() as u64;

@@ -53,8 +53,18 @@ pub fn serve(args: &ServerArgs) -> io::Result<()> {
 }
 
 fn print(act: Act, port: u16, tally: &Tally) {
-    let Tally { sent, received, errno } = *tally;
-    let count = Count { act, port, sent, received, errno };
+    let Tally {
+        sent,
+        received,
+        errno,
+    } = *tally;
+    let count = Count {
+        act,
+        port,
+        sent,
+        received,
+        errno,
+    };
     let line = serde_json::to_string(&count).expect("integers and a name");
     let mut out = io::stdout().lock();
     // The test's end of the pipe closes only when the test ends.
@@ -126,8 +136,12 @@ pub fn dial(args: &ClientArgs) -> io::Result<()> {
             }
             Ok(())
         };
-        let handles: Vec<_> = (0..lanes).map(|lane| scope.spawn(move || run_lane(lane))).collect();
-        handles.into_iter().try_for_each(|h| h.join().expect("lanes do not panic"))
+        let handles: Vec<_> = (0..lanes)
+            .map(|lane| scope.spawn(move || run_lane(lane)))
+            .collect();
+        handles
+            .into_iter()
+            .try_for_each(|h| h.join().expect("lanes do not panic"))
     })
 }
 
@@ -154,7 +168,9 @@ fn alone(act: Act, args: &ClientArgs) -> io::Result<()> {
             print(act, port, &tally);
             std::process::exit(0);
         }
-        _ => Err(io::Error::other("this behavior needs no process of its own")),
+        _ => Err(io::Error::other(
+            "this behavior needs no process of its own",
+        )),
     }
 }
 
@@ -189,7 +205,9 @@ fn one(step: Step, to: SocketAddr) -> io::Result<()> {
             tally.send_request(&stream, 8, down);
             duplex(&mut tally, &stream, up - 8);
         }
-        Act::Killed | Act::WriteAndExit => return Err(io::Error::other("needs a process of its own")),
+        Act::Killed | Act::WriteAndExit => {
+            return Err(io::Error::other("needs a process of its own"));
+        }
     }
     drop(stream);
     print(act, port, &tally);

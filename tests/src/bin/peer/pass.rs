@@ -14,8 +14,8 @@ use std::{
 
 use clap::Args;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde_json::json;
 
@@ -45,7 +45,12 @@ pub fn send(args: &SendArgs) -> io::Result<()> {
     if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(io::Error::other("no room for the descriptor"));
     }
-    sendmsg(&stream, &[IoSlice::new(b"s")], &mut control, SendFlags::empty())?;
+    sendmsg(
+        &stream,
+        &[IoSlice::new(b"s")],
+        &mut control,
+        SendFlags::empty(),
+    )?;
     // Both processes hold the socket until the other one is done.
     io::copy(&mut &stream, &mut io::sink())?;
     Ok(())
@@ -59,17 +64,27 @@ pub fn dial(args: &DialArgs) -> io::Result<()> {
     let before = Instant::now();
     let result = rustix::net::connect(&fd, &args.to).map_err(io::Error::from);
     let code = result.as_ref().err().map_or(0, errno);
-    println!("{}", json!({"ok": result.is_ok(), "errno": code, "us": before.elapsed().as_micros() as u64}));
+    println!(
+        "{}",
+        json!({"ok": result.is_ok(), "errno": code, "us": before.elapsed().as_micros() as u64})
+    );
     Ok(())
 }
 
 fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(stream, &mut [IoSliceMut::new(&mut [0; 1])], &mut control, RecvFlags::empty())?;
+    recvmsg(
+        stream,
+        &mut [IoSliceMut::new(&mut [0; 1])],
+        &mut control,
+        RecvFlags::empty(),
+    )?;
     let mut passed = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    passed.next().ok_or_else(|| io::Error::other("no descriptor came"))
+    passed
+        .next()
+        .ok_or_else(|| io::Error::other("no descriptor came"))
 }

@@ -53,10 +53,19 @@ pub fn run(args: &RateArgs) -> io::Result<()> {
     let start = Instant::now();
     let start_ns = now_ns();
     let results = thread::scope(|scope| {
-        let lanes: Vec<_> = (0..args.threads).map(|_| scope.spawn(move || lane(args, start))).collect();
-        lanes.into_iter().map(|l| l.join().expect("lanes do not panic")).fold(Results::default(), add)
+        let lanes: Vec<_> = (0..args.threads)
+            .map(|_| scope.spawn(move || lane(args, start)))
+            .collect();
+        lanes
+            .into_iter()
+            .map(|l| l.join().expect("lanes do not panic"))
+            .fold(Results::default(), add)
     });
-    let failed: BTreeMap<String, u64> = results.failed.iter().map(|(e, n)| (e.to_string(), *n)).collect();
+    let failed: BTreeMap<String, u64> = results
+        .failed
+        .iter()
+        .map(|(e, n)| (e.to_string(), *n))
+        .collect();
     let line = json!({
         "ok": results.ok,
         "failed": failed,
@@ -79,7 +88,9 @@ fn add(mut sum: Results, one: Results) -> Results {
     for (errno, count) in one.failed {
         *sum.failed.entry(errno).or_default() += count;
     }
-    if sum.first_failure_ns == 0 || (one.first_failure_ns > 0 && one.first_failure_ns < sum.first_failure_ns) {
+    if sum.first_failure_ns == 0
+        || (one.first_failure_ns > 0 && one.first_failure_ns < sum.first_failure_ns)
+    {
         sum.first_failure_ns = one.first_failure_ns;
     }
     sum
@@ -89,7 +100,8 @@ fn lane(args: &RateArgs, start: Instant) -> Results {
     let mut results = Results::default();
     let limit = Duration::from_secs_f64(args.seconds);
     let count = args.count / args.threads;
-    let gap = (args.rate > 0).then(|| Duration::from_secs_f64(args.threads as f64 / args.rate as f64));
+    let gap =
+        (args.rate > 0).then(|| Duration::from_secs_f64(args.threads as f64 / args.rate as f64));
     for i in 0..count {
         if let Some(gap) = gap {
             let due = gap.mul_f64(i as f64);
@@ -118,7 +130,12 @@ fn one(args: &RateArgs, results: &mut Results) {
     results.ok += 1;
     results.slowest = results.slowest.max(before.elapsed());
     let mut block = vec![0x21; args.echo];
-    if args.echo > 0 && stream.write_all(&block).and_then(|()| stream.read_exact(&mut block)).is_err() {
+    if args.echo > 0
+        && stream
+            .write_all(&block)
+            .and_then(|()| stream.read_exact(&mut block))
+            .is_err()
+    {
         results.lost += 1;
     }
     if !args.fin {

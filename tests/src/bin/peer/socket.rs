@@ -12,13 +12,19 @@ use rustix::net::{AddressFamily, SocketType, connect, ipproto, socket, sockopt};
 /// The IPv4-mapped form, by which an IPv6 socket reaches an IPv4 address.
 pub fn mapped(at: SocketAddr) -> SocketAddr {
     match at {
-        SocketAddr::V4(v4) => SocketAddr::V6(SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0)),
+        SocketAddr::V4(v4) => {
+            SocketAddr::V6(SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0))
+        }
         v6 => v6,
     }
 }
 
 pub fn unconnected(v6: bool) -> io::Result<OwnedFd> {
-    let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    let family = if v6 {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
     Ok(socket(family, SocketType::STREAM, Some(ipproto::TCP))?)
 }
 
@@ -122,4 +128,3 @@ pub fn half_close(stream: &TcpStream) {
     // Fails only if the peer has reset, which the counts show.
     let _ = stream.shutdown(Shutdown::Write);
 }
-

@@ -45,15 +45,24 @@ pub fn echo(args: &EchoArgs) -> io::Result<()> {
 
 /// One JSON line per datagram: the errno of the send, who answered and with what.
 pub fn client(args: &ClientArgs) -> io::Result<()> {
-    let to = if args.mapped { mapped(args.to) } else { args.to };
+    let to = if args.mapped {
+        mapped(args.to)
+    } else {
+        args.to
+    };
     let any: SocketAddr = match to {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-    if args.connected && let Err(e) = socket.connect(to) {
-        println!("{}", json!({"ok": false, "errno": errno(&e), "call": "connect"}));
+    if args.connected
+        && let Err(e) = socket.connect(to)
+    {
+        println!(
+            "{}",
+            json!({"ok": false, "errno": errno(&e), "call": "connect"})
+        );
         return Ok(());
     }
     for i in 0..args.count {
@@ -65,7 +74,11 @@ pub fn client(args: &ClientArgs) -> io::Result<()> {
 
 fn exchange(socket: &UdpSocket, connected: bool, to: SocketAddr, number: u32) -> serde_json::Value {
     let text = format!("datagram {number}");
-    let sent = if connected { socket.send(text.as_bytes()) } else { socket.send_to(text.as_bytes(), to) };
+    let sent = if connected {
+        socket.send(text.as_bytes())
+    } else {
+        socket.send_to(text.as_bytes(), to)
+    };
     if let Err(e) = sent {
         return json!({"ok": false, "errno": errno(&e), "call": "send"});
     }
