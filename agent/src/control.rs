@@ -124,6 +124,8 @@ pub struct Counts {
     /// Connections that a policy change denies and that could not be ended.
     pub not_destroyed: u64,
     pub plans_failed: u64,
+    /// Connections older than the mesh that were too many to follow.
+    pub older_left_out: u64,
 }
 
 impl Control {
@@ -262,6 +264,8 @@ impl Control {
             let changes = self.watch.sweep();
             self.read(changes);
             self.namespaces.prune(&self.kernel);
+            // So that those that end leave a row with what was seen last.
+            self.older_connections();
             if std::mem::take(&mut self.give_back) {
                 sys::memory::give_back();
             }

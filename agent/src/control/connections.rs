@@ -173,6 +173,11 @@ impl Control {
                 self.table.dropped(),
             ),
             (
+                "underpass_older_connections_left_out",
+                "Connections older than the mesh that are not followed, because there were too many.",
+                self.counts.older_left_out,
+            ),
+            (
                 "underpass_log_lines_dropped",
                 "Log lines lost to a slow reader.",
                 crate::log::dropped(),
