@@ -49,7 +49,7 @@ fn a_denied_source_gets_eperm_and_a_row_with_the_policy() -> Result<()> {
         .agent
         .cli
         .row("allowed", &["--from", "app/client"], |r| {
-            text(r, "/service") != ""
+            !text(r, "/service").is_empty()
         })?;
     assert_eq!(text(&row, "/verdict"), "allowed", "{row}");
     assert_eq!(
@@ -194,6 +194,58 @@ fn a_source_off_the_node_is_refused_with_a_reset() -> Result<()> {
     scene.policies(&[allow("app", "callers", SERVER, &[Source::Outside])])?;
     assert_eq!(scene.errno(&outside.place, to[0])?, 0);
     assert_eq!(scene.errno(&scene.client.place, to[0])?, EPERM);
+    Ok(())
+}
+
+/// Off the node nothing but the address tells a workload; only there is it believed.
+#[test]
+fn a_remote_workload_is_known_by_its_address() -> Result<()> {
+    let remote = "apiVersion: underpass.dev/v1alpha1\nkind: Workload\nmetadata: { name: remote, namespace: app }\n\
+                  spec: { serviceAccountName: remote, addresses: [192.0.2.2] }\n";
+    let scene = Scene::with("remote", &[], |_| Ok(remote.to_owned()))?;
+    let _server = scene.echo()?;
+    let outside = scene.lab.outside()?;
+    scene.policies(&[allow(
+        "app",
+        "callers",
+        SERVER,
+        &[Source::Account("app", "remote")],
+    )])?;
+    let from = |ip: &str| {
+        scene.dial_with(
+            &outside.place,
+            server_at(&scene),
+            &["--from", &format!("{ip}:0")],
+        )
+    };
+    assert_eq!(from("192.0.2.2")?["errno"], 0);
+    assert_eq!(from("192.0.2.3")?["errno"], ECONNREFUSED);
+    let row = scene
+        .agent
+        .cli
+        .row("remote", &["--from", "app/remote"], |r| {
+            text(r, "/verdict") == "allowed"
+        })?;
+    assert_eq!(
+        (text(&row, "/authn"), text(&row, "/reporter")),
+        ("address", "destination"),
+        "{row}"
+    );
+    Ok(())
+}
+
+/// A process of the node cannot borrow a remote workload's address: its own socket says who it is.
+#[test]
+fn a_local_source_is_not_believed_by_its_address() -> Result<()> {
+    let scene = Scene::new("forged", &[])?;
+    let _server = scene.echo()?;
+    scene.policies(&[allow("app", "callers", SERVER, &[CLIENT])])?;
+    // The client's address, but in the namespace and cgroup of `other`.
+    let add = format!("addr add {}/32 dev lo\n", scene.client.v4);
+    underpass_tests::lab::net::ip(&["-n", &scene.other.place.netns, "-batch", "-"], &add)?;
+    let from = format!("{}:0", scene.client.v4);
+    let answer = scene.dial_with(&scene.other.place, server_at(&scene), &["--from", &from])?;
+    assert_eq!(answer["errno"], EPERM, "{answer}");
     Ok(())
 }
 

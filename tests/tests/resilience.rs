@@ -19,8 +19,11 @@ use underpass_tests::{
 const SERVER: Target = Target::Workload("server");
 const CLIENT: Source = Source::Account("app", "client");
 
+/// Program ids by hook.
+type Programs = BTreeMap<u32, Vec<u32>>;
+
 /// Programs on each of our hooks of the node's cgroup, and the names of all pins.
-fn installed(scene: &Scene) -> Result<(BTreeMap<u32, Vec<u32>>, Vec<String>)> {
+fn installed(scene: &Scene) -> Result<(Programs, Vec<String>)> {
     let root = File::open(scene.lab.cgroup_root())?;
     let hooks = [
         Attach::CONNECT4,
@@ -53,7 +56,7 @@ fn installed(scene: &Scene) -> Result<(BTreeMap<u32, Vec<u32>>, Vec<String>)> {
     Ok((programs, pins))
 }
 
-fn assert_once(programs: &BTreeMap<u32, Vec<u32>>) {
+fn assert_once(programs: &Programs) {
     for (hook, ids) in programs {
         assert_eq!(ids.len(), 1, "hook {hook}: programs {ids:?}");
     }
@@ -99,7 +102,7 @@ fn a_killed_agent_costs_no_connection_and_no_policy() -> Result<()> {
     scene.agent.restart()?;
     assert_eq!(scene.errno(&scene.other.place, service_at())?, EPERM);
     let results: Value = serde_json::from_str(&load.finish(LIMIT)?.stdout)?;
-    println!("{results}");
+    println!("{results}; agent after it: {} KiB", scene.agent.rss_kib()?);
     assert_eq!(
         (&results["failed_total"], &results["lost"]),
         (&0.into(), &0.into()),
