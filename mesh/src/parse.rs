@@ -446,3 +446,6 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Pending<'de, A> {
         self.1.next_value_seed(seed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,10 @@
 //! Checked fields: what is wrong is an error of the deserializer, which knows line and path.
 
-use std::{fmt, marker::PhantomData, net::IpAddr};
+use std::{fmt, net::IpAddr};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor},
+    de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor},
 };
 
 use super::{Protocol, WEIGHT_ANNOTATION, WEIGHT_MAX};
@@ -233,56 +233,107 @@ pub(super) fn ignored<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
     IgnoredAny::deserialize(d).map(|_| ())
 }
 
-/// A field that Kubernetes or GEP-3779 knows and the mesh does not build.
-pub(super) fn unbuilt<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
-    Err(D::Error::custom(format!(
-        "{NOT_IMPLEMENTED}this field is not built"
-    )))
+/// A field that Kubernetes or GEP-3779 knows and the mesh does not build: refused whatever it holds.
+pub(super) fn unbuilt<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
+    struct Unbuilt;
+    fn refuse<E: Error>() -> Result<(), E> {
+        Err(E::custom(format!("{NOT_IMPLEMENTED}this field is not built")))
+    }
+    impl<'de> Visitor<'de> for Unbuilt {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("nothing")
+        }
+        fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
+            refuse()
+        }
+        fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
+            refuse()
+        }
+        fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
+            refuse()
+        }
+        fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
+            refuse()
+        }
+        fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+            refuse()
+        }
+        fn visit_unit<E: Error>(self) -> Result<(), E> {
+            refuse()
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+            refuse()
+        }
+        fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+            refuse()
+        }
+    }
+    d.deserialize_any(Unbuilt)
 }
 
 pub(super) fn action_allow<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
-    match &*Text::deserialize(d)?.0 {
+    parsed(d, |action| match action {
         "ALLOW" => Ok(()),
-        other => Err(D::Error::custom(format!(
-            "{NOT_IMPLEMENTED}action {other}; only ALLOW is"
-        ))),
-    }
+        other => Err(format!("{NOT_IMPLEMENTED}action {other}; only ALLOW is")),
+    })
 }
 
 pub(super) fn policy_protocol<'de, D: Deserializer<'de>>(d: D) -> Result<Protocol, D::Error> {
-    match Protocol::deserialize(d)? {
-        Protocol::SCTP => Err(D::Error::custom(format!("{NOT_IMPLEMENTED}SCTP"))),
-        protocol => Ok(protocol),
-    }
+    parsed(d, |protocol| match protocol {
+        "TCP" => Ok(Protocol::TCP),
+        "UDP" => Ok(Protocol::UDP),
+        "SCTP" => Err(format!("{NOT_IMPLEMENTED}SCTP")),
+        other => Err(format!("`{other}` is none of TCP, UDP")),
+    })
+}
+
+pub(super) fn cidr<'de, D: Deserializer<'de>>(d: D) -> Result<super::Cidr, D::Error> {
+    parsed(d, super::Cidr::parse)
 }
 
 pub(super) fn port<'de, D: Deserializer<'de>>(d: D) -> Result<u16, D::Error> {
-    match u16::deserialize(d)? {
-        0 => Err(D::Error::invalid_value(
-            Unexpected::Unsigned(0),
-            &"a port from 1 to 65535",
-        )),
-        port => Ok(port),
-    }
+    number(d, "a port from 1 to 65535", 1..=65_535).map(|n| n as u16)
 }
 
 pub(super) fn optional_port<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
-    match Option::<u16>::deserialize(d)? {
-        Some(0) => Err(D::Error::invalid_value(
-            Unexpected::Unsigned(0),
-            &"a port from 1 to 65535",
-        )),
-        port => Ok(port),
+    struct Port(u16);
+    impl<'de> Deserialize<'de> for Port {
+        fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+            port(d).map(Port)
+        }
     }
+    Ok(Option::<Port>::deserialize(d)?.map(|p| p.0))
 }
 
 pub(super) fn timeout<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
-    match Option::<u32>::deserialize(d)? {
-        Some(secs) if secs == 0 || secs > 86_400 => Err(D::Error::custom(format!(
-            "{secs} is no time from 1 to 86400 seconds"
-        ))),
-        secs => Ok(secs),
+    struct Secs(u32);
+    impl<'de> Deserialize<'de> for Secs {
+        fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+            number(d, "a time from 1 to 86400 seconds", 1..=86_400).map(|n| Secs(n as u32))
+        }
     }
+    Ok(Option::<Secs>::deserialize(d)?.map(|s| s.0))
+}
+
+/// A number within bounds, checked where it stands, so that an error has its line and path.
+fn number<'de, D: Deserializer<'de>>(
+    d: D,
+    expected: &'static str,
+    bounds: std::ops::RangeInclusive<u64>,
+) -> Result<u64, D::Error> {
+    struct Number(&'static str, std::ops::RangeInclusive<u64>);
+    impl Visitor<'_> for Number {
+        type Value = u64;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+        fn visit_u64<E: Error>(self, n: u64) -> Result<u64, E> {
+            let good = self.1.contains(&n);
+            if good { Ok(n) } else { Err(E::invalid_value(Unexpected::Unsigned(n), &self)) }
+        }
+    }
+    d.deserialize_u64(Number(expected, bounds))
 }
 
 /// A port number or a port's name.
@@ -372,28 +423,39 @@ pub(super) fn spiffe_ids<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Str>, D:
     sequence(d, |s| is_spiffe(s).map(|()| s.into()))
 }
 
-/// A sequence of strings, each parsed where it stands, so that errors have its line.
+/// Parses a string where it stands, so that an error has its line and path.
+struct Item<T>(fn(&str) -> Result<T, String>);
+
+impl<'de, T> DeserializeSeed<'de> for Item<T> {
+    type Value = T;
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<T, D::Error> {
+        d.deserialize_str(self)
+    }
+}
+
+impl<T> Visitor<'_> for Item<T> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_str<E: Error>(self, s: &str) -> Result<T, E> {
+        (self.0)(s).map_err(E::custom)
+    }
+}
+
+fn parsed<'de, D: Deserializer<'de>, T>(
+    d: D,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<T, D::Error> {
+    Item(parse).deserialize(d)
+}
+
+/// A list of such strings; `null` is empty.
 fn sequence<'de, D: Deserializer<'de>, T>(
     d: D,
     parse: fn(&str) -> Result<T, String>,
 ) -> Result<Vec<T>, D::Error> {
-    struct Seq<T>(fn(&str) -> Result<T, String>, PhantomData<T>);
-    struct Item<T>(fn(&str) -> Result<T, String>);
-    impl<'de, T> serde::de::DeserializeSeed<'de> for Item<T> {
-        type Value = T;
-        fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<T, D::Error> {
-            d.deserialize_str(self)
-        }
-    }
-    impl<T> Visitor<'_> for Item<T> {
-        type Value = T;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a string")
-        }
-        fn visit_str<E: Error>(self, s: &str) -> Result<T, E> {
-            (self.0)(s).map_err(E::custom)
-        }
-    }
+    struct Seq<T>(fn(&str) -> Result<T, String>);
     impl<'de, T> Visitor<'de> for Seq<T> {
         type Value = Vec<T>;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -410,7 +472,7 @@ fn sequence<'de, D: Deserializer<'de>, T>(
             Ok(list)
         }
     }
-    d.deserialize_any(Seq(parse, PhantomData))
+    d.deserialize_any(Seq(parse))
 }
 
 /// A directory below the cgroup2 root.

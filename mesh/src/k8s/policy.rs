@@ -238,8 +238,7 @@ impl TryFrom<RawBlock> for IpBlock {
 }
 
 /// `address/prefix`, with the bits after the prefix zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "Str")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cidr {
     pub ip: IpAddr,
     pub prefix: u8,
@@ -266,10 +265,14 @@ impl Cidr {
     }
 }
 
-impl TryFrom<Str> for Cidr {
-    type Error = String;
+impl<'de> Deserialize<'de> for Cidr {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        field::cidr(d)
+    }
+}
 
-    fn try_from(text: Str) -> Result<Self, String> {
+impl Cidr {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let bad = || format!("`{text}` is no CIDR as 10.0.0.0/8 or fd00::/8");
         let (ip, prefix) = text.split_once('/').ok_or_else(bad)?;
         let ip: IpAddr = ip.parse().map_err(|_| bad())?;
