@@ -177,3 +177,90 @@ fn denial(s: &SockState, plan: &Arc<Plan>, names: &Names) -> Option<Decision> {
 fn service(registered: &str) -> Option<(&str, &str)> {
     service_name(registered).rsplit_once(':')?.0.split_once('/')
 }
+
+#[cfg(test)]
+mod tests {
+    use underpass_mesh::{Facts, Model, Tables};
+
+    use super::*;
+
+    const MESH: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: { name: shop, labels: { underpass.dev/mesh: enabled } }
+---
+apiVersion: underpass.dev/v1alpha1
+kind: Workload
+metadata: { name: web, namespace: shop }
+spec: { serviceAccountName: web, cgroup: web }
+---
+apiVersion: underpass.dev/v1alpha1
+kind: Workload
+metadata: { name: ledger, namespace: shop, labels: { app: ledger } }
+spec: { serviceAccountName: ledger, cgroup: ledger }
+---
+apiVersion: underpass.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: { name: callers, namespace: shop }
+spec:
+  targetRefs: [{ kind: Workload, labelSelector: { matchLabels: { app: ledger } } }]
+  rules: [{ sources: [{ serviceAccounts: [{ name: web }] }], ports: [{ port: 80 }] }]
+";
+
+    /// The plan for `text` after the one for [`MESH`], and the register of both.
+    fn after(text: &str) -> (Arc<Plan>, Tables) {
+        let (mut model, mut tables) = (Model::default(), Tables::empty());
+        for text in [MESH, text] {
+            model.set_file("mesh.yaml", text);
+            assert_eq!(model.problems(), []);
+            tables.lay_out(&model.compile(&Facts::default())).unwrap();
+        }
+        (model.compile(&Facts::default()), tables)
+    }
+
+    fn connection(tables: &Tables, port: u16) -> SockState {
+        let index = |name: &str| {
+            let registered = format!("shop/{name} spiffe://cluster.local/ns/shop/sa/{name}");
+            tables.names().find(NameKind::Workload, &registered).unwrap()
+        };
+        SockState {
+            source: index("web"),
+            destination: index("ledger"),
+            proto: 6,
+            remote_port: port,
+            flags: flag::ACTIVE | flag::OPENED,
+            ..SockState::default()
+        }
+    }
+
+    fn policy(s: &SockState, plan: &Arc<Plan>, tables: &Tables) -> Option<String> {
+        denial(s, plan, tables.names()).map(|d| d.policy.to_string())
+    }
+
+    #[test]
+    fn what_is_still_allowed_stays() {
+        let (plan, tables) = after(MESH);
+        assert_eq!(policy(&connection(&tables, 80), &plan, &tables), None);
+        let to_another_port = connection(&tables, 81);
+        assert_eq!(policy(&to_another_port, &plan, &tables).unwrap(), "shop/callers");
+    }
+
+    #[test]
+    fn what_is_no_longer_allowed_is_denied_by_name() {
+        let (plan, tables) = after(&MESH.replace("{ name: web }]", "{ name: other }]"));
+        assert_eq!(policy(&connection(&tables, 80), &plan, &tables).unwrap(), "shop/callers");
+    }
+
+    #[test]
+    fn a_source_that_left_the_mesh_is_a_process_of_the_node() {
+        let web = "kind: Workload\nmetadata: { name: web, namespace: shop }\n";
+        let gone = MESH.replace(web, "kind: Workload\nmetadata: { name: new, namespace: shop }\n");
+        let (plan, tables) = after(&gone);
+        // Removed objects keep their name in the register for a while.
+        let (_, before) = after(MESH);
+        let mut s = connection(&before, 80);
+        assert_eq!(policy(&s, &plan, &tables).unwrap(), "shop/callers");
+        s.destination = 0;
+        assert_eq!(policy(&s, &plan, &tables), None, "nothing is known of the destination");
+    }
+}
