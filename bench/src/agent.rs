@@ -67,6 +67,26 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Ends it and removes everything that it left in the kernel.
+    pub fn uninstall(self, lab: &Lab) -> Result<()> {
+        drop(self);
+        let done = Command::new(beside("underpass-agent")?)
+            .args(["--uninstall", "--pin-dir"])
+            .arg(lab.pin_dir())
+            .arg("--state-dir")
+            .arg(lab.dir.join("state"))
+            .output()
+            .context("underpass-agent --uninstall")?;
+        if done.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&done.stderr);
+        Err(BenchError::Agent(format!(
+            "--uninstall: {}: {said}",
+            done.status
+        )))
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -22,6 +22,8 @@ use crate::{
 pub const OPERATIONS: u64 = 10_000_000;
 /// The server may still be closing connections when the client has ended.
 const SETTLE: Duration = Duration::from_millis(5);
+/// Seconds of load after the mesh was switched on or off.
+const WARM_UP: f64 = 0.1;
 const EPERM: i32 = 1;
 
 /// CPUs of client and server.
@@ -53,6 +55,8 @@ pub struct Rig {
     pub on: Ends,
     stranger: Party,
     agent: Option<Agent>,
+    /// False: no agent at any time.
+    mesh: bool,
     pub lab: Lab,
 }
 
@@ -101,8 +105,23 @@ impl Rig {
             on,
             stranger,
             agent,
+            mesh,
             lab,
         })
+    }
+
+    /// Without mesh nothing of it is attached anywhere: a program on any cgroup makes the kernel look
+    /// for programs at every hook of every socket. True if something changed.
+    fn set_mesh(&mut self, on: bool) -> Result<bool> {
+        match self.agent.take() {
+            None if on && self.mesh => self.agent = Some(Agent::start(&self.lab)?),
+            Some(agent) if !on => agent.uninstall(&self.lab)?,
+            unchanged => {
+                self.agent = unchanged;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub fn agent(&self) -> Result<&Agent> {
@@ -168,7 +187,8 @@ impl Rig {
 
     /// Runs a case on one side and checks that client and server counted the same.
     pub fn measure(&mut self, case: &Case, side: Side, seconds: f64) -> Result<Sample> {
-        let targets = if side == Side::On && self.agent.is_some() {
+        let changed = self.set_mesh(side == Side::On)?;
+        let targets = if side == Side::On && self.mesh {
             case.size.services()
         } else {
             case.size.endpoints(self.lab.wire.base())
@@ -186,6 +206,12 @@ impl Rig {
             why,
         };
         let ends = self.side(side);
+        if changed {
+            ends.client.run(&Load {
+                seconds: WARM_UP,
+                ..load.clone()
+            })?;
+        }
         ends.server.count()?;
         let before = ends.clocks.read()?;
         let outcome = ends.client.run(&load)?;
