@@ -266,14 +266,19 @@ mod tests {
     use super::*;
 
     fn path(name: &str) -> PathBuf {
-        std::env::temp_dir().join(format!("up-api-{name}-{}", std::process::id())).join("a.sock")
+        std::env::temp_dir()
+            .join(format!("up-api-{name}-{}", std::process::id()))
+            .join("a.sock")
     }
 
     #[tokio::test]
     async fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
         let path = path("bind");
         let first = bind(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o660
+        );
         assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
         assert!(bind(&path).is_ok());
@@ -294,13 +299,20 @@ mod tests {
     async fn only_root_and_the_agents_user_may_ask() {
         let asked_by = |peer_cred| {
             let mut request = Request::new(());
-            request.extensions_mut().insert(UdsConnectInfo { peer_addr: None, peer_cred });
+            request.extensions_mut().insert(UdsConnectInfo {
+                peer_addr: None,
+                peer_cred,
+            });
             check_peer(request, rustix::process::geteuid().as_raw())
         };
         let (ours, _peer) = UnixStream::pair().unwrap();
         assert!(asked_by(Some(ours.peer_cred().unwrap())).is_ok());
         let refused = asked_by(None).unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied);
-        assert!(refused.message().starts_with("UP0411 API_FORBIDDEN"), "{}", refused.message());
+        assert!(
+            refused.message().starts_with("UP0411 API_FORBIDDEN"),
+            "{}",
+            refused.message()
+        );
     }
 }

@@ -278,13 +278,20 @@ spec:
     #[test]
     fn a_denial_names_its_policy_and_the_endpoint() {
         let answer = ask("host", "shop/ledger", 80).unwrap();
-        assert_eq!((answer.source.as_str(), answer.destination.as_str()), ("host", "shop/ledger:80/tcp"));
+        assert_eq!(
+            (answer.source.as_str(), answer.destination.as_str()),
+            ("host", "shop/ledger:80/tcp")
+        );
         let items: Vec<(&str, &str, &str)> = answer
             .items
             .iter()
             .map(|i| (i.endpoint.as_str(), i.verdict.as_str(), i.policy.as_str()))
             .collect();
-        let denied = ("shop/ledger 10.1.0.3:8080", "denied", "AuthorizationPolicy shop/callers");
+        let denied = (
+            "shop/ledger 10.1.0.3:8080",
+            "denied",
+            "AuthorizationPolicy shop/callers",
+        );
         assert_eq!(items, [denied, ("10.9.9.9:8080", "allowed", "")]);
         assert_eq!(answer.items[0].reason, "POLICY_DENIED");
         assert_eq!(answer.items[0].inbound_layer, "kernel");
@@ -296,7 +303,10 @@ spec:
             let answer = ask("web", destination, 8080).unwrap();
             assert_eq!(answer.items.len(), 1);
             assert_eq!(answer.items[0].verdict, "allowed", "{destination}");
-            assert_eq!(answer.source, "shop/web spiffe://cluster.local/ns/shop/sa/web");
+            assert_eq!(
+                answer.source,
+                "shop/web spiffe://cluster.local/ns/shop/sa/web"
+            );
         }
     }
 

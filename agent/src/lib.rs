@@ -12,7 +12,7 @@ pub mod log;
 pub mod metrics;
 pub mod options;
 pub mod problem;
-pub mod sys;
 pub mod status;
+pub mod sys;
 pub mod telemetry;
 pub mod watch;

@@ -159,7 +159,11 @@ impl Limit {
 /// Logs a warning, which starts with its code, unless too many of this reason came lately.
 pub fn warn(reason: u16, text: &str) {
     if let Some(suppressed) = allow(reason) {
-        tracing::warn!(code = underpass_abi::reason::name(reason), suppressed, "{text}");
+        tracing::warn!(
+            code = underpass_abi::reason::name(reason),
+            suppressed,
+            "{text}"
+        );
     }
 }
 

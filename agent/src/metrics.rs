@@ -148,7 +148,7 @@ impl Collector for Families {
             ("node", &*scrape.node),
         ];
         let build = ConstGauge::new(1_u64);
-        let help = "Constant 1, labelled by version and node.";
+        let help = "Constant 1, labeled by version and node.";
         let mut family =
             encoder.encode_descriptor("underpass_build_info", help, None, build.metric_type())?;
         build.encode(family.encode_family(&labels)?)
@@ -239,12 +239,12 @@ const UDP_OPEN: Column = (
 );
 
 fn connections(encoder: &mut DescriptorEncoder<'_>, sums: &Sums) -> fmt::Result {
-    let tcp: Vec<(Labels<'_>, &Sum)> = labelled(sums, TCP).collect();
+    let tcp: Vec<(Labels<'_>, &Sum)> = labeled(sums, TCP).collect();
     for column in &TCP_COUNTERS {
         counter(encoder, column, &tcp)?;
     }
     gauge(encoder, &TCP_OPEN, &tcp)?;
-    let udp: Vec<(Labels<'_>, &Sum)> = labelled(sums, UDP).collect();
+    let udp: Vec<(Labels<'_>, &Sum)> = labeled(sums, UDP).collect();
     for column in &UDP_COUNTERS {
         counter(encoder, column, &udp)?;
     }
@@ -253,7 +253,7 @@ fn connections(encoder: &mut DescriptorEncoder<'_>, sums: &Sums) -> fmt::Result 
 
 type Labels<'a> = [(&'static str, &'a str); 6];
 
-fn labelled(sums: &BTreeMap<Series, Sum>, proto: u8) -> impl Iterator<Item = (Labels<'_>, &Sum)> {
+fn labeled(sums: &BTreeMap<Series, Sum>, proto: u8) -> impl Iterator<Item = (Labels<'_>, &Sum)> {
     sums.iter()
         .filter(move |(series, _)| series.proto == proto)
         .map(|(s, sum)| {

@@ -89,7 +89,10 @@ impl Control {
             "connections_not_destroyed".into(),
             self.counts.not_destroyed,
         );
-        counters.insert("older_connections_left_out".into(), self.counts.older_left_out);
+        counters.insert(
+            "older_connections_left_out".into(),
+            self.counts.older_left_out,
+        );
         counters.insert("plans_failed".into(), self.counts.plans_failed);
         counters
     }

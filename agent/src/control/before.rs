@@ -35,7 +35,9 @@ pub struct Before {
 impl Control {
     /// Looks for them; called when namespaces or workloads changed.
     pub(super) fn find_older_connections(&mut self) {
-        let Ok(mut known) = self.kernel.sockets() else { return };
+        let Ok(mut known) = self.kernel.sockets() else {
+            return;
+        };
         let owners = self.discovery.cgroup_owners();
         let all: Vec<Netns> = self.namespaces.all().cloned().collect();
         let mut found: Vec<(u64, DiagSocket)> = Vec::new();
@@ -45,18 +47,30 @@ impl Control {
                 before.listening.insert((netns.cookie, socket.local_port));
             }
             let sockets = list(netns, diag::Which::Connected);
-            let here = sockets.into_iter().filter(|s| s.state == 1 && s.cookie != 0);
+            let here = sockets
+                .into_iter()
+                .filter(|s| s.state == 1 && s.cookie != 0);
             let touching = here.filter(|s| self.touches(s, netns, &owners));
             found.extend(touching.map(|s| (netns.cookie, s)));
         }
         // Those that opened while the lists were read have state by now.
-        let Ok(later) = self.kernel.sockets() else { return };
+        let Ok(later) = self.kernel.sockets() else {
+            return;
+        };
         known.extend(later);
         let unknown = unknown(found, &known);
         self.counts.older_left_out += unknown.len().saturating_sub(MAX) as u64;
         for (netns, socket) in unknown.into_iter().take(MAX) {
-            let last = self.before.sockets.get(&netns).and_then(|m| m.get(&socket.cookie).copied());
-            before.sockets.entry(netns).or_default().insert(socket.cookie, last.flatten());
+            let last = self
+                .before
+                .sockets
+                .get(&netns)
+                .and_then(|m| m.get(&socket.cookie).copied());
+            before
+                .sockets
+                .entry(netns)
+                .or_default()
+                .insert(socket.cookie, last.flatten());
         }
         self.before = before;
     }
@@ -100,7 +114,17 @@ impl Control {
         let own = |(s, cgroup): &(SockState, u64)| self.index(self.owner(s, owners.get(cgroup)));
         let ends: HashMap<Tuple, u32> = now
             .iter()
-            .map(|end| ((end.0.local, end.0.local_port, end.0.remote, end.0.remote_port), own(end)))
+            .map(|end| {
+                (
+                    (
+                        end.0.local,
+                        end.0.local_port,
+                        end.0.remote,
+                        end.0.remote_port,
+                    ),
+                    own(end),
+                )
+            })
             .collect();
         let far_end = |s: &SockState| ends.get(&(s.remote, s.remote_port, s.local, s.local_port));
         let mut rows = Vec::new();
@@ -130,7 +154,12 @@ impl Control {
                 reason: code::NOT_OBSERVED,
                 ..last
             };
-            let event = Event { kind: EventKind::Closed as u32, pid: 0, at_ns, sock };
+            let event = Event {
+                kind: EventKind::Closed as u32,
+                pid: 0,
+                at_ns,
+                sock,
+            };
             self.table.take(&event, &names, &self.node);
         }
     }
@@ -160,7 +189,8 @@ impl Control {
 
     fn index(&self, workload: Option<&Workload>) -> u32 {
         let name = workload.map(|w| format!("{} {}", w.full_name, w.identity));
-        name.and_then(|n| self.tables.names().find(NameKind::Workload, &n)).unwrap_or(0)
+        name.and_then(|n| self.tables.names().find(NameKind::Workload, &n))
+            .unwrap_or(0)
     }
 }
 
@@ -171,8 +201,10 @@ type Tuple = (Ip, u16, Ip, u16);
 /// source is on this node) at the other.
 fn unknown(found: Vec<(u64, DiagSocket)>, known: &[SockState]) -> Vec<(u64, DiagSocket)> {
     let cookies: HashSet<u64> = known.iter().map(|s| s.cookie).collect();
-    let sources: HashSet<Tuple> =
-        known.iter().map(|s| (s.local, s.local_port, s.remote, s.remote_port)).collect();
+    let sources: HashSet<Tuple> = known
+        .iter()
+        .map(|s| (s.local, s.local_port, s.remote, s.remote_port))
+        .collect();
     let is_known = |s: &DiagSocket| {
         cookies.contains(&s.cookie)
             || sources.contains(&(s.remote, s.remote_port, s.local, s.local_port))
@@ -251,7 +283,10 @@ mod tests {
             (7, socket(2, (2, 80), (1, 4000))),
             (7, socket(3, (2, 80), (1, 4001))),
         ];
-        let unknown: Vec<u64> = unknown(found, &[dialed]).iter().map(|(_, s)| s.cookie).collect();
+        let unknown: Vec<u64> = unknown(found, &[dialed])
+            .iter()
+            .map(|(_, s)| s.cookie)
+            .collect();
         assert_eq!(unknown, [3]);
     }
 

@@ -221,7 +221,10 @@ spec:
     fn connection(tables: &Tables, port: u16) -> SockState {
         let index = |name: &str| {
             let registered = format!("shop/{name} spiffe://cluster.local/ns/shop/sa/{name}");
-            tables.names().find(NameKind::Workload, &registered).unwrap()
+            tables
+                .names()
+                .find(NameKind::Workload, &registered)
+                .unwrap()
         };
         SockState {
             source: index("web"),
@@ -242,25 +245,38 @@ spec:
         let (plan, tables) = after(MESH);
         assert_eq!(policy(&connection(&tables, 80), &plan, &tables), None);
         let to_another_port = connection(&tables, 81);
-        assert_eq!(policy(&to_another_port, &plan, &tables).unwrap(), "shop/callers");
+        assert_eq!(
+            policy(&to_another_port, &plan, &tables).unwrap(),
+            "shop/callers"
+        );
     }
 
     #[test]
     fn what_is_no_longer_allowed_is_denied_by_name() {
         let (plan, tables) = after(&MESH.replace("{ name: web }]", "{ name: other }]"));
-        assert_eq!(policy(&connection(&tables, 80), &plan, &tables).unwrap(), "shop/callers");
+        assert_eq!(
+            policy(&connection(&tables, 80), &plan, &tables).unwrap(),
+            "shop/callers"
+        );
     }
 
     #[test]
     fn a_source_that_left_the_mesh_is_a_process_of_the_node() {
         let web = "kind: Workload\nmetadata: { name: web, namespace: shop }\n";
-        let gone = MESH.replace(web, "kind: Workload\nmetadata: { name: new, namespace: shop }\n");
+        let gone = MESH.replace(
+            web,
+            "kind: Workload\nmetadata: { name: new, namespace: shop }\n",
+        );
         let (plan, tables) = after(&gone);
         // Removed objects keep their name in the register for a while.
         let (_, before) = after(MESH);
         let mut s = connection(&before, 80);
         assert_eq!(policy(&s, &plan, &tables).unwrap(), "shop/callers");
         s.destination = 0;
-        assert_eq!(policy(&s, &plan, &tables), None, "nothing is known of the destination");
+        assert_eq!(
+            policy(&s, &plan, &tables),
+            None,
+            "nothing is known of the destination"
+        );
     }
 }
