@@ -27,6 +27,26 @@ fn counts(proc: &Proc) -> Vec<Count> {
         .collect()
 }
 
+/// The client's port and the dialed port. The kernel may give a client port out again.
+type Key = (u16, u16);
+
+fn key(row: &Value) -> Key {
+    (
+        port(row, "/source/address"),
+        port(row, "/original_destination"),
+    )
+}
+
+fn by_key(counts: Vec<Count>) -> BTreeMap<Key, Vec<Count>> {
+    let mut all: BTreeMap<Key, Vec<Count>> = BTreeMap::new();
+    for count in counts {
+        all.entry((count.port, count.act.port(BASE)))
+            .or_default()
+            .push(count);
+    }
+    all
+}
+
 /// The service `app/exact`: one port per behavior.
 fn exact_service(server: &str) -> String {
     let names: Vec<String> = (0..ALL.len()).map(|i| format!("act-{i}")).collect();
@@ -64,38 +84,35 @@ fn a_thousand_connections_are_counted_to_the_byte() -> Result<()> {
     )?;
     server.wait_listening(listen.parse().expect("an address"))?;
     let to = format!("{VIP}:{BASE}");
-    let mut clients = run_clients(&scene, &to)?;
-    let clients_total = clients.len();
-    assert_eq!(clients_total, CONNECTIONS + 30);
+    let clients = run_clients(&scene, &to)?;
+    assert_eq!(clients.len(), CONNECTIONS + 30);
 
     let filters = ["--from", "app/client"];
     let is_ours = |row: &Value| {
         text(row, "/service").starts_with("app/exact:") && text(row, "/state") == "closed"
     };
-    let rows = scene
-        .agent
-        .cli
-        .rows("1,000 closed rows", &filters, clients_total, is_ours)?;
-    assert_eq!(rows.len(), clients_total, "one connection is one row");
-    let mut wrong = Vec::new();
+    let cli = &scene.agent.cli;
+    let rows = cli.rows("1,000 closed rows", &filters, clients.len(), is_ours)?;
+    assert_eq!(rows.len(), clients.len(), "one connection is one row");
+    let mut seen: BTreeMap<Key, Vec<(u64, u64)>> = BTreeMap::new();
     for row in &rows {
-        let key = (
-            port(row, "/source/address"),
-            port(row, "/original_destination"),
+        let bytes = |field| number(row, field).unwrap_or(u64::MAX);
+        let sums = (bytes("/bytes_sent"), bytes("/bytes_received"));
+        seen.entry(key(row)).or_default().push(sums);
+    }
+    for (key, counts) in by_key(clients) {
+        let mut expected: Vec<(u64, u64)> = counts.iter().map(|c| (c.sent, c.received)).collect();
+        let mut found = seen.remove(&key).unwrap_or_default();
+        expected.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(
+            found, expected,
+            "(bytes_sent, bytes_received) of {counts:?}"
         );
-        let Some(count) = clients.remove(&key) else {
-            return Err(Failure(format!("no client made this connection: {row}")));
-        };
-        let seen = (number(row, "/bytes_sent"), number(row, "/bytes_received"));
-        if seen != (Some(count.sent), Some(count.received)) {
-            wrong.push(format!("{count:?}: {row}"));
-        }
     }
     assert!(
-        wrong.is_empty(),
-        "{} of {clients_total} differ, as\n{}",
-        wrong.len(),
-        wrong[..wrong.len().min(8)].join("\n")
+        seen.is_empty(),
+        "rows of connections that nobody made: {seen:?}"
     );
     assert_servers_agree(&server, &rows);
     let sum = |field| rows.iter().filter_map(|r| number(r, field)).sum::<u64>();
@@ -108,8 +125,8 @@ fn a_thousand_connections_are_counted_to_the_byte() -> Result<()> {
     Ok(())
 }
 
-/// All clients; what they counted, by (client port, dialed port).
-fn run_clients(scene: &Scene, to: &str) -> Result<BTreeMap<(u16, u16), Count>> {
+/// All clients; what they counted.
+fn run_clients(scene: &Scene, to: &str) -> Result<Vec<Count>> {
     let peer = |flags: &[&str]| {
         scene.lab.run(
             &scene.client.place,
@@ -145,26 +162,17 @@ fn run_clients(scene: &Scene, to: &str) -> Result<BTreeMap<(u16, u16), Count>> {
             .lines()
             .filter_map(|l| serde_json::from_str::<Count>(l).ok()),
     );
-    Ok(all
-        .into_iter()
-        .map(|c| ((c.port, c.act.port(BASE)), c))
-        .collect())
+    Ok(all)
 }
 
 /// Where both ends close in order, the server read what was sent, and all of it was delivered. After a
 /// reset the server may have read bytes whose acknowledgement never came.
 fn assert_servers_agree(server: &Proc, rows: &[Value]) {
-    let servers: BTreeMap<(u16, u16), Count> = counts(server)
-        .into_iter()
-        .map(|c| ((c.port, c.act.port(BASE)), c))
-        .collect();
+    let servers = by_key(counts(server));
     let mut checked = 0;
     for row in rows {
-        let key = (
-            port(row, "/source/address"),
-            port(row, "/original_destination"),
-        );
-        let Some(count) = servers.get(&key) else {
+        // A port that was used twice says nothing here.
+        let Some([count]) = servers.get(&key(row)).map(Vec::as_slice) else {
             continue;
         };
         let (sent, delivered) = (
@@ -185,7 +193,7 @@ fn assert_servers_agree(server: &Proc, rows: &[Value]) {
         checked += 1;
     }
     assert!(
-        checked >= CONNECTIONS,
+        checked >= CONNECTIONS * 9 / 10,
         "the server counted only {checked} connections"
     );
 }
