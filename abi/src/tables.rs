@@ -88,7 +88,7 @@ pub mod limits {
     pub const LISTENERS: usize = 32_768;
     pub const FLOWS: usize = 32_768;
     pub const UDP_REVERSE: usize = 32_768;
-    pub const EVENTS_BYTES: usize = 4 << 20;
+    pub const EVENTS_BYTES: usize = 1 << 20;
     pub const TOTALS: usize = 16_384;
 }
 

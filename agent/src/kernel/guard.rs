@@ -128,9 +128,8 @@ fn detach_strays(new: &OwnedFd, source: &Source) {
         let Ok(link) = link_by_id(id) else { continue };
         let same = link_info(&link).is_ok_and(|i| {
             let shares = |p: OwnedFd| {
-                prog_info(p).is_ok_and(|p| {
-                    p.name == SK_LOOKUP && p.maps.iter().any(|m| maps.contains(m))
-                })
+                prog_info(p)
+                    .is_ok_and(|p| p.name == SK_LOOKUP && p.maps.iter().any(|m| maps.contains(m)))
             };
             i.target == ours.target && prog_by_id(i.prog).is_ok_and(shares)
         });
