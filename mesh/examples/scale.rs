@@ -13,7 +13,8 @@ const ENDPOINTS: usize = 10;
 
 fn main() {
     let (yaml, json) = (files(false), files(true));
-    let kilobytes = |files: &[(String, String)]| files.iter().map(|f| f.1.len()).sum::<usize>() / 1024;
+    let kilobytes =
+        |files: &[(String, String)]| files.iter().map(|f| f.1.len()).sum::<usize>() / 1024;
     println!(
         "{SERVICES} services, {} endpoints and workloads: YAML {} KiB, JSON {} KiB",
         SERVICES * ENDPOINTS,
@@ -34,12 +35,14 @@ fn main() {
         // A fact that differs makes everything be compiled again.
         let mut model = load(&yaml);
         model.compile(&Facts::default());
-        let facts = Facts { host_netns: 1, ..Facts::default() };
+        let facts = Facts {
+            host_netns: 1,
+            ..Facts::default()
+        };
         let start = Instant::now();
         model.compile(&facts);
         start.elapsed()
-    }
-    );
+    });
     let mut model = load(&yaml);
     let plan = model.compile(&Facts::default());
     let laid = best(|| {
@@ -51,7 +54,11 @@ fn main() {
     println!("parsed objects to plan {compiled:.1?}, plan to change {laid:.1?}");
     let mut tables = Tables::empty();
     let first = tables.lay_out(&plan).expect("fits");
-    println!("first change: {} writes in {} round(s)", first.writes, first.rounds.len());
+    println!(
+        "first change: {} writes in {} round(s)",
+        first.writes,
+        first.rounds.len()
+    );
     one_endpoint(&mut model, &mut tables);
     println!("resident: {} KiB", resident());
 }
@@ -167,7 +174,11 @@ fn slice(i: usize, endpoints: usize, json: bool) -> String {
     for e in 0..endpoints {
         // The service's endpoints are pods of its namespace.
         let pod = (i + (e % ENDPOINTS) * SERVICES) % (SERVICES * ENDPOINTS);
-        let ip = if e < ENDPOINTS { address(pod) } else { "10.250.0.1".into() };
+        let ip = if e < ENDPOINTS {
+            address(pod)
+        } else {
+            "10.250.0.1".into()
+        };
         write!(
             text,
             "- addresses:\n  - {ip}\n  conditions:\n    ready: true\n    serving: true\n    terminating: false\n  nodeName: node-1\n  targetRef:\n    kind: Pod\n    name: pod-{pod}\n    namespace: ns-{}\n",
@@ -189,6 +200,9 @@ fn policy(i: usize, json: bool) -> String {
 
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split_whitespace().nth(1).and_then(|p| p.parse::<usize>().ok());
+    let pages = statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|p| p.parse::<usize>().ok());
     pages.unwrap_or(0) * 4
 }

@@ -3,6 +3,10 @@
 //! own group they are errors.
 
 #![allow(clippy::upper_case_acronyms, reason = "names of Kubernetes' values")]
+#![allow(
+    clippy::manual_non_exhaustive,
+    reason = "unit fields are checked when read, not kept"
+)]
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -318,6 +322,11 @@ pub struct EndpointSlice {
     pub endpoints: Vec<Endpoint>,
     #[serde(default, deserialize_with = "field::nullable")]
     pub ports: Vec<EndpointPort>,
+    // Known before or, if keys are sorted, found here.
+    #[serde(default, rename = "apiVersion", deserialize_with = "field::slice_api")]
+    _api_version: (),
+    #[serde(default, rename = "kind", deserialize_with = "field::slice_kind")]
+    _kind: (),
 }
 
 /// `FQDN`, which Kubernetes has deprecated, is refused.

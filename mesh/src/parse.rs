@@ -246,9 +246,8 @@ fn documents(text: &str) -> impl Iterator<Item = (u32, &str)> {
     let mut rest = Some((1, text));
     std::iter::from_fn(move || {
         let (first, text) = rest.take()?;
-        let mut line = first;
         let mut at = 0;
-        for l in text.split_inclusive('\n') {
+        for (line, l) in (first..).zip(text.split_inclusive('\n')) {
             if let Some(after) = l.strip_prefix("---")
                 && (after.is_empty() || after.starts_with([' ', '\t', '\r', '\n']))
             {
@@ -256,7 +255,6 @@ fn documents(text: &str) -> impl Iterator<Item = (u32, &str)> {
                 return Some((first, &text[..at]));
             }
             at += l.len();
-            line += 1;
         }
         Some((first, text))
     })
@@ -292,6 +290,9 @@ enum Document {
     List(Vec<Document>),
     Unknown { api: String, kind: String },
 }
+
+/// `apiVersion` and `kind` of an EndpointSlice.
+const SLICE: (&str, &str) = ("discovery.k8s.io/v1", "EndpointSlice");
 
 /// An object whose `kind` is written after its contents is read in two passes; in a list it is
 /// refused with this message.
@@ -336,6 +337,7 @@ impl<'de> Visitor<'de> for DocumentVisitor {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Document, A::Error> {
         let mut items = None;
+        let mut strange = None;
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match (&*key, &self.api, &self.kind) {
                 ("apiVersion", None, _) => self.api = Some(map.next_value()?),
@@ -350,12 +352,33 @@ impl<'de> Visitor<'de> for DocumentVisitor {
                 (_, _, Some(kind)) if kind.ends_with("List") => {
                     map.next_value::<IgnoredAny>()?;
                 }
-                (_, Some(api), Some(kind)) => return object(api, kind, Pending(Some(key), map)),
+                (_, Some(api), Some(kind)) => {
+                    return match strange {
+                        // In our own group unknown fields are errors.
+                        Some(field) if api.starts_with("underpass.dev/") => {
+                            Err(A::Error::custom(format!("unknown field `{field}`")))
+                        }
+                        _ => object(api, kind, Pending(Some(key), map)),
+                    };
+                }
+                // Sorted by key, as Kubernetes' tools print it, a slice begins before its kind.
+                ("addressType" | "endpoints", api, None)
+                    if api.as_deref().is_none_or(|a| a == SLICE.0) =>
+                {
+                    return object(SLICE.0, SLICE.1, Pending(Some(key), map));
+                }
                 // A list's own metadata comes after its items, before or after its kind.
                 _ if items.is_some() => {
                     map.next_value::<IgnoredAny>()?;
                 }
-                _ => return Err(A::Error::custom(KIND_LATER)),
+                ("metadata" | "spec" | "status" | "ports", ..) => {
+                    return Err(A::Error::custom(KIND_LATER));
+                }
+                // Of no kind that we read.
+                (other, ..) => {
+                    strange = Some(other.to_owned());
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
         }
         match (items, self.api, self.kind) {

@@ -237,7 +237,9 @@ pub(super) fn ignored<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
 pub(super) fn unbuilt<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
     struct Unbuilt;
     fn refuse<E: Error>() -> Result<(), E> {
-        Err(E::custom(format!("{NOT_IMPLEMENTED}this field is not built")))
+        Err(E::custom(format!(
+            "{NOT_IMPLEMENTED}this field is not built"
+        )))
     }
     impl<'de> Visitor<'de> for Unbuilt {
         type Value = ();
@@ -288,6 +290,24 @@ pub(super) fn policy_protocol<'de, D: Deserializer<'de>>(d: D) -> Result<Protoco
     })
 }
 
+pub(super) fn slice_api<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
+    parsed(d, |api| match api {
+        "discovery.k8s.io/v1" => Ok(()),
+        other => Err(format!(
+            "an object with addressType is of discovery.k8s.io/v1, not {other}"
+        )),
+    })
+}
+
+pub(super) fn slice_kind<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {
+    parsed(d, |kind| match kind {
+        "EndpointSlice" => Ok(()),
+        other => Err(format!(
+            "an object with addressType is an EndpointSlice, no {other}"
+        )),
+    })
+}
+
 pub(super) fn cidr<'de, D: Deserializer<'de>>(d: D) -> Result<super::Cidr, D::Error> {
     parsed(d, super::Cidr::parse)
 }
@@ -330,7 +350,11 @@ fn number<'de, D: Deserializer<'de>>(
         }
         fn visit_u64<E: Error>(self, n: u64) -> Result<u64, E> {
             let good = self.1.contains(&n);
-            if good { Ok(n) } else { Err(E::invalid_value(Unexpected::Unsigned(n), &self)) }
+            if good {
+                Ok(n)
+            } else {
+                Err(E::invalid_value(Unexpected::Unsigned(n), &self))
+            }
         }
     }
     d.deserialize_u64(Number(expected, bounds))

@@ -17,7 +17,10 @@ fn facts() -> Facts {
         addresses: vec!["192.168.0.2".parse().unwrap()],
         ..Facts::default()
     };
-    let place = |id, netns| Place { cgroups: vec![Cgroup { id, level: 2 }], netns: Some(netns) };
+    let place = |id, netns| Place {
+        cgroups: vec![Cgroup { id, level: 2 }],
+        netns: Some(netns),
+    };
     facts.places.insert("shop/web".into(), place(11, 100));
     facts.places.insert("shop/ledger".into(), place(12, 1));
     facts
@@ -25,12 +28,20 @@ fn facts() -> Facts {
 
 fn shop() -> Model {
     let mut model = Model::default();
-    assert_eq!(model.set_file("shop.yaml", SHOP), Outcome::Changed, "{:?}", model.problems());
+    assert_eq!(
+        model.set_file("shop.yaml", SHOP),
+        Outcome::Changed,
+        "{:?}",
+        model.problems()
+    );
     model
 }
 
 fn service(name: &str) -> DestRef {
-    DestRef::Service { namespace: "shop".into(), name: name.into() }
+    DestRef::Service {
+        namespace: "shop".into(),
+        name: name.into(),
+    }
 }
 
 fn workload(name: &str) -> SourceRef {
@@ -46,7 +57,9 @@ fn the_shop_compiles() {
     assert!(web.local && web.netns == 100);
     assert!(!plan.workload("shop/batch").unwrap().enrolled());
     assert!(!plan.workload("far/client").unwrap().local);
-    let (name, rates) = plan.service_at("10.96.0.2".parse().unwrap(), 80, 6).unwrap();
+    let (name, rates) = plan
+        .service_at("10.96.0.2".parse().unwrap(), 80, 6)
+        .unwrap();
     assert_eq!(&*name, "shop/rates:80/tcp");
     let weights: Vec<u32> = rates.endpoints.iter().map(|e| e.weight).collect();
     assert_eq!(weights, [90, 10]);
@@ -58,27 +71,63 @@ fn the_shop_compiles() {
 fn explain_names_policies_layers_and_causes() {
     let plan = shop().compile(&facts());
     let yes = plan.explain(&workload("shop/web"), &service("ledger"), 80, 6);
-    assert_eq!((yes.decision.verdict, &*yes.decision.policy), (Verdict::Allowed, "shop/ledger"));
-    assert_eq!((yes.outbound.layer, yes.outbound.reason), (Layer::Kernel, code::NO_L7_NEEDED));
+    assert_eq!(
+        (yes.decision.verdict, &*yes.decision.policy),
+        (Verdict::Allowed, "shop/ledger")
+    );
+    assert_eq!(
+        (yes.outbound.layer, yes.outbound.reason),
+        (Layer::Kernel, code::NO_L7_NEEDED)
+    );
     assert_eq!(&*yes.outbound.object, "Namespace shop");
     assert_eq!(yes.service.as_deref(), Some("shop/ledger:80/tcp"));
     assert_eq!(yes.endpoints[0].workload.as_deref(), Some("shop/ledger"));
 
     let no = plan.explain(&workload("far/client"), &service("ledger"), 80, 6);
-    assert_eq!((no.decision.verdict, &*no.decision.policy), (Verdict::Denied, "shop/ledger"));
+    assert_eq!(
+        (no.decision.verdict, &*no.decision.policy),
+        (Verdict::Denied, "shop/ledger")
+    );
     assert_eq!(no.reason, code::POLICY_DENIED);
 
-    let default = plan.explain(&SourceRef::Host, &DestRef::Workload("shop/web".into()), 80, 6);
-    assert_eq!((default.decision.verdict, &*default.decision.policy), (Verdict::Denied, "default"));
+    let default = plan.explain(
+        &SourceRef::Host,
+        &DestRef::Workload("shop/web".into()),
+        80,
+        6,
+    );
+    assert_eq!(
+        (default.decision.verdict, &*default.decision.policy),
+        (Verdict::Denied, "default")
+    );
     assert_eq!(default.reason, code::DEFAULT_DENY);
 
     let empty = plan.explain(&workload("shop/web"), &service("empty"), 80, 6);
-    assert_eq!((empty.decision.verdict, empty.reason), (Verdict::Refused, code::NO_ENDPOINTS));
+    assert_eq!(
+        (empty.decision.verdict, empty.reason),
+        (Verdict::Refused, code::NO_ENDPOINTS)
+    );
 
-    let outside = plan.explain(&workload("shop/web"), &DestRef::Address([9, 9, 9, 9].into()), 80, 6);
-    assert_eq!((outside.inbound.layer, outside.inbound.reason), (Layer::None, code::NOT_A_WORKLOAD));
-    let batch = plan.explain(&workload("shop/web"), &DestRef::Workload("shop/batch".into()), 80, 6);
-    assert_eq!((batch.decision.verdict, batch.inbound.reason), (Verdict::Allowed, code::NOT_ENROLLED));
+    let outside = plan.explain(
+        &workload("shop/web"),
+        &DestRef::Address([9, 9, 9, 9].into()),
+        80,
+        6,
+    );
+    assert_eq!(
+        (outside.inbound.layer, outside.inbound.reason),
+        (Layer::None, code::NOT_A_WORKLOAD)
+    );
+    let batch = plan.explain(
+        &workload("shop/web"),
+        &DestRef::Workload("shop/batch".into()),
+        80,
+        6,
+    );
+    assert_eq!(
+        (batch.decision.verdict, batch.inbound.reason),
+        (Verdict::Allowed, code::NOT_ENROLLED)
+    );
 }
 
 #[test]
@@ -112,7 +161,11 @@ fn a_changed_slice_compiles_its_service_only() {
 #[test]
 fn the_first_file_by_name_counts() {
     let mut model = Model::default();
-    let namespace = |mesh| format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: a, labels: {{underpass.dev/mesh: {mesh}}}}}}}");
+    let namespace = |mesh| {
+        format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: a, labels: {{underpass.dev/mesh: {mesh}}}}}}}"
+        )
+    };
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: a}}";
     model.set_file("b.yaml", &namespace("enabled"));
     model.set_file("pod.yaml", pod);
@@ -120,8 +173,14 @@ fn the_first_file_by_name_counts() {
     model.set_file("a.yaml", &namespace("disabled"));
     assert!(!model.compile(&facts()).workloads()[0].enrolled());
     let found = model.check();
-    let duplicate = found.iter().find(|p| p.code == code::DUPLICATE_OBJECT).unwrap();
-    assert_eq!((&*duplicate.file, &*duplicate.message), ("b.yaml", "Namespace a is in a.yaml too, which counts"));
+    let duplicate = found
+        .iter()
+        .find(|p| p.code == code::DUPLICATE_OBJECT)
+        .unwrap();
+    assert_eq!(
+        (&*duplicate.file, &*duplicate.message),
+        ("b.yaml", "Namespace a is in a.yaml too, which counts")
+    );
     assert!(model.remove_file("a.yaml"));
     assert!(model.compile(&facts()).workloads()[0].enrolled());
 }
@@ -138,7 +197,11 @@ fn draining_endpoints_serve_only_if_none_is_ready() {
         model.set_file("s.yaml", &slices(first));
         let plan = model.compile(&Facts::default());
         let service = plan.services().next().unwrap().clone();
-        service.ports[0].endpoints.iter().map(|e| e.ip.to_string()).collect::<Vec<_>>()
+        service.ports[0]
+            .endpoints
+            .iter()
+            .map(|e| e.ip.to_string())
+            .collect::<Vec<_>>()
     };
     assert_eq!(chosen("{ready: true}"), ["10.0.0.1"]);
     assert_eq!(chosen("{}"), ["10.0.0.1"]);
@@ -162,7 +225,10 @@ spec:
     assert_eq!(
         codes,
         [
-            (code::DANGLING_REFERENCE, "spec.rules[0].sources[0].serviceAccounts"),
+            (
+                code::DANGLING_REFERENCE,
+                "spec.rules[0].sources[0].serviceAccounts"
+            ),
             (code::SELECTS_NOTHING, "spec.targetRefs"),
             (code::SERVICE_WITHOUT_ENDPOINTS, ""),
         ],
@@ -176,7 +242,15 @@ fn wanted_are_the_workloads_of_this_node() {
     let names: Vec<(&str, bool)> = wanted.iter().map(|w| (&*w.full_name, w.enrolled)).collect();
     assert_eq!(
         names,
-        [("shop/batch", false), ("shop/ledger", true), ("shop/rates-v1", true), ("shop/web", true)]
+        [
+            ("shop/batch", false),
+            ("shop/ledger", true),
+            ("shop/rates-v1", true),
+            ("shop/web", true)
+        ]
     );
-    assert_eq!(wanted[3].locator, Locator::Netns(NetnsRef::Path("/run/netns/web".into())));
+    assert_eq!(
+        wanted[3].locator,
+        Locator::Netns(NetnsRef::Path("/run/netns/web".into()))
+    );
 }

@@ -107,7 +107,7 @@ pub(super) struct Writer {
     fresh: Vec<Batch>,
     words: Vec<Batch>,
     stale: Vec<Deletes>,
-    swaps: BTreeMap<&'static str, Vec<(Vec<u8>, Vec<u8>)>>,
+    swaps: Dump,
 }
 
 impl Writer {
