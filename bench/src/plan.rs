@@ -23,10 +23,6 @@ const SIZE: Size = Size {
     services: 1_000,
     endpoints: 10,
 };
-const TINY: Size = Size {
-    services: 1,
-    endpoints: 1,
-};
 const PODS_PER_FILE: u32 = 100;
 /// The service whose endpoint changes, and its two endpoints.
 const CHANGING: Ipv4Addr = Ipv4Addr::new(10, 96, 200, 1);
@@ -42,10 +38,13 @@ pub struct PlanReport {
     pub endpoints: u32,
     pub workloads: u32,
     pub yaml_bytes: u64,
-    /// From the agent's start to "ready" with one service, and with all; the difference is the way
-    /// from files to maps.
+    /// From the agent's start to the first connect through a service, with one service and with all;
+    /// the difference is the way from files to maps.
     pub start_tiny_ms: f64,
     pub start_ms: f64,
+    /// The same to the agent's own "ready".
+    pub ready_tiny_ms: f64,
+    pub ready_ms: f64,
     /// The agent's own figure of the first plan (`plan_apply_us` of `underpass status`).
     pub first_apply_ms: f64,
     pub agent_rss: u64,
@@ -70,17 +69,17 @@ pub struct MapUse {
 pub fn run(changes: u32, progress: &mut dyn FnMut(&str)) -> Result<PlanReport> {
     progress("one service: starting");
     let lab = Lab::new(Wire::Loopback)?;
-    manifests::write(&lab, TINY)?;
-    let rig = Rig::start(lab, Cpus::Any, true)?;
-    let start_tiny_ms = millis(rig.agent()?.ready_after);
+    write(&lab, 0)?;
+    let (rig, start_tiny_ms) = start(lab)?;
+    let ready_tiny_ms = millis(rig.agent()?.ready_after);
     let tiny_rss = rig.agent()?.memory()?.0;
     drop(rig);
 
     progress("writing 1,000 services, 10,000 endpoints, 10,000 workloads");
     let lab = Lab::new(Wire::Loopback)?;
-    let yaml_bytes = write(&lab)?;
+    let yaml_bytes = write(&lab, SIZE.services)?;
     progress(&format!("{yaml_bytes} bytes of YAML: starting"));
-    let mut rig = Rig::start(lab, Cpus::Any, true)?;
+    let (mut rig, start_ms) = start(lab)?;
     let status = rig.agent()?.without_errors()?;
     prove(&mut rig)?;
     let (agent_rss, agent_pss) = rig.agent()?.memory()?;
@@ -98,7 +97,9 @@ pub fn run(changes: u32, progress: &mut dyn FnMut(&str)) -> Result<PlanReport> {
         workloads: SIZE.total(),
         yaml_bytes,
         start_tiny_ms,
-        start_ms: millis(rig.agent()?.ready_after),
+        start_ms,
+        ready_tiny_ms,
+        ready_ms: millis(rig.agent()?.ready_after),
         first_apply_ms: number(&status, "plan_apply_us")? / 1e3,
         agent_rss,
         agent_pss,
@@ -111,8 +112,45 @@ pub fn run(changes: u32, progress: &mut dyn FnMut(&str)) -> Result<PlanReport> {
     })
 }
 
-/// Every endpoint is a pod of another node; the server answers for all of them.
-fn write(lab: &Lab) -> Result<u64> {
+/// Starts the agent while a client tries a service; milliseconds until it got through.
+fn start(lab: Lab) -> Result<(Rig, f64)> {
+    let mut rig = Rig::without_agent(lab, Cpus::Any)?;
+    watch(&mut rig, 0, 60.0)?;
+    let begin = generator::now();
+    rig.set_mesh(true)?;
+    let (took, _) = watched(&mut rig, begin, 60.0)?;
+    rig.agent()?.without_errors()?;
+    Ok((rig, took))
+}
+
+/// Lets the client connect to the changing service until its endpoint of change `n` answers.
+fn watch(rig: &mut Rig, n: u32, seconds: f64) -> Result<()> {
+    rig.on.server.tally(true)?;
+    rig.on.client.tell(&Command::Watch {
+        target: SocketAddrV4::new(CHANGING, SERVICE_PORT),
+        wanted: ENDPOINTS[n as usize % 2],
+        seconds,
+        rest_us: 500,
+    })
+}
+
+/// Milliseconds from `begin` to the return of that connect.
+fn watched(rig: &mut Rig, begin: Duration, seconds: f64) -> Result<(f64, Watched)> {
+    let watched = match rig
+        .on
+        .client
+        .answer(Duration::from_secs_f64(seconds + 5.0))?
+    {
+        Answer::Watched(watched) => watched,
+        other => return Err(rig.on.client.unexpected(&other)),
+    };
+    rig.on.server.tally(false)?;
+    let took = Duration::from_nanos(watched.after_ns).saturating_sub(begin);
+    Ok((millis(took), watched))
+}
+
+/// Every endpoint of the `services` is a pod of another node; the server answers for all of them.
+fn write(lab: &Lab, services: u32) -> Result<u64> {
     let dir = lab.mesh_dir();
     let mut bytes = 0;
     let mut put = |name: &str, text: &str| {
@@ -123,7 +161,8 @@ fn write(lab: &Lab) -> Result<u64> {
         "parties.yaml",
         &manifests::parties(lab, &ENDPOINTS, Callers::Everybody),
     )?;
-    let all: Vec<Ipv4Addr> = (0..SIZE.total())
+    let total = services * SIZE.endpoints;
+    let all: Vec<Ipv4Addr> = (0..total)
         .map(|i| *SIZE.endpoints(POD_BASE).at(i).ip())
         .collect();
     for (i, endpoints) in all.chunks(SIZE.endpoints as usize).enumerate() {
@@ -165,33 +204,17 @@ fn prove(rig: &mut Rig) -> Result<()> {
 /// Changes the endpoint while a client connects in a loop; milliseconds until it got there.
 fn change(rig: &mut Rig, n: u32) -> Result<f64> {
     let next = n + 1;
-    rig.on.server.tally(true)?;
-    let target = SocketAddrV4::new(CHANGING, SERVICE_PORT);
-    let wanted = ENDPOINTS[next as usize % 2];
-    rig.on.client.tell(&Command::Watch {
-        target,
-        wanted,
-        seconds: SEEN_WITHIN,
-    })?;
+    watch(rig, next, SEEN_WITHIN)?;
     // Long enough for the agent to be asleep again, and not in step with its timers.
     std::thread::sleep(Duration::from_micros(30_000 + 7_919 * u64::from(n % 10)));
     let begin = generator::now();
     manifests::put(&rig.lab.mesh_dir(), "changing.yaml", &changing(next))?;
-    let watched = match rig
-        .on
-        .client
-        .answer(Duration::from_secs_f64(SEEN_WITHIN + 5.0))?
-    {
-        Answer::Watched(watched) => watched,
-        other => return Err(rig.on.client.unexpected(&other)),
-    };
-    rig.on.server.tally(false)?;
-    let Watched {
-        after_ns,
-        errors,
-        connects,
-        ..
-    } = watched;
+    let (
+        took,
+        Watched {
+            errors, connects, ..
+        },
+    ) = watched(rig, begin, SEEN_WITHIN)?;
     if errors > 0 {
         let why = format!("{errors} of {connects} connects failed during a change");
         return Err(BenchError::Row {
@@ -199,7 +222,7 @@ fn change(rig: &mut Rig, n: u32) -> Result<f64> {
             why,
         });
     }
-    Ok((Duration::from_nanos(after_ns).saturating_sub(begin)).as_secs_f64() * 1e3)
+    Ok(took)
 }
 
 fn maps(status: &Value) -> Result<Vec<MapUse>> {
@@ -247,8 +270,9 @@ pub fn text(report: &PlanReport) -> String {
         report.environment.commit,
     );
     text += &format!(
-        "agent start to ready        {:.1} ms (one service: {:.1} ms)\n\
+        "agent start to first use    {:.1} ms (one service: {:.1} ms)\n\
          YAML files to maps          {:.1} ms, the difference\n\
+         agent start to ready        {:.1} ms (one service: {:.1} ms)\n\
          layout and maps             {:.1} ms, the agent's own figure (plan_apply_us)\n\
          changed endpoint in use     median {:.2} ms, p90 {:.2}, max {:.2} of {} changes; no errors\n\
          layout and maps of a change {:.2} ms, the agent's own figure\n\
@@ -257,6 +281,8 @@ pub fn text(report: &PlanReport) -> String {
         report.start_ms,
         report.start_tiny_ms,
         report.start_ms - report.start_tiny_ms,
+        report.ready_ms,
+        report.ready_tiny_ms,
         report.first_apply_ms,
         at(0.5),
         at(0.9),

@@ -92,27 +92,33 @@ impl Rig {
     /// Starts the parties, then the agent on the lab's manifests; without `mesh` both sides are the
     /// same.
     pub fn start(lab: Lab, cpus: Cpus, mesh: bool) -> Result<Self> {
-        let off = Ends::start(&lab, Side::Off, cpus)?;
-        let on = Ends::start(&lab, Side::On, cpus)?;
-        let place = lab.place(Side::On, "stranger", None);
-        let stranger = Party::start("stranger", &["client"], &place)?;
-        let agent = mesh.then(|| Agent::start(&lab)).transpose()?;
-        if let Some(agent) = &agent {
-            agent.without_errors()?;
-        }
-        Ok(Self {
-            off,
-            on,
-            stranger,
-            agent,
+        let mut rig = Self {
             mesh,
+            ..Self::without_agent(lab, cpus)?
+        };
+        rig.set_mesh(mesh)?;
+        if mesh {
+            rig.agent()?.without_errors()?;
+        }
+        Ok(rig)
+    }
+
+    /// Only the parties; [`Rig::set_mesh`] starts the agent.
+    pub fn without_agent(lab: Lab, cpus: Cpus) -> Result<Self> {
+        let place = lab.place(Side::On, "stranger", None);
+        Ok(Self {
+            off: Ends::start(&lab, Side::Off, cpus)?,
+            on: Ends::start(&lab, Side::On, cpus)?,
+            stranger: Party::start("stranger", &["client"], &place)?,
+            agent: None,
+            mesh: true,
             lab,
         })
     }
 
     /// Without mesh nothing of it is attached anywhere: a program on any cgroup makes the kernel look
     /// for programs at every hook of every socket. True if something changed.
-    fn set_mesh(&mut self, on: bool) -> Result<bool> {
+    pub fn set_mesh(&mut self, on: bool) -> Result<bool> {
         match self.agent.take() {
             None if on && self.mesh => self.agent = Some(Agent::start(&self.lab)?),
             Some(agent) if !on => agent.uninstall(&self.lab)?,

@@ -119,6 +119,7 @@ fn watching_tells_when_an_address_first_answered() {
         target,
         wanted,
         seconds: 1.0,
+        rest_us: 0,
     };
     match client.ask(&watch, Duration::from_secs(2)).unwrap() {
         Answer::Watched(w) => {
@@ -131,6 +132,7 @@ fn watching_tells_when_an_address_first_answered() {
         target,
         wanted: Ipv4Addr::new(127, 77, 1, 2),
         seconds: 0.1,
+        rest_us: 0,
     };
     let error = client
         .ask(&other, Duration::from_secs(2))

@@ -33,7 +33,14 @@ pub fn run() -> io::Result<()> {
                 target,
                 wanted,
                 seconds,
-            }) => watch(target, wanted, Duration::from_secs_f64(seconds)).map(Answer::Watched),
+                rest_us,
+            }) => {
+                let (within, rest) = (
+                    Duration::from_secs_f64(seconds),
+                    Duration::from_micros(rest_us),
+                );
+                watch(target, wanted, within, rest).map(Answer::Watched)
+            }
             other => Ok(Answer::Failed(format!("a client does not do {other:?}"))),
         };
         answer(&reply.unwrap_or_else(|e| Answer::Failed(e.to_string())))?;
@@ -282,7 +289,12 @@ fn exchange(target: SocketAddrV4) -> io::Result<([u8; MESSAGE], Duration, Durati
     Ok((message, before, after))
 }
 
-fn watch(target: SocketAddrV4, wanted: Ipv4Addr, within: Duration) -> io::Result<Watched> {
+fn watch(
+    target: SocketAddrV4,
+    wanted: Ipv4Addr,
+    within: Duration,
+    rest: Duration,
+) -> io::Result<Watched> {
     let end = super::now() + within;
     let (mut connects, mut errors) = (0, 0);
     loop {
@@ -297,7 +309,10 @@ fn watch(target: SocketAddrV4, wanted: Ipv4Addr, within: Duration) -> io::Result
                 });
             }
             Ok(_) => {}
-            Err(_) => errors += 1,
+            Err(_) => {
+                errors += 1;
+                std::thread::sleep(rest);
+            }
         }
         if super::now() > end {
             let why = format!("{wanted} did not answer within {within:?} ({connects} connects)");

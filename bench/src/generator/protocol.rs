@@ -14,11 +14,13 @@ pub enum Command {
     Run(Load),
     /// To a client: one connect and request.
     Try(SocketAddrV4),
-    /// To a client: connect and request in a loop until the address `wanted` answers.
+    /// To a client: connect and request in a loop until the address `wanted` answers. After a failed
+    /// connect it rests for `rest_us`.
     Watch {
         target: SocketAddrV4,
         wanted: Ipv4Addr,
         seconds: f64,
+        rest_us: u64,
     },
     /// To a server: whether responses start with the address that was dialed, and are counted by it.
     Tally(bool),
