@@ -12,6 +12,7 @@ const SERVICES: usize = 1_000;
 const ENDPOINTS: usize = 10;
 
 fn main() {
+    memory();
     let (yaml, json) = (files(false), files(true));
     let kilobytes =
         |files: &[(String, String)]| files.iter().map(|f| f.1.len()).sum::<usize>() / 1024;
@@ -60,7 +61,22 @@ fn main() {
         first.rounds.len()
     );
     one_endpoint(&mut model, &mut tables);
-    println!("resident: {} KiB", resident());
+}
+
+/// What a node's agent holds of it: first, because memory that was once used is not given back.
+fn memory() {
+    let before = resident();
+    let mut model = load(&files(false));
+    let mut tables = Tables::empty();
+    let change = tables
+        .lay_out(&model.compile(&Facts::default()))
+        .expect("fits");
+    let peak = resident();
+    drop(change);
+    println!(
+        "resident: {before} KiB before, {peak} KiB after text to change (with {} KiB of text)",
+        files(false).iter().map(|f| f.1.len()).sum::<usize>() / 1024
+    );
 }
 
 fn one_endpoint(model: &mut Model, tables: &mut Tables) {

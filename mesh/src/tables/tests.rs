@@ -155,9 +155,15 @@ proptest! {
         let mut model = Model::default();
         let mut tables = Tables::empty();
         let mut store = Store::default();
-        for spec in &specs {
-            let plan = compile(&mut model, spec);
-            let fresh = plan_of(spec);
+        // After each model the same with the endpoints of the next: the short way of a change.
+        let next = specs.iter().cycle().skip(1);
+        let both = specs.iter().zip(next).flat_map(|(s, next)| [s.clone(), s.with_endpoints_of(next)]);
+        let mut last = Plan::default();
+        for (i, spec) in both.enumerate() {
+            let plan = compile(&mut model, &spec);
+            prop_assert!(i % 2 == 0 || std::sync::Arc::ptr_eq(&plan.world, &last.world));
+            last = plan.clone();
+            let fresh = plan_of(&spec);
             prop_assert_eq!(&plan.services, &fresh.services);
             prop_assert_eq!(&plan.world, &fresh.world);
             let change = tables.lay_out(&plan).expect("small plans fit");

@@ -121,6 +121,15 @@ pub fn spec() -> impl Strategy<Value = Spec> {
 }
 
 impl Spec {
+    /// The same, but its services have other endpoints.
+    pub fn with_endpoints_of(&self, other: &Spec) -> Spec {
+        let mut spec = self.clone();
+        for (mine, others) in spec.services.iter_mut().zip(&other.services) {
+            mine.endpoints.clone_from(&others.endpoints);
+        }
+        spec
+    }
+
     pub fn files(&self) -> Vec<(String, String)> {
         let mut namespaces = String::new();
         for (i, enrolled) in self.enrolled.iter().enumerate() {
