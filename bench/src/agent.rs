@@ -9,12 +9,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::{BenchError, Context as _, Result, lab::Lab};
 
 /// Until the agent must be ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Bytes of the agent's memory.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Memory {
+    /// With the mapped event ring, which the kernel's maps count too, and the program itself.
+    pub rss: u64,
+    /// Shared pages divided among their users.
+    pub pss: u64,
+    /// Heap and stacks.
+    pub anonymous: u64,
+}
 
 #[derive(Debug)]
 pub struct Agent {
@@ -115,22 +127,20 @@ impl Agent {
         }
     }
 
-    /// Bytes of resident memory, and its share of it (shared pages divided among their users).
-    pub fn memory(&self) -> Result<(u64, u64)> {
+    pub fn memory(&self) -> Result<Memory> {
         let path = format!("/proc/{}/smaps_rollup", self.pid());
         let text = fs::read_to_string(&path).context(&path)?;
         let field = |name: &str| {
-            let line = text.lines().find_map(|l| l.strip_prefix(name))?;
-            line.trim()
-                .strip_suffix(" kB")?
-                .trim()
-                .parse::<u64>()
-                .ok()
-                .map(|k| k * 1024)
+            let line = text.lines().find_map(|l| l.strip_prefix(name));
+            let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+            kib.map(|kib| kib * 1024)
+                .ok_or_else(|| BenchError::Agent(format!("{path}: no {name}")))
         };
-        field("Rss:")
-            .zip(field("Pss:"))
-            .ok_or_else(|| BenchError::Agent(format!("{path} has no Rss and Pss")))
+        Ok(Memory {
+            rss: field("Rss:")?,
+            pss: field("Pss:")?,
+            anonymous: field("Anonymous:")?,
+        })
     }
 
     /// The last lines of its log.

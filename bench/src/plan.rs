@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::{
     BenchError, Result,
+    agent::Memory,
     environment::Environment,
     generator::{
         self, Order,
@@ -47,9 +48,10 @@ pub struct PlanReport {
     pub ready_ms: f64,
     /// The agent's own figure of the first plan (`plan_apply_us` of `underpass status`).
     pub first_apply_ms: f64,
-    pub agent_rss: u64,
-    pub agent_pss: u64,
-    pub tiny_rss: u64,
+    /// With one service, with all, and after the connects and changes of this benchmark.
+    pub memory_tiny: Memory,
+    pub memory: Memory,
+    pub memory_after: Memory,
     pub maps_bytes: u64,
     pub maps: Vec<MapUse>,
     /// Milliseconds from the rename of a file to the return of the first connect that used it.
@@ -72,7 +74,7 @@ pub fn run(changes: u32, progress: &mut dyn FnMut(&str)) -> Result<PlanReport> {
     write(&lab, 0)?;
     let (rig, start_tiny_ms) = start(lab)?;
     let ready_tiny_ms = millis(rig.agent()?.ready_after);
-    let tiny_rss = rig.agent()?.memory()?.0;
+    let memory_tiny = rig.agent()?.memory()?;
     drop(rig);
 
     progress("writing 1,000 services, 10,000 endpoints, 10,000 workloads");
@@ -81,8 +83,8 @@ pub fn run(changes: u32, progress: &mut dyn FnMut(&str)) -> Result<PlanReport> {
     progress(&format!("{yaml_bytes} bytes of YAML: starting"));
     let (mut rig, start_ms) = start(lab)?;
     let status = rig.agent()?.without_errors()?;
+    let memory = rig.agent()?.memory()?;
     prove(&mut rig)?;
-    let (agent_rss, agent_pss) = rig.agent()?.memory()?;
     let maps = maps(&status)?;
     progress("one endpoint changes, again and again");
     let changes_ms = (0..=changes)
@@ -101,9 +103,9 @@ pub fn run(changes: u32, progress: &mut dyn FnMut(&str)) -> Result<PlanReport> {
         ready_tiny_ms,
         ready_ms: millis(rig.agent()?.ready_after),
         first_apply_ms: number(&status, "plan_apply_us")? / 1e3,
-        agent_rss,
-        agent_pss,
-        tiny_rss,
+        memory_tiny,
+        memory,
+        memory_after: rig.agent()?.memory()?,
         maps_bytes: maps.iter().map(|m| m.bytes).sum(),
         maps,
         // The first change also warms up.
@@ -276,7 +278,6 @@ pub fn text(report: &PlanReport) -> String {
          layout and maps             {:.1} ms, the agent's own figure (plan_apply_us)\n\
          changed endpoint in use     median {:.2} ms, p90 {:.2}, max {:.2} of {} changes; no errors\n\
          layout and maps of a change {:.2} ms, the agent's own figure\n\
-         agent memory                RSS {:.1} MiB, PSS {:.1} MiB (one service: RSS {:.1} MiB)\n\
          map memory                  {:.1} MiB\n",
         report.start_ms,
         report.start_tiny_ms,
@@ -289,11 +290,25 @@ pub fn text(report: &PlanReport) -> String {
         at(1.0),
         sorted.len(),
         report.change_apply_ms,
-        mib(report.agent_rss),
-        mib(report.agent_pss),
-        mib(report.tiny_rss),
         mib(report.maps_bytes),
     );
+    for (when, memory) in [
+        ("one service", report.memory_tiny),
+        ("all", report.memory),
+        ("all, after connects", report.memory_after),
+    ] {
+        let Memory {
+            rss,
+            pss,
+            anonymous,
+        } = memory;
+        text += &format!(
+            "agent memory, {when:<20} RSS {:>5.1} MiB, PSS {:>5.1}, heap and stacks {:>5.1}\n",
+            mib(rss),
+            mib(pss),
+            mib(anonymous),
+        );
+    }
     for map in &report.maps {
         let MapUse {
             name,
