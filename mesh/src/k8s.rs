@@ -16,10 +16,13 @@ use crate::Str;
 
 mod field;
 mod policy;
+mod slice;
+mod value;
 
 pub(crate) use field::NOT_IMPLEMENTED;
 pub use field::{Labels, Weight};
 pub use policy::*;
+pub use slice::*;
 
 /// The label that joins the mesh: `enabled` on a Namespace, Pod or Workload; `disabled` on the
 /// object opts out.
@@ -105,7 +108,7 @@ pub struct PodSpec {
 #[serde(rename_all = "camelCase")]
 pub struct PodStatus {
     #[serde(default, rename = "podIPs")]
-    pub pod_ips: Vec<PodIp>,
+    pub pod_ips: Box<[PodIp]>,
     pub phase: Option<Phase>,
 }
 
@@ -133,14 +136,14 @@ pub struct Service {
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
     /// An address, `None` (headless), or empty.
-    #[serde(default, rename = "clusterIP", deserialize_with = "field::cluster_ip")]
-    cluster_ip: Option<field::ClusterIp>,
+    #[serde(default, rename = "clusterIP", deserialize_with = "value::cluster_ip")]
+    cluster_ip: Option<value::ClusterIp>,
     #[serde(
         default,
         rename = "clusterIPs",
-        deserialize_with = "field::cluster_ips"
+        deserialize_with = "value::cluster_ips"
     )]
-    cluster_ips: Vec<field::ClusterIp>,
+    cluster_ips: Vec<value::ClusterIp>,
     #[serde(default, deserialize_with = "field::nullable")]
     pub ports: Vec<ServicePort>,
     #[serde(default)]
@@ -270,7 +273,7 @@ pub struct SessionAffinityConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientIpConfig {
-    #[serde(deserialize_with = "field::timeout")]
+    #[serde(deserialize_with = "value::timeout")]
     pub timeout_seconds: Option<u32>,
 }
 
@@ -280,7 +283,7 @@ pub struct ServicePort {
     /// Ties it to the EndpointSlice's port of that name; empty for a service's only port.
     #[serde(default = "field::empty", deserialize_with = "field::port_name")]
     pub name: Str,
-    #[serde(deserialize_with = "field::port")]
+    #[serde(deserialize_with = "value::port")]
     pub port: u16,
     #[serde(default)]
     pub protocol: Protocol,
@@ -289,7 +292,7 @@ pub struct ServicePort {
     #[serde(
         default,
         rename = "targetPort",
-        deserialize_with = "field::target_port"
+        deserialize_with = "value::target_port"
     )]
     _target_port: (),
 }
@@ -311,82 +314,6 @@ impl Protocol {
             Self::SCTP => 0,
         }
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EndpointSlice {
-    pub metadata: Meta,
-    pub address_type: AddressType,
-    #[serde(default, deserialize_with = "field::nullable")]
-    pub endpoints: Vec<Endpoint>,
-    #[serde(default, deserialize_with = "field::nullable")]
-    pub ports: Vec<EndpointPort>,
-    // Known before or, if keys are sorted, found here.
-    #[serde(default, rename = "apiVersion", deserialize_with = "field::slice_api")]
-    _api_version: (),
-    #[serde(default, rename = "kind", deserialize_with = "field::slice_kind")]
-    _kind: (),
-}
-
-/// `FQDN`, which Kubernetes has deprecated, is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum AddressType {
-    IPv4,
-    IPv6,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Endpoint {
-    /// The first of `addresses`, which stand for each other.
-    #[serde(rename = "addresses", deserialize_with = "field::first_address")]
-    pub address: IpAddr,
-    #[serde(default)]
-    pub conditions: Conditions,
-    pub target_ref: Option<Box<TargetRef>>,
-}
-
-/// All may be absent: then ready, serving as ready, and not terminating.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct Conditions {
-    pub ready: Option<bool>,
-    pub serving: Option<bool>,
-    pub terminating: Option<bool>,
-}
-
-impl Conditions {
-    pub fn ready(self) -> bool {
-        self.ready.unwrap_or(true)
-    }
-    pub fn serving(self) -> bool {
-        self.serving.unwrap_or(self.ready())
-    }
-    pub fn terminating(self) -> bool {
-        self.terminating.unwrap_or(false)
-    }
-}
-
-/// The object behind an endpoint: a Pod or Workload.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct TargetRef {
-    pub kind: Option<Str>,
-    pub namespace: Option<Str>,
-    pub name: Option<Str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct EndpointPort {
-    #[serde(
-        default = "field::empty",
-        deserialize_with = "field::nullable_port_name"
-    )]
-    pub name: Str,
-    /// Absent means every port, which the mesh does not serve.
-    #[serde(default, deserialize_with = "field::optional_port")]
-    pub port: Option<u16>,
-    #[serde(default, deserialize_with = "field::nullable")]
-    pub protocol: Protocol,
 }
 
 /// Any object that the mesh reads.

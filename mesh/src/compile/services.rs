@@ -103,7 +103,9 @@ fn endpoints(
     let chosen = found
         .into_values()
         .filter(|(s, e)| *s == best && e.weight > 0);
-    chosen.map(|(_, e)| e).collect()
+    let mut endpoints: Vec<Endpoint> = chosen.map(|(_, e)| e).collect();
+    endpoints.shrink_to_fit();
+    endpoints
 }
 
 /// The workload behind an endpoint: the one that it names, else the owner of the address.

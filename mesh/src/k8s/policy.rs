@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::{Labels, Meta, Protocol, field};
+use super::{Labels, Meta, Protocol, field, value};
 use crate::{Str, model::Locator};
 
 /// Who may connect to what. There are allow rules only: a connection to a selected destination is
@@ -46,7 +46,7 @@ pub struct PolicySpec {
     #[serde(default)]
     pub target_refs: Vec<PolicyTarget>,
     /// Only `ALLOW`.
-    #[serde(default, rename = "action", deserialize_with = "field::action_allow")]
+    #[serde(default, rename = "action", deserialize_with = "value::action_allow")]
     _action: (),
     /// Nothing is refused; what the rules do not allow is counted and shown as `audited`.
     #[serde(default)]
@@ -96,7 +96,7 @@ struct LabelSelector {
     #[serde(
         default,
         rename = "matchExpressions",
-        deserialize_with = "field::unbuilt"
+        deserialize_with = "value::unbuilt"
     )]
     _match_expressions: (),
 }
@@ -158,9 +158,9 @@ pub struct Source {
 struct RawSource {
     #[serde(default)]
     service_accounts: Vec<ServiceAccountRef>,
-    #[serde(default, deserialize_with = "field::spiffe_ids")]
+    #[serde(default, deserialize_with = "value::spiffe_ids")]
     spiffe: Vec<Str>,
-    #[serde(default, deserialize_with = "field::labels")]
+    #[serde(default, deserialize_with = "value::labels")]
     namespaces: Vec<Str>,
     #[serde(default)]
     ip_blocks: Vec<IpBlock>,
@@ -267,7 +267,7 @@ impl Cidr {
 
 impl<'de> Deserialize<'de> for Cidr {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        field::cidr(d)
+        value::cidr(d)
     }
 }
 
@@ -309,11 +309,11 @@ impl std::fmt::Display for Cidr {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PolicyPort {
-    #[serde(deserialize_with = "field::port")]
+    #[serde(deserialize_with = "value::port")]
     pub port: u16,
-    #[serde(default, deserialize_with = "field::policy_protocol")]
+    #[serde(default, deserialize_with = "value::policy_protocol")]
     pub protocol: Protocol,
-    #[serde(default, rename = "endPort", deserialize_with = "field::unbuilt")]
+    #[serde(default, rename = "endPort", deserialize_with = "value::unbuilt")]
     _end_port: (),
 }
 
@@ -357,7 +357,7 @@ struct RawWorkload {
     cgroup: Option<Str>,
     netns: Option<Str>,
     systemd_unit: Option<Str>,
-    #[serde(default, deserialize_with = "field::addresses")]
+    #[serde(default, deserialize_with = "value::addresses")]
     addresses: Box<[IpAddr]>,
 }
 
@@ -373,9 +373,9 @@ impl TryFrom<RawWorkload> for WorkloadSpec {
             addresses,
         } = raw;
         let locator = match (cgroup, netns, systemd_unit) {
-            (Some(path), None, None) => Some(Locator::Cgroup(field::cgroup_path(&path)?)),
-            (None, Some(netns), None) => Some(Locator::Netns(field::netns(&netns)?)),
-            (None, None, Some(unit)) => Some(Locator::SystemdUnit(field::unit(&unit)?)),
+            (Some(path), None, None) => Some(Locator::Cgroup(value::cgroup_path(&path)?)),
+            (None, Some(netns), None) => Some(Locator::Netns(value::netns(&netns)?)),
+            (None, None, Some(unit)) => Some(Locator::SystemdUnit(value::unit(&unit)?)),
             (None, None, None) if !addresses.is_empty() => None,
             (None, None, None) => {
                 return Err(

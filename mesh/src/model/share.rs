@@ -10,6 +10,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     all: HashSet<Str>,
+    labels: HashSet<Arc<[(Str, Str)]>>,
     /// Size after the last sweep.
     swept: usize,
 }
@@ -69,9 +70,15 @@ impl Shared {
         self.text(&mut meta.name);
         self.text(&mut meta.namespace);
         let Labels(labels) = &mut meta.labels;
-        for (key, value) in labels {
-            self.text(key);
-            self.text(value);
+        match self.labels.get(&*labels) {
+            Some(known) => *labels = known.clone(),
+            None => {
+                for (key, value) in Arc::get_mut(labels).into_iter().flatten() {
+                    self.text(key);
+                    self.text(value);
+                }
+                self.labels.insert(labels.clone());
+            }
         }
     }
 
@@ -83,9 +90,10 @@ impl Shared {
 
     /// Forgets what nobody uses any more, once that may be much.
     pub fn sweep(&mut self) {
-        if self.all.len() > 2 * self.swept + 1024 {
+        if self.all.len() + self.labels.len() > 2 * self.swept + 1024 {
+            self.labels.retain(|labels| Arc::strong_count(labels) > 1);
             self.all.retain(|text| Arc::strong_count(text) > 1);
-            self.swept = self.all.len();
+            self.swept = self.all.len() + self.labels.len();
         }
     }
 }

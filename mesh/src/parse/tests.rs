@@ -127,6 +127,15 @@ fn bad_values_are_refused() {
 }
 
 #[test]
+fn an_address_of_the_other_family_is_refused() {
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: { name: s }\naddressType: IPv4\nendpoints: [{ addresses: [10.0.0.1] }, { addresses: ['fd00::1'] }]\n";
+    assert_eq!(
+        errors(slice),
+        [(code::BAD_FIELD, 1, "endpoints[1].addresses".into())]
+    );
+}
+
+#[test]
 fn unknown_kinds_are_told_and_in_our_group_refused() {
     let parsed = parse(
         "f.yaml",
