@@ -3,6 +3,7 @@
 
 pub mod filter;
 pub mod histogram;
+pub mod labels;
 pub mod row;
 pub mod sums;
 pub mod table;

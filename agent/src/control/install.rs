@@ -53,6 +53,8 @@ impl Control {
             .tables
             .lay_out(&plan)
             .map_err(|e| Problem::error(code::LIMIT_EXCEEDED, e.to_string(), ""))?;
+        // Indexes may have been given to other objects.
+        self.table.names_changed();
         if places_changed {
             // Owners of ports are known before the rules that ask for them are in force.
             self.secure_namespaces(&plan);

@@ -10,8 +10,9 @@ use underpass_abi::{
 use underpass_api::v1alpha1 as api;
 
 use super::{
-    Interner, Names, Node,
+    Names, Node,
     histogram::Histogram,
+    labels::LabelCache,
     row::{self, Destroyed, Labels, Seen},
 };
 
@@ -39,7 +40,7 @@ pub struct Table {
     left: u64,
     by_cookie: HashMap<u64, u64>,
     destroyed: HashMap<u64, Destroyed>,
-    strings: Interner,
+    labels: LabelCache,
     /// Round-trip times by service (`-` for none), of connections that ended.
     srtt: HashMap<std::sync::Arc<str>, Histogram>,
     changes: u64,
@@ -69,6 +70,11 @@ impl Table {
         self.rows.is_empty()
     }
 
+    /// The register of names changed: indexes may mean other objects from now on.
+    pub fn names_changed(&mut self) {
+        self.labels.names_changed();
+    }
+
     /// Takes one event of the ring in.
     pub fn take(&mut self, event: &Event, names: &dyn Names, node: &Node) {
         let mut state = event.sock;
@@ -82,7 +88,7 @@ impl Table {
             // A connection that is open (the kernel lists it), or news for the control loop.
             Some(EventKind::Audited | EventKind::Unguarded) | None => return,
         };
-        let labels = Labels::of(&state, names, node, &mut self.strings);
+        let labels = self.labels.of(&state, names, node);
         if state.tcp.srtt_us != 0 && event.kind == EventKind::Closed as u32 {
             self.measured(&labels, event.at_ns, state.tcp.srtt_us);
         }
@@ -116,7 +122,7 @@ impl Table {
         if self.destroyed.len() >= MAX_DESTROYED {
             self.destroyed.clear();
         }
-        let policy = self.strings.get(policy);
+        let policy = self.labels.string(policy);
         self.destroyed.insert(cookie, Destroyed { policy });
     }
 
@@ -153,7 +159,7 @@ impl Table {
             if self.is_finished(state) {
                 continue;
             }
-            let labels = Labels::of(state, names, node, &mut self.strings);
+            let labels = self.labels.of(state, names, node);
             let destroyed = self
                 .destroyed
                 .get(&state.cookie)
@@ -229,7 +235,7 @@ impl Table {
         /// Services with a histogram, at most.
         const MAX: usize = 4_096;
         let service = if labels.service.is_empty() {
-            self.strings.get("-")
+            self.labels.string("-")
         } else {
             labels.service.clone()
         };
