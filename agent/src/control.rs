@@ -38,7 +38,7 @@ pub use self::{
 };
 use crate::{
     discover::{self, Discovery, Host, Spec},
-    kernel::{EventRing, Kernel, KernelError, KernelOptions},
+    kernel::{EventRing, Kernel, KernelError, KernelOptions, caps},
     last_good::LastGood,
     log,
     options::{DefaultPolicy, Options},
@@ -131,6 +131,8 @@ impl Control {
     /// Opens the node. Rules that an earlier agent left go on working until the first plan is ready.
     pub fn open(options: &Options) -> Result<Self, ControlError> {
         let mesh = options.mesh.as_deref().expect("clap requires --mesh");
+        // Before files that the same user may not read either.
+        caps::require()?;
         let watch = Watch::open(mesh).map_err(|e| {
             ControlError(Problem::error(
                 code::UNREADABLE,

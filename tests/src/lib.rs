@@ -4,6 +4,7 @@
 
 pub mod bytes;
 pub mod foreign;
+pub mod installed;
 pub mod lab;
 pub mod manifest;
 pub mod scene;

@@ -1,16 +1,13 @@
 //! The agent killed, stopped and started again; a foreign program on the same hook.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    time::Duration,
-};
+use std::{fs::File, time::Duration};
 
 use serde_json::Value;
 use underpass_agent::sys::bpf::{Attach, attached};
 use underpass_tests::{
-    Failure, Result,
+    Result,
     foreign::Foreign,
+    installed::Installed,
     lab::cli::{number, text},
     manifest::{Source, Target, allow},
     scene::{EPERM, LIMIT, Scene, service_at},
@@ -18,49 +15,6 @@ use underpass_tests::{
 
 const SERVER: Target = Target::Workload("server");
 const CLIENT: Source = Source::Account("app", "client");
-
-/// Program ids by hook.
-type Programs = BTreeMap<u32, Vec<u32>>;
-
-/// Programs on each of our hooks of the node's cgroup, and the names of all pins.
-fn installed(scene: &Scene) -> Result<(Programs, Vec<String>)> {
-    let root = File::open(scene.lab.cgroup_root())?;
-    let hooks = [
-        Attach::CONNECT4,
-        Attach::CONNECT6,
-        Attach::SENDMSG4,
-        Attach::SENDMSG6,
-        Attach::RECVMSG4,
-        Attach::RECVMSG6,
-        Attach::GETPEERNAME4,
-        Attach::GETPEERNAME6,
-        Attach::SOCK_RELEASE,
-        Attach::SOCK_OPS,
-    ];
-    let programs = hooks
-        .iter()
-        .map(|hook| Ok((hook.0, attached(&root, *hook)?)))
-        .collect::<Result<_>>()?;
-    let mut pins: Vec<String> = Vec::new();
-    let mut dirs = vec![scene.lab.pin_dir.clone()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).map_err(Failure::at(dir.display()))? {
-            let path = entry?.path();
-            pins.push(path.display().to_string());
-            if path.is_dir() {
-                dirs.push(path);
-            }
-        }
-    }
-    pins.sort();
-    Ok((programs, pins))
-}
-
-fn assert_once(programs: &Programs) {
-    for (hook, ids) in programs {
-        assert_eq!(ids.len(), 1, "hook {hook}: programs {ids:?}");
-    }
-}
 
 #[test]
 fn a_killed_agent_costs_no_connection_and_no_policy() -> Result<()> {
@@ -73,8 +27,8 @@ fn a_killed_agent_costs_no_connection_and_no_policy() -> Result<()> {
         &["underpass-peer", "dial", &to, "--hold", "8"],
     )?;
     held.line(0, "\"ok\":true", LIMIT)?;
-    let (programs, pins) = installed(&scene)?;
-    assert_once(&programs);
+    let before = Installed::on(&scene.lab)?;
+    before.assert_once();
     let load = [
         "underpass-peer",
         "connects",
@@ -115,9 +69,9 @@ fn a_killed_agent_costs_no_connection_and_no_policy() -> Result<()> {
         "{:?}",
         held.stdout()
     );
-    let (after, pins_after) = installed(&scene)?;
-    assert_once(&after);
-    assert_eq!(pins, pins_after);
+    let after = Installed::on(&scene.lab)?;
+    after.assert_once();
+    assert_eq!(before.pins, after.pins);
     // Counters went on, also for what happened without an agent.
     underpass_tests::lab::until("counters", LIMIT, || {
         let stat = scene.agent.cli.stat("app/server:8080").map_err(|f| f.0)?;

@@ -18,7 +18,7 @@ use rustix::{
 };
 use underpass_abi::{VERSION, reason::code};
 
-use super::{CgroupRoot, KernelError, KernelOptions, load};
+use super::{CgroupRoot, KernelError, KernelOptions, caps, load};
 use crate::sys::{
     bpf::{link_detach, obj_get},
     info::{LinkTarget, link_by_id, link_ids, link_info, map_info, prog_by_id, prog_info},
@@ -160,6 +160,8 @@ fn lock_holder(locks: &str, id: &str) -> Option<u32> {
 /// Removes everything of ours, of every version: detaches links, unpins maps, removes directories,
 /// and detaches links of our programs that have lost their pin. Says what it removed.
 pub fn uninstall(options: &KernelOptions) -> Result<Vec<String>, KernelError> {
+    // A user who may not look into the bpffs would be told that there is nothing.
+    caps::require()?;
     let cgroup = CgroupRoot::find(options.cgroup_root.as_deref())?;
     let _lock = NodeLock::take(&options.pin_dir, &cgroup)?;
     let mut removed = Vec::new();

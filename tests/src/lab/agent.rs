@@ -25,10 +25,16 @@ impl Agent {
 
     /// Starts it without waiting: for agents that should fail.
     pub fn spawn(lab: &Lab, flags: &[&str]) -> Result<Self> {
+        Self::spawn_under(lab, &[], flags)
+    }
+
+    /// As [`Agent::spawn`]; `wrapper` is a command that becomes the agent, as `unshare -m` does.
+    pub fn spawn_under(lab: &Lab, wrapper: &[&str], flags: &[&str]) -> Result<Self> {
         let cli = Cli::new(lab);
         let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
-        let mut command: Vec<String> = vec![
-            "underpass-agent".into(),
+        let mut command: Vec<String> = wrapper.iter().map(|w| (*w).to_owned()).collect();
+        command.extend([
+            path(super::place::binary("underpass-agent")?),
             "--node".into(),
             "lab".into(),
             "--mesh".into(),
@@ -41,7 +47,7 @@ impl Agent {
             path(lab.dir.join("state")),
             "--api".into(),
             path(lab.dir.join("api.sock")),
-        ];
+        ]);
         command.extend(flags.iter().map(|f| (*f).to_owned()));
         let place = lab.backstage();
         let proc = start(&place, &command)?;
@@ -51,6 +57,11 @@ impl Agent {
             proc,
             cli,
         })
+    }
+
+    /// Waits for its end.
+    pub fn finish(self, limit: Duration) -> Result<super::process::Done> {
+        self.proc.finish(limit)
     }
 
     pub fn proc(&mut self) -> &mut Proc {
