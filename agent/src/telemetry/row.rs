@@ -217,7 +217,7 @@ pub fn to_api(
         } else if destroyed.is_some() {
             reason::name(code::POLICY_CHANGED).into()
         } else {
-            reason::name(s.reason).into()
+            reason::name(cause(s)).into()
         },
     }
 }
@@ -246,9 +246,20 @@ fn reason_of(s: &SockState, seen: Seen) -> &'static str {
         (_, Verdict::Audited) => reason::name(code::WOULD_DENY),
         (_, Verdict::Denied | Verdict::Refused) => reason::name(s.reason),
         _ if matches!(seen, Seen::Refused(_)) || s.flags & flag::FAILED != 0 => {
-            reason::name(s.reason)
+            reason::name(cause(s))
         }
         _ => "",
+    }
+}
+
+/// Why it ended. The kernel saw only a reset of what a policy allows, but the other end could not know
+/// who asked.
+fn cause(s: &SockState) -> u16 {
+    let unproven = s.flags & flag::FLOW_FAILED != 0 && s.policy != 0;
+    if s.reason == code::PEER_REFUSED && unproven {
+        code::FLOW_TABLE_FULL
+    } else {
+        s.reason
     }
 }
 
