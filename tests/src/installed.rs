@@ -29,6 +29,8 @@ const HOOKS: [Attach; 10] = [
 pub struct Installed {
     /// Ids of the programs at the node's cgroup, by hook.
     pub programs: BTreeMap<u32, Vec<u32>>,
+    /// The kernel's hashes of their instructions: other code, other tag.
+    pub tags: BTreeMap<u32, Vec<[u8; 8]>>,
     /// Paths below the pin directory.
     pub pins: Vec<String>,
 }
@@ -36,10 +38,13 @@ pub struct Installed {
 impl Installed {
     pub fn on(lab: &Lab) -> Result<Self> {
         let root = File::open(lab.cgroup_root())?;
-        let programs = HOOKS
-            .iter()
-            .map(|hook| Ok((hook.0, attached(&root, *hook)?)))
-            .collect::<Result<_>>()?;
+        let (mut programs, mut tags) = (BTreeMap::new(), BTreeMap::new());
+        for hook in HOOKS {
+            let ids = attached(&root, hook)?;
+            let tag = |id: &u32| Ok(prog_info(prog_by_id(*id)?)?.tag);
+            tags.insert(hook.0, ids.iter().map(tag).collect::<Result<_>>()?);
+            programs.insert(hook.0, ids);
+        }
         let mut pins = Vec::new();
         let mut dirs = vec![lab.pin_dir.clone()];
         while let Some(dir) = dirs.pop() {
@@ -52,22 +57,17 @@ impl Installed {
             }
         }
         pins.sort();
-        Ok(Self { programs, pins })
+        Ok(Self {
+            programs,
+            tags,
+            pins,
+        })
     }
 
     pub fn assert_once(&self) {
         for (hook, ids) in &self.programs {
             assert_eq!(ids.len(), 1, "hook {hook}: programs {ids:?}");
         }
-    }
-
-    /// The kernel's hash of one hook's program: other code, other tag.
-    pub fn tag(&self, hook: Attach) -> Result<[u8; 8]> {
-        let ids = &self.programs[&hook.0];
-        let [id] = ids[..] else {
-            return Err(Failure(format!("hook {hook:?}: programs {ids:?}")));
-        };
-        Ok(prog_info(prog_by_id(id)?)?.tag)
     }
 }
 

@@ -1,16 +1,25 @@
 //! The agent killed, stopped and started again; a foreign program on the same hook.
 
-use std::{fs::File, time::Duration};
+use std::{
+    fs::File,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::Value;
-use underpass_agent::sys::bpf::{Attach, attached};
+use underpass_abi::sock::counter;
+use underpass_agent::{
+    kernel::{Kernel, KernelOptions},
+    sys::bpf::{Attach, attached},
+};
 use underpass_tests::{
-    Result,
+    Failure, Lab, Result,
     foreign::Foreign,
     installed::Installed,
     lab::cli::{number, text},
     manifest::{Source, Target, allow},
-    scene::{EPERM, LIMIT, Scene, service_at},
+    scene::{ECONNREFUSED, EPERM, LIMIT, PORT, Scene, service_at},
 };
 
 const SERVER: Target = Target::Workload("server");
@@ -76,6 +85,124 @@ fn a_killed_agent_costs_no_connection_and_no_policy() -> Result<()> {
     underpass_tests::lab::until("counters", LIMIT, || {
         let stat = scene.agent.cli.stat("app/server:8080").map_err(|f| f.0)?;
         let expected = (Some(ok + 1), Some(21));
+        let seen = (number(&stat, "/opened"), number(&stat, "/refused"));
+        if seen == expected {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}, not {expected:?}"))
+        }
+    })
+}
+
+/// The object that `cargo xtask test` builds with the feature `second-build`.
+fn second_build() -> Result<PathBuf> {
+    let me = std::env::current_exe()?;
+    // target/<profile>/deps/test-hash
+    let target = me.ancestors().nth(3).unwrap_or(&me);
+    let object = target.join("bpf/second-build.o");
+    if object.is_file() {
+        return Ok(object);
+    }
+    let verb = "cargo xtask build-ebpf --features second-build --out";
+    let path = object.display();
+    Err(Failure(format!("{path} is not built. Try: {verb} {path}")))
+}
+
+/// Loads another object over the pins, as the next release's agent would.
+fn open_with(lab: &Lab, object: &Path) -> Result<Kernel> {
+    let options = KernelOptions {
+        pin_dir: lab.pin_dir.clone(),
+        cgroup_root: Some(lab.cgroup_root()),
+        object: Some(object.to_owned()),
+        ..KernelOptions::default()
+    };
+    Kernel::open(&options).map_err(|e| Failure(e.to_string()))
+}
+
+#[test]
+fn an_upgrade_and_the_way_back_leave_no_gap() -> Result<()> {
+    const RUNS: usize = counter::COUNT - 1;
+    let object = second_build()?;
+    let mut scene = Scene::new("upgrade", &[])?;
+    let _server = scene.echo()?;
+    scene.policies(&[allow("app", "callers", SERVER, &[CLIENT])])?;
+    let to = service_at().to_string();
+    let mut held = scene.lab.run(
+        &scene.client.place,
+        &["underpass-peer", "dial", &to, "--hold", "11"],
+    )?;
+    held.line(0, "\"ok\":true", LIMIT)?;
+    // Inbound checks hang on a program of their own: a source without a cgroup of this node.
+    let outside = scene.lab.outside()?;
+    let inbound = SocketAddr::new(scene.server.v4.into(), PORT);
+    let mut denied = 0;
+    let mut policy_holds = |scene: &Scene| -> Result<()> {
+        for _ in 0..10 {
+            assert_eq!(scene.errno(&scene.other.place, service_at())?, EPERM);
+            assert_eq!(scene.errno(&outside.place, inbound)?, ECONNREFUSED);
+            denied += 1;
+        }
+        Ok(())
+    };
+    let before = Installed::on(&scene.lab)?;
+    let load = [
+        "underpass-peer",
+        "connects",
+        &to,
+        "--rate",
+        "2000",
+        "--seconds",
+        "9",
+        "--threads",
+        "2",
+        "--echo",
+        "16",
+    ];
+    let load = scene.lab.run(&scene.client.place, &load)?;
+    std::thread::sleep(Duration::from_secs(1));
+    scene.agent.kill9()?;
+
+    let kernel = open_with(&scene.lab, &object)?;
+    let second = Installed::on(&scene.lab)?;
+    second.assert_once();
+    assert_eq!(before.pins, second.pins);
+    for (hook, ids) in &second.programs {
+        assert_ne!(
+            ids, &before.programs[hook],
+            "hook {hook} has the new program"
+        );
+    }
+    let sock_ops = Attach::SOCK_OPS.0;
+    assert_ne!(second.tags[&sock_ops], before.tags[&sock_ops], "other code");
+    policy_holds(&scene)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let runs = kernel.counters().map_err(|e| Failure(e.to_string()))?[RUNS];
+    assert!(runs > 2_000, "the second build ran {runs} times");
+    drop(kernel);
+
+    scene.agent.restart()?;
+    let after = Installed::on(&scene.lab)?;
+    after.assert_once();
+    assert_eq!(before.pins, after.pins);
+    assert_eq!(after.tags, before.tags);
+    policy_holds(&scene)?;
+    let results: Value = serde_json::from_str(&load.finish(LIMIT)?.stdout)?;
+    println!("{results}; sock_ops runs of the second build: {runs}");
+    assert_eq!(
+        (&results["failed_total"], &results["lost"]),
+        (&0.into(), &0.into()),
+        "{results}"
+    );
+    assert!(
+        held.line(1, "ended", LIMIT)?.contains("open"),
+        "{:?}",
+        held.stdout()
+    );
+    let ok = results["ok"].as_u64().unwrap_or(0);
+    assert!(ok > 12_000, "{results}");
+    underpass_tests::lab::until("counters went on", LIMIT, || {
+        let stat = scene.agent.cli.stat("app/server:8080").map_err(|f| f.0)?;
+        let expected = (Some(ok + 1), Some(denied));
         let seen = (number(&stat, "/opened"), number(&stat, "/refused"));
         if seen == expected {
             Ok(())

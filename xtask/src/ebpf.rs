@@ -46,6 +46,14 @@ pub fn build_default() -> Result<()> {
     build(&workspace::object(), None)
 }
 
+/// A changed object beside it, for the upgrade test.
+pub fn build_second() -> Result<()> {
+    build(
+        &workspace::object().with_file_name("second-build.o"),
+        Some("second-build"),
+    )
+}
+
 fn build(out: &Path, features: Option<&str>) -> Result<()> {
     let target = workspace::target().join("bpf-build");
     let target_text = target.to_string_lossy();

@@ -57,6 +57,7 @@ fn run(_: &Flags) -> Result<()> {
 fn all(tally: &mut Tally) -> Result<()> {
     setup::build_tools()?;
     setup::servers()?;
+    ebpf::build_second()?;
     ebpf::build_default()?;
     let cargo = |args: &[&str]| process::cargo(args);
     tally.count(step(
