@@ -328,9 +328,9 @@ fn remember(
     if s.cookie != 0 {
         // The same socket dialed before: that attempt ends here.
         retire(s, true);
+        // SAFETY: the socket's own element.
+        unsafe { kernel::zero(s) };
     }
-    // SAFETY: the socket's own element.
-    unsafe { kernel::zero(s) };
     let audited = decision.verdict as u8 == Verdict::Audited as u8;
     s.cookie = cookie;
     s.netns = dial.netns;
