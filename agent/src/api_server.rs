@@ -22,9 +22,15 @@ use tokio_stream::{
     Stream,
     wrappers::{ReceiverStream, UnixListenerStream},
 };
-use tonic::{Code, Request, Response, Status, transport::server::UdsConnectInfo};
+use tonic::{
+    Code, Request, Response, Status, service::interceptor::InterceptedService,
+    transport::server::UdsConnectInfo,
+};
 use underpass_abi::reason::code;
-use underpass_api::v1alpha1::{self as api, node_server};
+use underpass_api::{
+    MAX_MESSAGE, MAX_REQUEST,
+    v1alpha1::{self as api, node_server},
+};
 
 use crate::{
     control::{Handle, Unavailable},
@@ -91,11 +97,14 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let own = rustix::process::geteuid().as_raw();
-    let service = node_server::NodeServer::with_interceptor(
-        Service {
-            control,
-            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
-        },
+    let service = node_server::NodeServer::new(Service {
+        control,
+        watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
+    });
+    let service = InterceptedService::new(
+        service
+            .max_encoding_message_size(MAX_MESSAGE)
+            .max_decoding_message_size(MAX_REQUEST),
         move |request: Request<()>| check_peer(request, own),
     );
     let served = tonic::transport::Server::builder()

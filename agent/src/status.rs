@@ -1,9 +1,12 @@
 //! What `GetStatus` shows: the node, its plan, and everything that a user should look at.
 
-use underpass_abi::sock::counter;
+use underpass_abi::{reason::code, sock::counter};
 use underpass_api::v1alpha1 as api;
 
 use crate::{control::Control, problem::Problem};
+
+/// Problems that are shown, at most.
+pub const MAX_PROBLEMS: usize = 1_000;
 
 impl Control {
     pub fn status(&mut self) -> api::Status {
@@ -51,14 +54,12 @@ impl Control {
         }
     }
 
-    /// Errors first.
     fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.failures.values().cloned().collect();
         problems.extend(self.watch.problems().cloned());
         problems.extend(self.model.check().iter().map(of_model));
         problems.extend(self.discovery.problems());
-        problems.sort_by_key(|p| !p.error);
-        problems
+        shown(problems)
     }
 
     fn features(&self) -> Vec<api::Feature> {
@@ -120,6 +121,26 @@ impl Control {
     }
 }
 
+/// Errors first; of too many, the last entry says how many more there are.
+fn shown(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort_by_key(|p| !p.error);
+    if problems.len() <= MAX_PROBLEMS {
+        return problems;
+    }
+    let more = problems.split_off(MAX_PROBLEMS);
+    let errors = more.iter().filter(|p| p.error).count();
+    problems.push(Problem {
+        code: code::MORE_PROBLEMS,
+        message: format!(
+            "{errors} more errors, {} more warnings",
+            more.len() - errors
+        ),
+        place: String::new(),
+        error: errors > 0,
+    });
+    problems
+}
+
 fn of_model(p: &underpass_mesh::Problem) -> Problem {
     let mut place = p.file.to_string();
     if p.line > 0 {
@@ -133,5 +154,35 @@ fn of_model(p: &underpass_mesh::Problem) -> Problem {
         message: p.message.clone(),
         place,
         error: p.is_error(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_problems_the_errors_are_shown() {
+        let some = |errors: usize, warnings: usize| {
+            let warning = Problem::warning(code::CGROUP_MISSING, "w", "");
+            let mut all = vec![warning; warnings];
+            all.extend(vec![Problem::error(code::BAD_YAML, "e", ""); errors]);
+            shown(all)
+        };
+        assert_eq!(some(400, 600).len(), MAX_PROBLEMS);
+        let of_warnings = some(1, MAX_PROBLEMS + 8);
+        assert_eq!(of_warnings.len(), MAX_PROBLEMS + 1);
+        assert!(of_warnings[0].error && !of_warnings[1].error);
+        let last = &of_warnings[MAX_PROBLEMS];
+        assert_eq!(
+            last.to_string(),
+            "UP0420 MORE_PROBLEMS: 0 more errors, 9 more warnings. Try: mend those that are shown \
+             first; `underpass check -f DIR` lists all of a directory"
+        );
+        assert!(!last.error);
+        let of_errors = some(MAX_PROBLEMS + 2, 3);
+        let last = &of_errors[MAX_PROBLEMS];
+        assert_eq!(last.message, "2 more errors, 3 more warnings");
+        assert!(last.error && of_errors.iter().all(|p| p.error));
     }
 }

@@ -122,6 +122,35 @@ fn a_plan_larger_than_a_map_keeps_the_last_good_one() -> Result<()> {
     Ok(())
 }
 
+/// 10,000 workloads, of which each has a problem, and one file that is broken.
+#[test]
+fn a_status_of_many_problems_is_bounded() -> Result<()> {
+    const MANY: u32 = 10_000;
+    let scene = Scene::new("problems", &[])?;
+    let workload = |i: u32| {
+        let ip = std::net::Ipv4Addr::from_bits(0x0a90_0000 + i).to_string();
+        manifest::workload("app", &format!("w{i}"), &format!("cgroup: gone/{i}"), &[ip])
+    };
+    let many: Vec<String> = (0..MANY).map(workload).collect();
+    scene
+        .agent
+        .wait_plan(|| scene.lab.mesh_file("90-many.yaml", &manifest::file(&many)))?;
+    scene.lab.mesh_file("91-broken.yaml", "kind: [")?;
+    let broken = problem(&scene, "BAD_YAML")?;
+    let status = scene.agent.cli.status()?;
+    let problems = status["problems"].as_array().cloned().unwrap_or_default();
+    assert_eq!(problems.len(), 1_001);
+    assert_eq!(problems[0], broken, "errors come first");
+    let last = &problems[1_000];
+    println!("{last}");
+    assert_eq!(text(last, "/name"), "MORE_PROBLEMS");
+    let expected = format!("0 more errors, {} more warnings", MANY - 999);
+    assert_eq!(text(last, "/message"), expected);
+    let workloads = status["workloads"].as_array().map_or(0, Vec::len);
+    assert_eq!(workloads, MANY as usize + 3, "all of them are there");
+    Ok(())
+}
+
 #[test]
 fn a_workload_joins_when_its_cgroup_appears() -> Result<()> {
     let scene = Scene::with("late", &[], |_| {
