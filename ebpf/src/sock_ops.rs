@@ -10,7 +10,7 @@ use underpass_abi::{
     Ip,
     reason::code,
     sock::{EventKind, Layer, SockState, TcpCounts, TotalKey, counter, flag},
-    tables::{FlowKey, ListenKey, checked, setting, unchecked},
+    tables::{FlowKey, ListenKey, checked, setting},
     verdict::Verdict,
 };
 
@@ -20,7 +20,7 @@ use crate::{
     kernel::{
         self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, offset, read, tcp_counts, zeroed,
     },
-    maps::{FLOWS, HOMES, LISTENERS, NETNS, SETTINGS, SOCKS, count, entry, word},
+    maps::{FLOWS, HOMES, LISTENERS, NETNS, SETTINGS, SOCKS, count, word},
     record,
     sock_release::{close_reason, count_closed, fail},
     workload,
@@ -219,10 +219,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         destination_port: local_port,
         pad: 0,
     };
-    if let Some(value) = entry!(FLOWS, &key)
-        && unchecked(value, key.check()).is_some()
-    {
-        let _ = FLOWS.remove(&key);
+    if FLOWS.remove(&key).is_ok() {
         return;
     }
     let owner = workload::of_port(&local, local_port, TCP, netns);
