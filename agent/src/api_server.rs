@@ -324,4 +324,24 @@ mod tests {
             refused.message()
         );
     }
+
+    #[tokio::test]
+    async fn a_question_that_is_too_long_is_not_read() {
+        let path = path("long");
+        let listener = bind(&path).unwrap();
+        // Nobody answers: what gets past the limit waits.
+        let (control, _jobs) = crate::control::queue().unwrap();
+        let served = tokio::spawn(serve(listener, control, std::future::pending()));
+        let mut client = underpass_api::connect(&path).await.unwrap();
+        let question = |len| api::ExplainRequest {
+            source: "x".repeat(len),
+            ..api::ExplainRequest::default()
+        };
+        let refused = client.explain(question(MAX_REQUEST)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+        let short = client.explain(question(MAX_REQUEST - 100));
+        assert!(timeout(Duration::from_millis(100), short).await.is_err());
+        served.abort();
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
 }

@@ -29,14 +29,13 @@ pub async fn connect(
     let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))?
         .connect()
         .await?;
-    Ok(v1alpha1::node_client::NodeClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_REQUEST))
+    Ok(v1alpha1::node_client::NodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
 }
 
 /// Largest answer that the agent gives and a client accepts: 20,000 connections are about 12 MB, the
 /// status of 10,000 workloads is about 1 MB.
 pub const MAX_MESSAGE: usize = 64 << 20;
 
-/// Largest question: a filter or two names.
+/// Largest question that the agent reads: a filter or two names. It refuses longer ones with a status,
+/// where a limit of the client would break the stream.
 pub const MAX_REQUEST: usize = 64 << 10;

@@ -92,7 +92,7 @@ fn copy(e: &KernelError) -> KernelError {
 }
 
 /// Oldest kernel that has everything we attach to.
-const OLDEST: (u32, u32) = (5, 15);
+const OLDEST: (u32, u32) = (6, 1);
 
 fn version() -> Result<String, KernelError> {
     let release = uname().release().to_string_lossy().into_owned();
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn reads_releases() {
         assert_eq!(parse_release("6.18.44-cloud"), Some((6, 18)));
-        assert_eq!(parse_release("5.15.0+"), Some((5, 15)));
+        assert_eq!(parse_release("6.1.0+"), Some((6, 1)));
         assert_eq!(parse_release("weird"), None);
         assert!(parse_release("5.9.1") < Some(OLDEST));
     }
