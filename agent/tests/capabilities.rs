@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::thread::CapabilitySet;
-use underpass_abi::{reason::code, tables::maps};
+use underpass_abi::tables::maps;
 use underpass_agent::{
     kernel::{CgroupRoot, Kernel, KernelError, KernelOptions, Netns, caps, diag, uninstall},
     sys::info,
