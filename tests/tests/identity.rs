@@ -199,3 +199,30 @@ fn a_process_that_moves_changes_its_identity() -> Result<()> {
     assert_eq!(dialer.ask(&to)?["errno"], EPERM);
     Ok(())
 }
+
+#[test]
+fn a_unit_joins_when_it_starts_and_again_when_it_restarts() -> Result<()> {
+    let scene = Scene::with("unit", &[], |_| {
+        let web = manifest::workload("app", "web", "systemdUnit: web.service", &[]);
+        Ok(manifest::file(&[web]))
+    })?;
+    let _server = scene.echo()?;
+    scene.policies(&[allow(
+        "app",
+        "callers",
+        SERVER,
+        &[Source::Account("app", "web")],
+    )])?;
+    // What systemd does: a cgroup of the unit's name, a new one at each start.
+    let start = || scene.lab.cgroup("system.slice/web.service").map(drop);
+    for _ in 0..2 {
+        scene.agent.wait_plan(start)?;
+        let unit = scene.lab.cgroup("system.slice/web.service")?;
+        assert_eq!(scene.errno(&unit, service_at())?, 0);
+        let stopped = unit.cgroup.clone();
+        scene
+            .agent
+            .wait_plan(|| Ok(std::fs::remove_dir(&stopped)?))?;
+    }
+    Ok(())
+}
