@@ -17,15 +17,12 @@ use crate::{
 };
 
 /// Older kernels lack what the programs need.
-const KERNEL_MIN: (u32, u32) = (5, 15);
-/// Older kernels work, with more features off.
-const KERNEL_GOOD: (u32, u32) = (6, 1);
-/// Bits of `CapEff` (linux/capability.h) that the agent needs to load and attach programs.
-const CAPABILITIES: [(u32, &str); 4] = [
+const KERNEL_MIN: (u32, u32) = (6, 1);
+/// Bits of `CapEff` (linux/capability.h) that the agent needs (`docs/reference/capabilities.md`).
+const CAPABILITIES: [(u32, &str); 3] = [
     (12, "CAP_NET_ADMIN"),
+    (19, "CAP_SYS_PTRACE"),
     (21, "CAP_SYS_ADMIN"),
-    (38, "CAP_PERFMON"),
-    (39, "CAP_BPF"),
 ];
 /// A map this full is told, in percent.
 const NEARLY_FULL: u64 = 80;
@@ -66,11 +63,9 @@ fn kernel(root: &Path) -> Finding {
         Ok(text) => text.trim().to_owned(),
         Err(e) => return unreadable("kernel", "/proc/sys/kernel/osrelease", &e),
     };
-    let too_old = |mark| Finding::coded(mark, "kernel", code::KERNEL_TOO_OLD, release.clone());
     match version(&release) {
-        Some(v) if v >= KERNEL_GOOD => Finding::ok("kernel", release),
-        Some(v) if v >= KERNEL_MIN => too_old(Mark::Warning),
-        _ => too_old(Mark::Error),
+        Some(v) if v >= KERNEL_MIN => Finding::ok("kernel", release),
+        _ => Finding::coded(Mark::Error, "kernel", code::KERNEL_TOO_OLD, release),
     }
 }
 

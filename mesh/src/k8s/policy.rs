@@ -1,4 +1,4 @@
-//! Our own group, `underpass.dev/v1alpha1`: `AuthorizationPolicy`, modelled on GEP-3779, and
+//! Our own group, `underpass.dev/v1alpha1`: `AuthorizationPolicy`, modeled on GEP-3779, and
 //! `Workload`, what runs on a machine and is no Pod. Unknown fields are errors.
 
 use std::net::IpAddr;

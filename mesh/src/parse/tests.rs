@@ -144,7 +144,7 @@ fn unknown_kinds_are_told_and_in_our_group_refused() {
     .unwrap();
     assert_eq!(parsed.warnings[0].code, code::UNKNOWN_KIND);
     let slip =
-        "apiVersion: underpass.dev/v1alpha1\nkind: AuthorisationPolicy\nmetadata: { name: p }\n";
+        "apiVersion: underpass.dev/v1alpha1\nkind: AuthorizationPolicies\nmetadata: { name: p }\n";
     assert_eq!(errors(slip)[0].0, code::UNKNOWN_KIND);
 }
 
