@@ -260,7 +260,15 @@ fn remove_empty(dir: &Path) -> Result<()> {
             remove_empty(&entry.path())?;
         }
     }
-    fs::remove_dir(dir).context(dir.display())
+    // A task that is just ending holds its cgroup for a moment longer than `populated` says.
+    let end = Instant::now() + Duration::from_secs(5);
+    while let Err(error) = fs::remove_dir(dir) {
+        if Instant::now() > end {
+            return Err(error).context(dir.display());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Moves the calling process, which has one thread, to its place.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use underpass_tests::{
     Result,
-    lab::cli::text,
+    lab::{cgroup, cli::text},
     manifest::{self, Source, Target, allow},
     scene::{EPERM, LIMIT, PORT, SERVICE, Scene, service_at, sink},
 };
@@ -220,9 +220,7 @@ fn a_unit_joins_when_it_starts_and_again_when_it_restarts() -> Result<()> {
         let unit = scene.lab.cgroup("system.slice/web.service")?;
         assert_eq!(scene.errno(&unit, service_at())?, 0);
         let stopped = unit.cgroup.clone();
-        scene
-            .agent
-            .wait_plan(|| Ok(std::fs::remove_dir(&stopped)?))?;
+        scene.agent.wait_plan(|| cgroup::remove(&stopped))?;
     }
     Ok(())
 }
