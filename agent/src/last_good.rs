@@ -2,19 +2,31 @@
 //! agent starts, what it said before stays in force.
 
 use std::{
+    cell::OnceCell,
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread::{self, JoinHandle},
 };
 
 use underpass_abi::reason::code;
 
 use crate::{log, problem::Problem};
 
-/// One mesh directory's files.
+/// Writes that wait for the disk at most; then the control loop waits too.
+const QUEUE: usize = 256;
+
+/// A file's name and its new text, or `None` to forget it.
+type Write = (String, Option<String>);
+
+/// One mesh directory's files. A thread of its own writes them: a thousand files take half a second
+/// that no plan should wait for. Dropping it waits for what is queued.
 #[derive(Debug)]
 pub struct LastGood {
     dir: PathBuf,
+    /// Started by the first write: capabilities are dropped per thread, before there are others.
+    writer: OnceCell<(SyncSender<Write>, JoinHandle<()>)>,
 }
 
 impl LastGood {
@@ -29,7 +41,10 @@ impl LastGood {
             .mode(0o700)
             .create(&dir);
         made.map_err(|e| Problem::error(code::STATE_DIR, format!("{}: {e}", dir.display()), ""))?;
-        Ok(Self { dir })
+        Ok(Self {
+            dir,
+            writer: OnceCell::new(),
+        })
     }
 
     /// Name and text of each file.
@@ -50,30 +65,54 @@ impl LastGood {
     }
 
     pub fn keep(&self, name: &str, text: &str) {
-        let write = || {
-            let new = self.dir.join(format!(".{name}.new"));
-            fs::write(&new, text)?;
-            fs::rename(new, self.dir.join(name))
-        };
-        self.warn(write());
+        self.queue((name.to_owned(), Some(text.to_owned())));
     }
 
     pub fn forget(&self, name: &str) {
-        match fs::remove_file(self.dir.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => self.warn(Err(error)),
+        self.queue((name.to_owned(), None));
+    }
+
+    fn queue(&self, write: Write) {
+        let (queue, _) = self.writer.get_or_init(|| {
+            let (queue, writes) = sync_channel(QUEUE);
+            let dir = self.dir.clone();
+            (queue, thread::spawn(move || write_all(&dir, &writes)))
+        });
+        // The writer only ends when this is dropped.
+        let _ = queue.send(write);
+    }
+}
+
+impl Drop for LastGood {
+    fn drop(&mut self) {
+        if let Some((queue, writer)) = self.writer.take() {
+            drop(queue);
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write_all(dir: &Path, writes: &Receiver<Write>) {
+    for (name, text) in writes {
+        let done = match text {
+            Some(text) => keep(dir, &name, &text),
+            None => fs::remove_file(dir.join(name)),
+        };
+        match done {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let text = format!("{}: {error}", dir.display());
+                let problem = Problem::error(code::STATE_DIR, text, "");
+                log::warn(code::STATE_DIR, &problem.to_string());
+            }
             _ => {}
         }
     }
+}
 
-    fn warn(&self, result: io::Result<()>) {
-        if let Err(error) = result {
-            let text = format!("{}: {error}", self.dir.display());
-            log::warn(
-                code::STATE_DIR,
-                &Problem::error(code::STATE_DIR, text, "").to_string(),
-            );
-        }
-    }
+fn keep(dir: &Path, name: &str, text: &str) -> io::Result<()> {
+    let new = dir.join(format!(".{name}.new"));
+    fs::write(&new, text)?;
+    fs::rename(new, dir.join(name))
 }
 
 /// Removes everything that agents kept below `state`. True if there was something.
@@ -98,6 +137,7 @@ mod tests {
         kept.keep("a.yaml", "three");
         kept.forget("b.yaml");
         kept.forget("never.yaml");
+        drop(kept);
         let other = LastGood::open(&state, Path::new("/etc/other")).unwrap();
         assert_eq!(other.load(), []);
         let again = LastGood::open(&state, Path::new("/etc/mesh")).unwrap();
