@@ -16,7 +16,7 @@ use underpass_abi::{
 
 use crate::{
     authorize::{self, Source},
-    kernel,
+    kernel::{self, ip6},
     maps::{HOMES, SETTINGS, SOCKS, count, word},
     record, service,
     sock_release::retire,
@@ -32,15 +32,8 @@ const ENOMEM: i32 = 12;
 
 #[cgroup_sock_addr(connect4)]
 pub fn up_connect4(ctx: SockAddrContext) -> i32 {
-    // SAFETY: context fields, one 32-bit read each.
-    let (ip, port) = unsafe {
-        let a = ctx.sock_addr;
-        (
-            Ip::v4(core::ptr::read_volatile(&raw const (*a).user_ip4)),
-            core::ptr::read_volatile(&raw const (*a).user_port),
-        )
-    };
-    connect::<false>(ctx.sock_addr, ip, port_of(port))
+    let (ip, port) = user_ip4(ctx.sock_addr);
+    connect::<false>(ctx.sock_addr, ip, port)
 }
 
 #[cgroup_sock_addr(connect6)]
@@ -51,22 +44,27 @@ pub fn up_connect6(ctx: SockAddrContext) -> i32 {
 
 /// `user_port` is big endian in the low half of a 32-bit word.
 #[inline(always)]
-pub fn port_of(user_port: u32) -> u16 {
+fn port_of(user_port: u32) -> u16 {
     u16::from_be(user_port as u16)
+}
+
+#[inline(always)]
+pub fn user_ip4(a: *mut bpf_sock_addr) -> (Ip, u16) {
+    // SAFETY: context fields, one 32-bit read each.
+    unsafe {
+        (
+            Ip::v4(core::ptr::read_volatile(&raw const (*a).user_ip4)),
+            port_of(core::ptr::read_volatile(&raw const (*a).user_port)),
+        )
+    }
 }
 
 #[inline(always)]
 pub fn user_ip6(a: *mut bpf_sock_addr) -> (Ip, u16) {
     // SAFETY: context fields, one 32-bit read each.
     unsafe {
-        let ip = [
-            core::ptr::read_volatile(&raw const (*a).user_ip6[0]),
-            core::ptr::read_volatile(&raw const (*a).user_ip6[1]),
-            core::ptr::read_volatile(&raw const (*a).user_ip6[2]),
-            core::ptr::read_volatile(&raw const (*a).user_ip6[3]),
-        ];
         (
-            Ip(ip),
+            ip6!(a, user_ip6),
             port_of(core::ptr::read_volatile(&raw const (*a).user_port)),
         )
     }

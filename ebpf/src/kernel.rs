@@ -75,6 +75,19 @@ pub fn address(sk: *mut core::ffi::c_void) -> u64 {
     read((&raw const sk) as u64)
 }
 
+/// An IPv6 address of a context, one 32-bit read a word.
+macro_rules! ip6 {
+    ($context:expr, $field:ident) => {
+        underpass_abi::Ip([
+            core::ptr::read_volatile(&raw const (*$context).$field[0]),
+            core::ptr::read_volatile(&raw const (*$context).$field[1]),
+            core::ptr::read_volatile(&raw const (*$context).$field[2]),
+            core::ptr::read_volatile(&raw const (*$context).$field[3]),
+        ])
+    };
+}
+pub(crate) use ip6;
+
 pub const TCP_ESTABLISHED: u32 = 1;
 pub const TCP_FIN_WAIT1: u32 = 4;
 pub const TCP_CLOSE: u32 = 7;

@@ -10,21 +10,14 @@ use underpass_abi::{
 };
 
 use crate::{
-    connect::{ALLOW, port_of, set_user, sk_of, user_ip6},
+    connect::{ALLOW, set_user, sk_of, user_ip4, user_ip6},
     maps::SOCKS,
 };
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn up_getpeername4(ctx: SockAddrContext) -> i32 {
-    // SAFETY: context fields, one 32-bit read each.
-    let (ip, port) = unsafe {
-        let a = ctx.sock_addr;
-        (
-            Ip::v4(core::ptr::read_volatile(&raw const (*a).user_ip4)),
-            core::ptr::read_volatile(&raw const (*a).user_port),
-        )
-    };
-    restore::<false>(ctx.sock_addr, ip, port_of(port))
+    let (ip, port) = user_ip4(ctx.sock_addr);
+    restore::<false>(ctx.sock_addr, ip, port)
 }
 
 #[cgroup_sock_addr(getpeername6)]

@@ -12,6 +12,7 @@ use underpass_abi::{
 use crate::{
     authorize::{Source, by_workload},
     connect::{TCP, denial},
+    kernel::ip6,
     maps::{FLOWS, NETNS_COOKIE, entry},
     record, workload,
 };
@@ -89,18 +90,8 @@ fn ends(c: *mut bpf_sk_lookup) -> (Ip, u16, Ip, u16) {
         let family = core::ptr::read_volatile(&raw const (*c).family);
         let local4 = core::ptr::read_volatile(&raw const (*c).local_ip4);
         let remote4 = core::ptr::read_volatile(&raw const (*c).remote_ip4);
-        let local6 = Ip([
-            core::ptr::read_volatile(&raw const (*c).local_ip6[0]),
-            core::ptr::read_volatile(&raw const (*c).local_ip6[1]),
-            core::ptr::read_volatile(&raw const (*c).local_ip6[2]),
-            core::ptr::read_volatile(&raw const (*c).local_ip6[3]),
-        ]);
-        let remote6 = Ip([
-            core::ptr::read_volatile(&raw const (*c).remote_ip6[0]),
-            core::ptr::read_volatile(&raw const (*c).remote_ip6[1]),
-            core::ptr::read_volatile(&raw const (*c).remote_ip6[2]),
-            core::ptr::read_volatile(&raw const (*c).remote_ip6[3]),
-        ]);
+        let local6 = ip6!(c, local_ip6);
+        let remote6 = ip6!(c, remote_ip6);
         let local = if family == 2 { Ip::v4(local4) } else { local6 };
         let remote = if family == 2 {
             Ip::v4(remote4)

@@ -12,7 +12,7 @@ use underpass_abi::{
 };
 
 use crate::{
-    connect::{ALLOW, DENY, Dial, UDP, port_of, set_user, sk_of, user_ip6},
+    connect::{ALLOW, DENY, Dial, UDP, set_user, sk_of, user_ip4, user_ip6},
     kernel,
     maps::UDP_REVERSE,
     peername::restore,
@@ -46,17 +46,6 @@ pub fn up_recvmsg4(ctx: SockAddrContext) -> i32 {
 pub fn up_recvmsg6(ctx: SockAddrContext) -> i32 {
     let (ip, port) = user_ip6(ctx.sock_addr);
     receive::<true>(ctx.sock_addr, ip, port)
-}
-
-#[inline(always)]
-fn user_ip4(a: *mut bpf_sock_addr) -> (Ip, u16) {
-    // SAFETY: context fields, one 32-bit read each.
-    unsafe {
-        (
-            Ip::v4(core::ptr::read_volatile(&raw const (*a).user_ip4)),
-            port_of(core::ptr::read_volatile(&raw const (*a).user_port)),
-        )
-    }
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use underpass_abi::{Ip, sock::SockState};
 
 use crate::{
-    kernel::{self, STATE_CB},
+    kernel::{self, STATE_CB, ip6},
     maps::SOCKS,
 };
 
@@ -67,18 +67,8 @@ pub fn ends(ops: *mut bpf_sock_ops) -> (Ip, u16, Ip, u16) {
         let family = core::ptr::read_volatile(&raw const (*ops).family);
         let local4 = core::ptr::read_volatile(&raw const (*ops).local_ip4);
         let remote4 = core::ptr::read_volatile(&raw const (*ops).remote_ip4);
-        let local6 = Ip([
-            core::ptr::read_volatile(&raw const (*ops).local_ip6[0]),
-            core::ptr::read_volatile(&raw const (*ops).local_ip6[1]),
-            core::ptr::read_volatile(&raw const (*ops).local_ip6[2]),
-            core::ptr::read_volatile(&raw const (*ops).local_ip6[3]),
-        ]);
-        let remote6 = Ip([
-            core::ptr::read_volatile(&raw const (*ops).remote_ip6[0]),
-            core::ptr::read_volatile(&raw const (*ops).remote_ip6[1]),
-            core::ptr::read_volatile(&raw const (*ops).remote_ip6[2]),
-            core::ptr::read_volatile(&raw const (*ops).remote_ip6[3]),
-        ]);
+        let local6 = ip6!(ops, local_ip6);
+        let remote6 = ip6!(ops, remote_ip6);
         let local = if family == 2 { Ip::v4(local4) } else { local6 };
         let remote = if family == 2 {
             Ip::v4(remote4)
