@@ -221,12 +221,16 @@ impl Drop for Proc {
     }
 }
 
-/// True until the process has ended (a zombie has).
+/// True until the process has ended: a zombie has, but not while other threads of it still hold its
+/// files (the first thread of a group is a zombie as soon as it returns).
 pub fn alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    let zombie = stat.is_ok_and(|stat| {
         stat.rsplit_once(')')
-            .is_some_and(|(_, rest)| !rest.starts_with(" Z"))
-    })
+            .is_some_and(|(_, rest)| rest.starts_with(" Z"))
+    });
+    threads > 1 || (threads == 1 && !zombie)
 }
 
 fn collect(from: impl Read + Send + 'static, into: Stream) -> thread::JoinHandle<()> {
