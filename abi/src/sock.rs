@@ -190,7 +190,7 @@ pub struct TotalKey {
     pub destination: u32,
     pub service: u32,
     pub proto: u8,
-    /// 1: the source is on this node (outbound), 2: it is not (inbound).
+    /// [`TotalKey::OUTBOUND`] or [`TotalKey::INBOUND`].
     pub direction: u8,
     pub layer: u8,
     pub verdict: u8,
@@ -215,6 +215,62 @@ pub struct Total {
     pub segments_out: u64,
     /// UDP only: datagrams sent and received on unconnected sockets through a service address.
     pub datagrams: u64,
+}
+
+impl TotalKey {
+    /// The source is on this node.
+    pub const OUTBOUND: u8 = 1;
+    /// The source is not on this node.
+    pub const INBOUND: u8 = 2;
+
+    /// The key under which a connection is counted.
+    #[inline(always)]
+    pub const fn of(s: &SockState) -> Self {
+        Self {
+            source: s.source,
+            destination: s.destination,
+            service: s.service,
+            proto: s.proto,
+            direction: if s.flags & flag::ACTIVE != 0 {
+                Self::OUTBOUND
+            } else {
+                Self::INBOUND
+            },
+            layer: s.layer,
+            verdict: s.verdict,
+            source_kind: s.flags & (flag::SOURCE_HOST | flag::SOURCE_OUTSIDE),
+        }
+    }
+}
+
+impl Total {
+    /// Connections that are open now.
+    pub const fn open(&self) -> u64 {
+        self.opened.saturating_sub(self.closed)
+    }
+
+    pub const fn add(&mut self, other: &Self) {
+        self.opened += other.opened;
+        self.closed += other.closed;
+        self.refused += other.refused;
+        self.sent += other.sent;
+        self.received += other.received;
+        self.retransmits += other.retransmits;
+        self.segments_out += other.segments_out;
+        self.datagrams += other.datagrams;
+    }
+
+    /// The larger of each: a counter that was shown never falls.
+    pub fn at_least(&mut self, before: &Self) {
+        self.opened = self.opened.max(before.opened);
+        self.closed = self.closed.max(before.closed);
+        self.refused = self.refused.max(before.refused);
+        self.sent = self.sent.max(before.sent);
+        self.received = self.received.max(before.received);
+        self.retransmits = self.retransmits.max(before.retransmits);
+        self.segments_out = self.segments_out.max(before.segments_out);
+        self.datagrams = self.datagrams.max(before.datagrams);
+    }
 }
 
 /// Indexes into the per-CPU `COUNTERS` array.

@@ -19,10 +19,11 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
+use underpass_abi::sock::Total;
 
 use crate::{
     kernel::MapUse,
-    telemetry::sums::{Series, Sum, Sums, TCP, UDP},
+    telemetry::sums::{Series, Sums, TCP, UDP},
 };
 
 /// Label sets that are exported at most; more are counted in `underpass_metrics_series_dropped_total`.
@@ -180,7 +181,7 @@ fn per_map(
 }
 
 /// One family of connections: name, help, value.
-type Column = (&'static str, &'static str, fn(&Sum) -> u64);
+type Column = (&'static str, &'static str, fn(&Total) -> u64);
 
 const TCP_COUNTERS: [Column; 7] = [
     ("tcp_open", "Connections that were established.", |s| {
@@ -212,7 +213,7 @@ const TCP_COUNTERS: [Column; 7] = [
 const TCP_OPEN: Column = (
     "tcp_open_connections",
     "Connections that are open.",
-    Sum::open,
+    Total::open,
 );
 
 const UDP_COUNTERS: [Column; 3] = [
@@ -235,16 +236,16 @@ const UDP_COUNTERS: [Column; 3] = [
 const UDP_OPEN: Column = (
     "udp_open_sockets",
     "Connected UDP sockets that are open.",
-    Sum::open,
+    Total::open,
 );
 
 fn connections(encoder: &mut DescriptorEncoder<'_>, sums: &Sums) -> fmt::Result {
-    let tcp: Vec<(Labels<'_>, &Sum)> = labeled(sums, TCP).collect();
+    let tcp: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP).collect();
     for column in &TCP_COUNTERS {
         counter(encoder, column, &tcp)?;
     }
     gauge(encoder, &TCP_OPEN, &tcp)?;
-    let udp: Vec<(Labels<'_>, &Sum)> = labeled(sums, UDP).collect();
+    let udp: Vec<(Labels<'_>, &Total)> = labeled(sums, UDP).collect();
     for column in &UDP_COUNTERS {
         counter(encoder, column, &udp)?;
     }
@@ -253,7 +254,10 @@ fn connections(encoder: &mut DescriptorEncoder<'_>, sums: &Sums) -> fmt::Result 
 
 type Labels<'a> = [(&'static str, &'a str); 6];
 
-fn labeled(sums: &BTreeMap<Series, Sum>, proto: u8) -> impl Iterator<Item = (Labels<'_>, &Sum)> {
+fn labeled(
+    sums: &BTreeMap<Series, Total>,
+    proto: u8,
+) -> impl Iterator<Item = (Labels<'_>, &Total)> {
     sums.iter()
         .filter(move |(series, _)| series.proto == proto)
         .map(|(s, sum)| {
@@ -272,7 +276,7 @@ fn labeled(sums: &BTreeMap<Series, Sum>, proto: u8) -> impl Iterator<Item = (Lab
 fn counter(
     encoder: &mut DescriptorEncoder<'_>,
     (name, help, value): &Column,
-    rows: &[(Labels<'_>, &Sum)],
+    rows: &[(Labels<'_>, &Total)],
 ) -> fmt::Result {
     let kind = ConstCounter::new(0_u64).metric_type();
     let mut family = encoder.encode_descriptor(name, help, None, kind)?;
@@ -285,7 +289,7 @@ fn counter(
 fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
     (name, help, value): &Column,
-    rows: &[(Labels<'_>, &Sum)],
+    rows: &[(Labels<'_>, &Total)],
 ) -> fmt::Result {
     let kind = ConstGauge::new(0_u64).metric_type();
     let mut family = encoder.encode_descriptor(name, help, None, kind)?;
@@ -312,11 +316,11 @@ mod tests {
     }
 
     fn scrape(sent: u64) -> Scrape {
-        let sum = Sum {
+        let sum = Total {
             opened: 3,
             closed: 1,
             sent,
-            ..Sum::default()
+            ..Total::default()
         };
         Scrape {
             sums: Sums::from([(series("shop/web"), sum)]),
@@ -367,7 +371,7 @@ mod tests {
     fn series_are_bounded() {
         let mut exporter = Exporter::default();
         let sums = (0..MAX_SERIES + 3)
-            .map(|n| (series(&n.to_string()), Sum::default()))
+            .map(|n| (series(&n.to_string()), Total::default()))
             .collect();
         let text = exporter
             .render(Scrape {

@@ -10,7 +10,7 @@ use underpass_abi::{
     Ip,
     reason::code,
     sock::{EventKind, Layer, SockState, TotalKey, counter, flag},
-    tables::setting,
+    tables::{Backend, setting},
     verdict::{Decision, Verdict},
 };
 
@@ -27,7 +27,7 @@ pub const ALLOW: i32 = 1;
 pub const DENY: i32 = 0;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
-const ECONNREFUSED: i32 = 111;
+pub const ECONNREFUSED: i32 = 111;
 const ENOMEM: i32 = 12;
 
 #[cgroup_sock_addr(connect4)]
@@ -156,6 +156,19 @@ impl Dial {
         }
     }
 
+    /// Who answers at an endpoint of the dialed service.
+    #[inline(always)]
+    pub fn place_of(&self, backend: &Backend) -> workload::Place {
+        if backend.workload == 0 {
+            return workload::of_address(&backend.ip, backend.port, self.proto, self.netns);
+        }
+        // A workload with a home is on this node: one array read in place of three hash lookups.
+        workload::Place {
+            workload: backend.workload,
+            local: backend.ip.is_loopback() || word!(HOMES, backend.workload) != 0,
+        }
+    }
+
     /// The verdict for the caller and, if the socket was made in another workload, for that too;
     /// with the reason of a denial.
     #[inline(always)]
@@ -193,7 +206,7 @@ impl Dial {
             destination,
             service: self.service.service,
             proto: self.proto,
-            direction: record::OUTBOUND,
+            direction: TotalKey::OUTBOUND,
             layer: Layer::Kernel as u8,
             verdict: verdict as u8,
             source_kind: if self.source == 0 {
@@ -261,15 +274,9 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
             return refuse(&dial, code::NO_ENDPOINTS, ECONNREFUSED);
         };
         remote = (backend.ip, backend.port);
-        destination = backend.workload;
-        if destination != 0 {
-            // A workload with a home is on this node: one array read in place of three hash lookups.
-            local = backend.ip.is_loopback() || word!(HOMES, destination) != 0;
-        } else {
-            let place = workload::of_address(&backend.ip, backend.port, proto, dial.netns);
-            destination = place.workload;
-            local = place.local;
-        }
+        let place = dial.place_of(backend);
+        destination = place.workload;
+        local = place.local;
         flags |= flag::REWRITTEN;
     }
     let (decision, reason) = dial.decide(sk, destination, remote.1);
@@ -293,10 +300,11 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     ALLOW
 }
 
+/// Refuses for another reason than a policy.
 #[inline(always)]
-fn refuse(dial: &Dial, reason: u16, errno: i32) -> i32 {
+pub fn refuse(dial: &Dial, reason: u16, errno: i32) -> i32 {
     dial.refuse(Verdict::Refused, 0, reason, 0);
-    // SAFETY: plain helper call; the error that connect(2) returns.
+    // SAFETY: plain helper call; the error that connect(2) or sendmsg(2) returns.
     unsafe { h::bpf_set_retval(-errno) };
     DENY
 }
@@ -351,7 +359,7 @@ fn remember(
         // A connected UDP socket is open at once; its datagrams are not seen.
         s.flags |= flag::OPENED;
         s.established_ns = s.opened_ns;
-        if let Some(t) = record::total(&record::key_of(s)) {
+        if let Some(t) = record::total(&TotalKey::of(s)) {
             t.opened += 1;
         }
     }

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated as h,
 };
 use underpass_abi::{
-    sock::{Event, EventKind, Layer, SockState, Total, TotalKey, counter, flag},
+    sock::{Event, EventKind, Layer, SockState, Total, TotalKey, counter},
     tables::limits,
 };
 
@@ -14,34 +14,10 @@ use crate::{
     maps::{EVENTS, TOTALS, count},
 };
 
-/// `TotalKey::direction`: the source is on this node.
-pub const OUTBOUND: u8 = 1;
-/// The source is not on this node.
-pub const INBOUND: u8 = 2;
-
 #[inline(always)]
 pub fn now() -> u64 {
     // SAFETY: plain helper call.
     unsafe { h::bpf_ktime_get_boot_ns() }
-}
-
-/// The key of this connection's sums.
-#[inline(always)]
-pub fn key_of(s: &SockState) -> TotalKey {
-    TotalKey {
-        source: s.source,
-        destination: s.destination,
-        service: s.service,
-        proto: s.proto,
-        direction: if s.flags & flag::ACTIVE != 0 {
-            OUTBOUND
-        } else {
-            INBOUND
-        },
-        layer: s.layer,
-        verdict: s.verdict,
-        source_kind: s.flags & (flag::SOURCE_HOST | flag::SOURCE_OUTSIDE),
-    }
 }
 
 /// This CPU's sums under a key.

@@ -56,7 +56,7 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         destination: owner,
         service: 0,
         proto: TCP,
-        direction: record::INBOUND,
+        direction: TotalKey::INBOUND,
         layer: Layer::Kernel as u8,
         verdict: decision.verdict as u8,
         source_kind: match source.workload() {

@@ -123,7 +123,7 @@ fn dialed(ops: *mut bpf_sock_ops) {
     s.flags |= flag::OPENED;
     // A foreign program may have replaced the flags since the SYN.
     watch_states(ops);
-    if let Some(t) = record::total(&record::key_of(s)) {
+    if let Some(t) = record::total(&TotalKey::of(s)) {
         t.opened += 1;
     }
 }
@@ -194,7 +194,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
     s.write_seq_start = read(tp + offset!(tcp_write_seq));
     s.copied_seq_start = read(tp + offset!(tcp_copied_seq));
     watch_states(ops);
-    if let Some(t) = record::total(&record::key_of(s)) {
+    if let Some(t) = record::total(&TotalKey::of(s)) {
         t.opened += 1;
     }
 }

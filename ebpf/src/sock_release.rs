@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::generated as h, macros::cgroup_sock, programs::SockContext};
 use underpass_abi::{
     reason::code,
-    sock::{EventKind, SockState, TcpCounts, flag},
+    sock::{EventKind, SockState, TcpCounts, TotalKey, flag},
 };
 
 use crate::{
@@ -65,7 +65,7 @@ fn end(s: &mut SockState, redial: bool) {
     }
     if s.proto != TCP {
         s.flags |= flag::RELEASED;
-        if let Some(t) = record::total(&record::key_of(s)) {
+        if let Some(t) = record::total(&TotalKey::of(s)) {
             t.closed += 1;
         }
         return;
@@ -99,7 +99,7 @@ fn end(s: &mut SockState, redial: bool) {
 /// Adds an ended connection to the sums; called once per connection.
 #[inline(never)]
 pub fn count_closed(s: &SockState) {
-    if let Some(t) = record::total(&record::key_of(s)) {
+    if let Some(t) = record::total(&TotalKey::of(s)) {
         t.closed += 1;
         t.sent += s.tcp.sent;
         t.received += s.tcp.received;
@@ -120,7 +120,7 @@ pub fn fail(s: &mut SockState, reason: u16) {
     if s.flags & (flag::LOCAL_DESTINATION | flag::CLOSED) == flag::LOCAL_DESTINATION {
         forget_flow(s);
     }
-    if let Some(t) = record::total(&record::key_of(s)) {
+    if let Some(t) = record::total(&TotalKey::of(s)) {
         t.refused += 1;
     }
     record::emit(EventKind::Failed, s);

@@ -12,7 +12,7 @@ use underpass_abi::{
 };
 
 use crate::{
-    connect::{ALLOW, DENY, Dial, UDP, set_user, sk_of, user_ip4, user_ip6},
+    connect::{ALLOW, DENY, Dial, ECONNREFUSED, UDP, refuse, set_user, sk_of, user_ip4, user_ip6},
     kernel,
     maps::UDP_REVERSE,
     peername::restore,
@@ -22,7 +22,6 @@ use crate::{
 /// A socket stays with its endpoint for this long after its last datagram, in seconds, so that an
 /// exchange of several datagrams reaches one endpoint.
 const STICKY_SECS: u32 = 30;
-const ECONNREFUSED: i32 = 111;
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn up_sendmsg4(ctx: SockAddrContext) -> i32 {
@@ -64,13 +63,10 @@ fn send<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     let mut destination = dial.place.workload;
     if dial.service.is_some() {
         let Some(backend) = dial.service.pick_sticky(cookie, STICKY_SECS) else {
-            dial.refuse(Verdict::Refused, 0, code::NO_ENDPOINTS, 0);
-            // SAFETY: plain helper call; the error that sendmsg(2) returns.
-            unsafe { h::bpf_set_retval(-ECONNREFUSED) };
-            return DENY;
+            return refuse(&dial, code::NO_ENDPOINTS, ECONNREFUSED);
         };
         remote = (backend.ip, backend.port);
-        destination = backend.workload;
+        destination = dial.place_of(backend).workload;
     }
     let (decision, reason) = dial.decide(sk, destination, remote.1);
     if decision.verdict as u8 == Verdict::Denied as u8 {

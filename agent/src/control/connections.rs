@@ -22,7 +22,7 @@ use crate::{
         filter::{self, Filter},
         histogram,
         row::{self, Labels, Seen},
-        sums::{self, Sum, TCP, UDP},
+        sums::{self, TCP, UDP},
         table::Listing,
     },
 };
@@ -127,7 +127,7 @@ impl Control {
         let now = self.now();
         let sums = self.sums(&sample);
         let mut rows: BTreeMap<(String, u8), api::ServiceStats> = self.planned_services();
-        let mut by_service: BTreeMap<(String, u8), Sum> = BTreeMap::new();
+        let mut by_service: BTreeMap<(String, u8), Total> = BTreeMap::new();
         for (series, sum) in &sums {
             let name = if series.service.is_empty() {
                 "-"

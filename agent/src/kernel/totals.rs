@@ -26,14 +26,7 @@ fn sum(copies: &[u8]) -> Total {
     let mut all = Total::default();
     let (copies, _) = copies.as_chunks::<{ size_of::<Total>() }>();
     for t in copies.iter().filter_map(|c| plain::from_bytes::<Total>(c)) {
-        all.opened += t.opened;
-        all.closed += t.closed;
-        all.refused += t.refused;
-        all.sent += t.sent;
-        all.received += t.received;
-        all.retransmits += t.retransmits;
-        all.segments_out += t.segments_out;
-        all.datagrams += t.datagrams;
+        all.add(&t);
     }
     all
 }

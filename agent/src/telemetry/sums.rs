@@ -33,74 +33,23 @@ pub struct Series {
     pub verdict: &'static str,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sum {
-    pub opened: u64,
-    pub closed: u64,
-    pub refused: u64,
-    pub sent: u64,
-    pub received: u64,
-    pub retransmits: u64,
-    pub segments_out: u64,
-    pub datagrams: u64,
-}
-
-impl Sum {
-    /// Connections that are open now.
-    pub fn open(&self) -> u64 {
-        self.opened.saturating_sub(self.closed)
-    }
-
-    pub fn add(&mut self, other: &Self) {
-        self.opened += other.opened;
-        self.closed += other.closed;
-        self.refused += other.refused;
-        self.sent += other.sent;
-        self.received += other.received;
-        self.retransmits += other.retransmits;
-        self.segments_out += other.segments_out;
-        self.datagrams += other.datagrams;
-    }
-
-    /// The larger of each: a counter that was shown never falls.
-    pub fn at_least(&mut self, before: &Self) {
-        self.opened = self.opened.max(before.opened);
-        self.closed = self.closed.max(before.closed);
-        self.refused = self.refused.max(before.refused);
-        self.sent = self.sent.max(before.sent);
-        self.received = self.received.max(before.received);
-        self.retransmits = self.retransmits.max(before.retransmits);
-        self.segments_out = self.segments_out.max(before.segments_out);
-        self.datagrams = self.datagrams.max(before.datagrams);
-    }
-}
-
-pub type Sums = BTreeMap<Series, Sum>;
+pub type Sums = BTreeMap<Series, Total>;
 
 /// All sums, by name.
 pub fn by_name(totals: &[(TotalKey, Total)], open: &[SockState], names: &dyn Names) -> Sums {
     let mut sums = Sums::new();
     for (key, total) in totals {
-        sums.entry(series(key, names)).or_default().add(&Sum {
-            opened: total.opened,
-            closed: total.closed,
-            refused: total.refused,
-            sent: total.sent,
-            received: total.received,
-            retransmits: total.retransmits,
-            segments_out: total.segments_out,
-            datagrams: total.datagrams,
-        });
+        sums.entry(series(key, names)).or_default().add(total);
     }
     for state in open.iter().filter(|s| is_counted_as_open(s)) {
-        sums.entry(series(&key_of(state), names))
+        sums.entry(series(&TotalKey::of(state), names))
             .or_default()
-            .add(&Sum {
+            .add(&Total {
                 sent: state.tcp.sent,
                 received: state.tcp.received,
                 retransmits: state.tcp.retransmits.into(),
                 segments_out: state.tcp.segments_out.into(),
-                ..Sum::default()
+                ..Total::default()
             });
     }
     sums
@@ -109,20 +58,6 @@ pub fn by_name(totals: &[(TotalKey, Total)], open: &[SockState], names: &dyn Nam
 /// Opened, and not yet in the totals.
 fn is_counted_as_open(s: &SockState) -> bool {
     s.flags & flag::OPENED != 0 && s.flags & flag::RELEASED == 0
-}
-
-/// The key under which the programs will count this connection when it ends.
-fn key_of(s: &SockState) -> TotalKey {
-    TotalKey {
-        source: s.source,
-        destination: s.destination,
-        service: s.service,
-        proto: s.proto,
-        direction: if s.flags & flag::ACTIVE != 0 { 1 } else { 2 },
-        layer: s.layer,
-        verdict: s.verdict,
-        source_kind: s.flags & (flag::SOURCE_HOST | flag::SOURCE_OUTSIDE),
-    }
 }
 
 fn series(key: &TotalKey, names: &dyn Names) -> Series {
@@ -231,15 +166,15 @@ mod tests {
 
     #[test]
     fn a_shown_counter_never_falls() {
-        let mut now = Sum {
+        let mut now = Total {
             sent: 5,
             opened: 2,
-            ..Sum::default()
+            ..Total::default()
         };
-        now.at_least(&Sum {
+        now.at_least(&Total {
             sent: 9,
             opened: 1,
-            ..Sum::default()
+            ..Total::default()
         });
         assert_eq!((now.sent, now.opened), (9, 2));
     }
