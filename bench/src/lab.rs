@@ -233,25 +233,19 @@ fn remove(id: &str) -> Vec<String> {
     problems
 }
 
+/// Kills at each attempt: a party that was only just started may enter its cgroup after the first.
 fn remove_cgroup(dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
-    fs::write(dir.join("cgroup.kill"), "1").context(dir.display())?;
     let end = Instant::now() + Duration::from_secs(10);
-    while !fs::read_to_string(dir.join("cgroup.events"))
-        .context(dir.display())?
-        .contains("populated 0")
-    {
-        if Instant::now() > end {
-            return Err(BenchError::Setup(format!(
-                "{}: processes do not end",
-                dir.display()
-            )));
+    loop {
+        fs::write(dir.join("cgroup.kill"), "1").context(dir.display())?;
+        match remove_empty(dir) {
+            Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+            done => return done,
         }
-        std::thread::sleep(Duration::from_millis(5));
     }
-    remove_empty(dir)
 }
 
 fn remove_empty(dir: &Path) -> Result<()> {
@@ -260,15 +254,7 @@ fn remove_empty(dir: &Path) -> Result<()> {
             remove_empty(&entry.path())?;
         }
     }
-    // A task that is just ending holds its cgroup for a moment longer than `populated` says.
-    let end = Instant::now() + Duration::from_secs(5);
-    while let Err(error) = fs::remove_dir(dir) {
-        if Instant::now() > end {
-            return Err(error).context(dir.display());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+    fs::remove_dir(dir).context(dir.display())
 }
 
 /// Moves the calling process, which has one thread, to its place.

@@ -26,26 +26,20 @@ pub fn make(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(Failure::at(dir.display()))
 }
 
-/// Kills every process at or below `dir`, waits until they are gone, removes the directories.
+/// Kills every process at or below `dir` and removes the directories. Kills at each attempt: a
+/// program that was only just started may enter its cgroup after the first.
 pub fn remove(dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
-    fs::write(dir.join("cgroup.kill"), "1").map_err(Failure::at(dir.display()))?;
     until(
-        &format!("end of the processes in {}", dir.display()),
+        &format!("removal of {}", dir.display()),
         Duration::from_secs(10),
         || {
-            let events =
-                fs::read_to_string(dir.join("cgroup.events")).map_err(|e| e.to_string())?;
-            if events.contains("populated 0") {
-                Ok(())
-            } else {
-                Err("still populated".into())
-            }
+            fs::write(dir.join("cgroup.kill"), "1").map_err(|e| e.to_string())?;
+            remove_empty(dir).map_err(|failure| failure.0)
         },
-    )?;
-    remove_empty(dir)
+    )
 }
 
 fn remove_empty(dir: &Path) -> Result<()> {
@@ -55,12 +49,7 @@ fn remove_empty(dir: &Path) -> Result<()> {
             remove_empty(&entry.path())?;
         }
     }
-    // A task that is just ending holds its cgroup for a moment longer than `populated` says.
-    until(
-        &format!("removal of {}", dir.display()),
-        Duration::from_secs(5),
-        || fs::remove_dir(dir).map_err(|e| e.to_string()),
-    )
+    fs::remove_dir(dir).map_err(Failure::at(dir.display()))
 }
 
 #[cfg(test)]
