@@ -44,9 +44,11 @@ struct Service {
 struct Endpoint {
     endpoint: String,
     workload: Option<String>,
+    /// 0 for one that gets no new connections.
     weight: u32,
-    /// Of new connections, in percent, as the weights say.
+    /// Of new connections to an address of its family, in percent, as the weights say.
     share_percent: Option<f64>,
+    /// ready, draining
     state: String,
 }
 
@@ -110,6 +112,7 @@ fn table(services: &[api::ServiceStats], wide: bool, look: Look) -> String {
     use Align::{Left, Right};
     let mut columns = vec![
         ("SERVICE", Left),
+        ("PROTO", Left),
         ("ENDPOINTS", Right),
         ("OPEN", Right),
         ("OPENED", Right),
@@ -118,10 +121,11 @@ fn table(services: &[api::ServiceStats], wide: bool, look: Look) -> String {
         ("RECEIVED", Right),
         ("SRTT_P50", Right),
         ("SRTT_P99", Right),
+        ("RETRANS", Right),
         ("RETRANS%", Right),
     ];
     if wide {
-        columns.extend([("RETRANS", Right), ("SEGS", Right), ("PROTOCOL", Left)]);
+        columns.push(("SEGS", Right));
     }
     let mut table = Table::new(&columns, look);
     for s in services {
@@ -151,6 +155,7 @@ fn table(services: &[api::ServiceStats], wide: bool, look: Look) -> String {
             } else {
                 Cell::new(&s.service)
             },
+            Cell::new(&s.protocol),
             match s.endpoints {
                 0 if no_service => Cell::new(if wide { "-(ADDRESS_DIALED)" } else { "-" }),
                 0 => Cell::toned("0", Tone::Bad),
@@ -163,12 +168,11 @@ fn table(services: &[api::ServiceStats], wide: bool, look: Look) -> String {
             Cell::new(render::bytes(s.bytes_received)),
             Cell::new(srtt(s.srtt_p50_us)),
             Cell::new(srtt(s.srtt_p99_us)),
+            Cell::new(s.retransmits.to_string()),
             Cell::new(retrans),
         ];
         if wide {
-            row.push(Cell::new(s.retransmits.to_string()));
             row.push(Cell::new(s.segments_out.to_string()));
-            row.push(Cell::new(&s.protocol));
         }
         table.push(row);
     }
@@ -207,16 +211,12 @@ fn endpoints(services: &[api::ServiceStats], look: Look) -> String {
     table.take()
 }
 
-/// Weight of an endpoint among those that take new connections.
+/// Weight of an endpoint among those of its family: a client dials one family's address.
 fn share(service: &api::ServiceStats, endpoint: &api::EndpointStats) -> (u64, u64) {
-    let takes = |e: &api::EndpointStats| {
-        if e.state == "ready" {
-            u64::from(e.weight)
-        } else {
-            0
-        }
-    };
-    (takes(endpoint), service.by_endpoint.iter().map(takes).sum())
+    let v6 = |e: &api::EndpointStats| e.endpoint.starts_with('[');
+    let family = service.by_endpoint.iter().filter(|e| v6(e) == v6(endpoint));
+    let whole = family.map(|e| u64::from(e.weight)).sum();
+    (endpoint.weight.into(), whole)
 }
 
 impl From<Vec<api::ServiceStats>> for ServiceList {

@@ -115,6 +115,8 @@ pub struct ServicePort {
     pub affinity_secs: u32,
     /// Those that new connections may choose, sorted; weights are above 0.
     pub endpoints: Vec<Endpoint>,
+    /// Those that end but still serve, for `stat`; they are in `endpoints` too if none is ready.
+    pub draining: Vec<Endpoint>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

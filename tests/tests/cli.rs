@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use underpass_tests::{
     Result,
-    lab::{Proc, cli::text},
-    manifest::{Source, Target, allow},
-    scene::{EPERM, LIMIT, PORT, Scene, service_at},
+    lab::{
+        Proc,
+        cli::{Row, text},
+        until,
+    },
+    manifest::{Endpoint, Source, Target, allow},
+    scene::{EPERM, LIMIT, PORT, Scene, service, service_at},
 };
 
 const SERVER: Target = Target::Workload("server");
@@ -147,4 +151,41 @@ fn tables_are_plain_when_piped_and_empty_cells_say_why() -> Result<()> {
         "{wide}"
     );
     Ok(())
+}
+
+/// Endpoints that end are shown for as long as they serve, with what new connections they get.
+#[test]
+fn stat_shows_draining_endpoints() -> Result<()> {
+    let scene = Scene::new("leaving", &[])?;
+    let wait = |stays: Endpoint, expected: &[(&str, u64, &str)]| {
+        let leaves = Endpoint::new(scene.other.v4.to_string()).weight(7);
+        scene
+            .lab
+            .mesh_file("20-service.yaml", &service(&[stays, leaves.draining()]))?;
+        until("the endpoints", LIMIT, || {
+            let row = scene.agent.cli.stat("app/server:8080").map_err(|f| f.0)?;
+            let shown = row["by_endpoint"].as_array().cloned().unwrap_or_default();
+            if row["endpoints"] == 1 && shown.iter().map(endpoint).eq(expected.iter().copied()) {
+                Ok(())
+            } else {
+                Err(row.to_string())
+            }
+        })
+    };
+    let server = || Endpoint::new(scene.server.v4.to_string());
+    wait(
+        server(),
+        &[("app/server", 1, "ready"), ("app/other", 0, "draining")],
+    )?;
+    // None is ready: it gets new connections after all.
+    let waits = Endpoint {
+        ready: false,
+        ..server()
+    };
+    wait(waits, &[("app/other", 7, "draining")])
+}
+
+fn endpoint(e: &Row) -> (&str, u64, &str) {
+    let weight = e["weight"].as_u64().unwrap_or(u64::MAX);
+    (text(e, "/workload"), weight, text(e, "/state"))
 }

@@ -11,6 +11,7 @@ use underpass_abi::{
     tables::NameKind,
 };
 use underpass_api::v1alpha1 as api;
+use underpass_mesh::plan::Endpoint;
 
 use super::{Control, RegisteredNames, of_kernel};
 use crate::{
@@ -229,22 +230,35 @@ impl Control {
                 let row = rows
                     .entry((name.clone(), port.proto))
                     .or_insert_with(|| new_row(&name, port.proto));
+                // If none is ready, new connections go to those that end.
+                let first = port.endpoints.first();
+                let none_ready = first.is_some_and(|e| port.draining.contains(e));
+                let state = if none_ready { "draining" } else { "ready" };
                 for endpoint in &port.endpoints {
-                    let workload = endpoint
-                        .workload
-                        .map(|i| &self.plan.workloads()[i as usize]);
-                    let at = std::net::SocketAddr::new(endpoint.ip.into(), endpoint.port);
-                    row.by_endpoint.push(api::EndpointStats {
-                        endpoint: at.to_string(),
-                        workload: workload.map_or_else(String::new, |w| w.full_name.to_string()),
-                        weight: endpoint.weight,
-                        state: "ready".into(),
-                    });
+                    let stats = self.endpoint_stats(endpoint, endpoint.weight, state);
+                    row.by_endpoint.push(stats);
                 }
-                row.endpoints = row.by_endpoint.len() as u32;
+                for endpoint in port.draining.iter().filter(|_| !none_ready) {
+                    row.by_endpoint
+                        .push(self.endpoint_stats(endpoint, 0, "draining"));
+                }
+                row.endpoints += port.endpoints.len() as u32;
             }
         }
         rows
+    }
+
+    fn endpoint_stats(&self, endpoint: &Endpoint, weight: u32, state: &str) -> api::EndpointStats {
+        let workload = endpoint
+            .workload
+            .map(|i| &self.plan.workloads()[i as usize]);
+        let at = std::net::SocketAddr::new(endpoint.ip.into(), endpoint.port);
+        api::EndpointStats {
+            endpoint: at.to_string(),
+            workload: workload.map_or_else(String::new, |w| w.full_name.to_string()),
+            weight,
+            state: state.into(),
+        }
     }
 
     fn add_round_trips(

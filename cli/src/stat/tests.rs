@@ -30,7 +30,8 @@ fn fixed() -> Vec<api::ServiceStats> {
         by_endpoint: vec![
             endpoint("10.0.0.4:9090", "shop/rates-1", 90, "ready"),
             endpoint("10.0.0.5:9090", "", 10, "ready"),
-            endpoint("10.0.0.6:9090", "shop/rates-3", 50, "draining"),
+            endpoint("10.0.0.6:9090", "shop/rates-3", 0, "draining"),
+            endpoint("[fd00::4]:9090", "shop/rates-1", 90, "ready"),
         ],
     };
     let idle = api::ServiceStats {
@@ -50,10 +51,10 @@ fn fixed() -> Vec<api::ServiceStats> {
 #[test]
 fn table_of_services() {
     let expected = "\
-SERVICE          ENDPOINTS  OPEN  OPENED  REFUSED    SENT  RECEIVED  SRTT_P50  SRTT_P99  RETRANS%
-shop/idle:80             0     0       0        0      0B        0B         -         -         -
-shop/rates:9090          3     2    1000        4  1.5KiB   50.0MiB      80µs     1.2ms      0.1%
--                        -     0       5        0      0B        0B         -         -         -
+SERVICE          PROTO  ENDPOINTS  OPEN  OPENED  REFUSED    SENT  RECEIVED  SRTT_P50  SRTT_P99  RETRANS  RETRANS%
+shop/idle:80     udp            0     0       0        0      0B        0B         -         -        0         -
+shop/rates:9090  tcp            3     2    1000        4  1.5KiB   50.0MiB      80µs     1.2ms        3      0.1%
+-                tcp            -     0       5        0      0B        0B         -         -        0         -
 ";
     assert_eq!(table(&fixed(), false, PLAIN), expected);
 }
@@ -61,15 +62,16 @@ shop/rates:9090          3     2    1000        4  1.5KiB   50.0MiB      80µs  
 #[test]
 fn wide_has_reasons_and_the_endpoints_with_their_shares() {
     let expected = "\
-SERVICE                    ENDPOINTS  OPEN  OPENED  REFUSED    SENT  RECEIVED         SRTT_P50         SRTT_P99         RETRANS%  RETRANS  SEGS  PROTOCOL
-shop/idle:80                       0     0       0        0      0B        0B    -(NO_TRAFFIC)    -(NO_TRAFFIC)    -(NO_TRAFFIC)        0     0  udp
-shop/rates:9090                    3     2    1000        4  1.5KiB   50.0MiB             80µs            1.2ms             0.1%        3  4000  tcp
--(ADDRESS_DIALED)  -(ADDRESS_DIALED)     0       5        0      0B        0B  -(NOT_OBSERVED)  -(NOT_OBSERVED)  -(NOT_OBSERVED)        0     0  tcp
+SERVICE            PROTO          ENDPOINTS  OPEN  OPENED  REFUSED    SENT  RECEIVED         SRTT_P50         SRTT_P99  RETRANS         RETRANS%  SEGS
+shop/idle:80       udp                    0     0       0        0      0B        0B    -(NO_TRAFFIC)    -(NO_TRAFFIC)        0    -(NO_TRAFFIC)     0
+shop/rates:9090    tcp                    3     2    1000        4  1.5KiB   50.0MiB             80µs            1.2ms        3             0.1%  4000
+-(ADDRESS_DIALED)  tcp    -(ADDRESS_DIALED)     0       5        0      0B        0B  -(NOT_OBSERVED)  -(NOT_OBSERVED)        0  -(NOT_OBSERVED)     0
 
-SERVICE          ENDPOINT       WORKLOAD           WEIGHT  SHARE  STATE
-shop/rates:9090  10.0.0.4:9090  shop/rates-1           90  90.0%  ready
-shop/rates:9090  10.0.0.5:9090  -(NOT_A_WORKLOAD)      10  10.0%  ready
-shop/rates:9090  10.0.0.6:9090  shop/rates-3           50   0.0%  draining
+SERVICE          ENDPOINT        WORKLOAD           WEIGHT   SHARE  STATE
+shop/rates:9090  10.0.0.4:9090   shop/rates-1           90   90.0%  ready
+shop/rates:9090  10.0.0.5:9090   -(NOT_A_WORKLOAD)      10   10.0%  ready
+shop/rates:9090  10.0.0.6:9090   shop/rates-3            0    0.0%  draining
+shop/rates:9090  [fd00::4]:9090  shop/rates-1           90  100.0%  ready
 ";
     assert_eq!(
         table(&fixed(), true, PLAIN) + "\n" + &endpoints(&fixed(), PLAIN),
@@ -119,9 +121,14 @@ items:
     state: ready
   - endpoint: 10.0.0.6:9090
     workload: shop/rates-3
-    weight: 50
+    weight: 0
     share_percent: 0.0
     state: draining
+  - endpoint: '[fd00::4]:9090'
+    workload: shop/rates-1
+    weight: 90
+    share_percent: 100.0
+    state: ready
 - service: null
   protocol: tcp
   endpoints: 0

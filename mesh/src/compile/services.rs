@@ -23,18 +23,15 @@ pub(crate) fn service(world: &World, service: &k8s::Service, slices: &[&Endpoint
             AddressType::IPv6
         };
         for port in spec.ports.iter().filter(|p| p.protocol.number() != 0) {
+            let publish_not_ready = spec.publish_not_ready_addresses;
+            let (endpoints, draining) = endpoints(world, publish_not_ready, port, family, slices);
             ports.push(ServicePort {
                 ip: Ip::from(ip),
                 port: port.port,
                 proto: port.protocol.number(),
                 affinity_secs: spec.affinity_secs(),
-                endpoints: endpoints(
-                    world,
-                    spec.publish_not_ready_addresses,
-                    port,
-                    family,
-                    slices,
-                ),
+                endpoints,
+                draining,
             });
         }
     }
@@ -51,14 +48,15 @@ pub(crate) fn service(world: &World, service: &k8s::Service, slices: &[&Endpoint
 }
 
 /// The endpoints that new connections may choose: those that are ready; if there is none, those
-/// that end but still serve. A weight of 0 takes no traffic and yet counts as ready.
+/// that end but still serve. A weight of 0 takes no traffic and yet counts as ready. Second: all
+/// that end but still serve.
 fn endpoints(
     world: &World,
     publish_not_ready: bool,
     port: &k8s::ServicePort,
     family: AddressType,
     slices: &[&EndpointSlice],
-) -> Vec<Endpoint> {
+) -> (Vec<Endpoint>, Vec<Endpoint>) {
     #[derive(PartialEq, Eq, PartialOrd, Ord)]
     enum State {
         Ready,
@@ -100,12 +98,12 @@ fn endpoints(
     } else {
         State::Draining
     };
-    let chosen = found
-        .into_values()
-        .filter(|(s, e)| *s == best && e.weight > 0);
-    let mut endpoints: Vec<Endpoint> = chosen.map(|(_, e)| e).collect();
+    let of = |state: State| found.values().filter(move |(s, _)| *s == state);
+    let draining = of(State::Draining).map(|(_, e)| *e).collect();
+    let chosen = of(best).filter(|(_, e)| e.weight > 0);
+    let mut endpoints: Vec<Endpoint> = chosen.map(|(_, e)| *e).collect();
     endpoints.shrink_to_fit();
-    endpoints
+    (endpoints, draining)
 }
 
 /// The workload behind an endpoint: the one that it names, else the owner of the address.

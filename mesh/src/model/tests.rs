@@ -196,9 +196,10 @@ fn draining_endpoints_serve_only_if_none_is_ready() {
         let mut model = Model::default();
         model.set_file("s.yaml", &slices(first));
         let plan = model.compile(&Facts::default());
-        let service = plan.services().next().unwrap().clone();
-        service.ports[0]
-            .endpoints
+        let port = plan.services().next().unwrap().ports[0].clone();
+        let draining: Vec<String> = port.draining.iter().map(|e| e.ip.to_string()).collect();
+        assert_eq!(draining, ["10.0.0.2"]);
+        port.endpoints
             .iter()
             .map(|e| e.ip.to_string())
             .collect::<Vec<_>>()
