@@ -30,6 +30,7 @@ plain!(
     Backend,
     Life,
     AffinityKey,
+    Entry,
     AddressWord,
     IdentityPair,
     ListenKey,

@@ -6,9 +6,9 @@
 //!   which the run reads once;
 //! * what a word refers to is written under a fresh index before the word, never rewritten in
 //!   place, and its index is used again only after a grace period (RCU);
-//! * hash values never change once inserted: a freed hash element is given to the next insert at
-//!   once while a reader may still hold it, so deletes come after a grace period and the inserts of
-//!   the next change after another one;
+//! * a hash element is never replaced: it is written in place ([`Entry`]) or not at all, and as a
+//!   freed one is given to the next insert at once while a reader may still hold it, deletes come
+//!   after a grace period and the inserts of the next change after another one;
 //! * hashes that programs themselves write carry a check of their key in the 8-byte value.
 
 pub use self::learnt::*;
@@ -240,10 +240,41 @@ impl Life {
     }
 }
 
-/// Value of `ADDRESSES` (keyed by [`Ip`]): the workload in the low half, flags in the high half.
+/// Value of the hashes by which programs come to a workload: of `CGROUPS` and `NETNS` a workload
+/// index, of `ADDRESSES` an [`AddressWord`].
+///
+/// An ordinary update of an existing key puts another element in the old one's place; a lookup under
+/// way can then miss the key, or read what the freed element holds by then (measured, see
+/// `docs/explanation/kernel-tables.md`). An update with `BPF_F_LOCK` writes the word in place. For
+/// that the value must hold a lock, which the kernel finds by the type's name; programs read the
+/// word once and never lock.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    pub word: u32,
+    lock: bpf_spin_lock,
+}
+
+impl Entry {
+    pub const fn new(word: u32) -> Self {
+        Self {
+            word,
+            lock: bpf_spin_lock { val: 0 },
+        }
+    }
+}
+
+#[allow(non_camel_case_types, reason = "the kernel's name")]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct bpf_spin_lock {
+    val: u32,
+}
+
+/// Word of an `ADDRESSES` entry (keyed by [`Ip`]): the workload in 24 bits, flags above.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AddressWord(pub u64);
+pub struct AddressWord(pub u32);
 
 impl AddressWord {
     /// The address is on this node: its identity is never taken from the address.
@@ -253,15 +284,15 @@ impl AddressWord {
     pub const SHARED: u32 = 2;
 
     pub const fn new(workload: u32, flags: u32) -> Self {
-        Self((flags as u64) << 32 | workload as u64)
+        Self(flags << 24 | workload & 0xff_ffff)
     }
     #[inline(always)]
     pub const fn workload(self) -> u32 {
-        self.0 as u32
+        self.0 & 0xff_ffff
     }
     #[inline(always)]
     pub const fn flags(self) -> u32 {
-        (self.0 >> 32) as u32
+        self.0 >> 24
     }
 }
 
@@ -313,6 +344,8 @@ pub struct NameKey {
 /// namespace and 253 for a name: longer keys are cut and end in a hash.
 pub const NAME_LEN: usize = 184;
 
+const _: () = assert!(limits::WORKLOADS <= 1 << 24);
+const _: () = assert!(size_of::<Entry>() == 8);
 const _: () = assert!(size_of::<ServiceKey>() == 20);
 const _: () = assert!(size_of::<Backend>() == 32);
 const _: () = assert!(size_of::<BlockKey>() == 24);

@@ -8,7 +8,7 @@ use underpass_abi::{
 };
 
 use crate::{
-    maps::{ADDRESSES, BLOCKS, IDENTITIES, POLICIES, RULES, WORKLOADS, entry, word},
+    maps::{ADDRESSES, BLOCKS, IDENTITIES, POLICIES, RULES, WORKLOADS, entry, entry_word, word},
     workload::{ip_words, words_ip},
 };
 
@@ -41,7 +41,7 @@ impl Source {
         if ip.is_loopback() || ip == to {
             return Self::UnknownLocal;
         }
-        match entry!(ADDRESSES, ip).map(AddressWord) {
+        match entry_word!(ADDRESSES, ip).map(AddressWord) {
             Some(a) if a.flags() & AddressWord::LOCAL != 0 => Self::UnknownLocal,
             Some(a) if a.workload() != 0 => Self::Workload(a.workload()),
             _ => Self::Outside(*ip),

@@ -33,11 +33,11 @@ pub static BACKEND_LIFE: Array<u64, { limits::BACKENDS }> = Array::new();
 #[btf_map]
 pub static AFFINITY: LruHashMap<AffinityKey, u64, { limits::AFFINITY }> = LruHashMap::new();
 #[btf_map]
-pub static CGROUPS: HashMap<u64, u64, { limits::WORKLOADS }, LAZY> = HashMap::new();
+pub static CGROUPS: HashMap<u64, Entry, { limits::WORKLOADS }, LAZY> = HashMap::new();
 #[btf_map]
-pub static NETNS: HashMap<u64, u64, { limits::NETNS }, LAZY> = HashMap::new();
+pub static NETNS: HashMap<u64, Entry, { limits::NETNS }, LAZY> = HashMap::new();
 #[btf_map]
-pub static ADDRESSES: HashMap<Ip, u64, { limits::ADDRESSES }, LAZY> = HashMap::new();
+pub static ADDRESSES: HashMap<Ip, Entry, { limits::ADDRESSES }, LAZY> = HashMap::new();
 #[btf_map]
 pub static WORKLOADS: Array<u64, { limits::WORKLOADS }> = Array::new();
 #[btf_map]
@@ -129,6 +129,18 @@ macro_rules! entry {
     };
 }
 pub(crate) use entry;
+
+/// Reads the word of an `Entry` once: user space writes it in place.
+macro_rules! entry_word {
+    ($map:expr, $key:expr) => {
+        match $map.get_ptr($key) {
+            // SAFETY: as for `entry`; the word is the first field.
+            Some(p) => Some(unsafe { core::ptr::read_volatile(p.cast::<u32>()) }),
+            None => None,
+        }
+    };
+}
+pub(crate) use entry_word;
 
 /// Adds one to a per-CPU counter.
 #[inline(always)]

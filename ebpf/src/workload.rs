@@ -8,7 +8,7 @@ use underpass_abi::{
 
 use crate::{
     kernel::{offset, read, zeroed},
-    maps::{ADDRESSES, CGROUPS, LISTENERS, NETNS, SETTINGS, count, entry, word},
+    maps::{ADDRESSES, CGROUPS, LISTENERS, NETNS, SETTINGS, count, entry, entry_word, word},
 };
 
 /// Deepest level below the cgroup root at which a workload's cgroup may be.
@@ -31,7 +31,7 @@ pub extern "C" fn up_of_current_cgroup() -> u32 {
             // SAFETY: plain helper call; 0 if the task is not that deep.
             let id = unsafe { h::bpf_get_current_ancestor_cgroup_id(level as i32) };
             if id != 0 {
-                found = entry!(CGROUPS, &id).unwrap_or(0) as u32;
+                found = entry_word!(CGROUPS, &id).unwrap_or(0);
             }
         }
     }
@@ -62,7 +62,7 @@ pub extern "C" fn up_of_cgroup(cgroup: u64) -> u32 {
         if found == 0 && level <= depth && levels & (1 << level) != 0 {
             let ancestor: u64 = read(cgroup + offset!(cgroup_ancestors) + 8 * u64::from(level));
             let id = cgroup_id(ancestor);
-            found = entry!(CGROUPS, &id).unwrap_or(0) as u32;
+            found = entry_word!(CGROUPS, &id).unwrap_or(0);
         }
     }
     found
@@ -78,7 +78,7 @@ fn cgroup_id(cgroup: u64) -> u64 {
 /// namespace holds no workload.
 #[inline(always)]
 pub fn of_netns(cookie: u64) -> Option<u32> {
-    entry!(NETNS, &cookie).map(|w| w as u32)
+    entry_word!(NETNS, &cookie)
 }
 
 /// The source of a connection: the caller's workload by cgroup, else by namespace; 0 = a process of
@@ -139,10 +139,9 @@ pub extern "C" fn up_of_address(high: u64, low: u64, port: u64, netns: u64) -> u
     let (ip, proto, port) = (&words_ip(high, low), (port >> 16) as u8, port as u16);
     let mut home = netns;
     if !ip.is_loopback() {
-        let Some(value) = entry!(ADDRESSES, ip) else {
+        let Some(address) = entry_word!(ADDRESSES, ip).map(AddressWord) else {
             return 0;
         };
-        let address = AddressWord(value);
         let local = address.flags() & AddressWord::LOCAL != 0;
         if address.workload() != 0 || !local {
             return u64::from(address.workload()) | if local { LOCAL } else { 0 };

@@ -52,8 +52,8 @@ pub fn apply(maps: &Maps, change: &Change) -> Result<Applied, KernelError> {
     let start = Instant::now();
     let mut applied = Applied::default();
     for round in &change.rounds {
-        applied.writes += put(maps, &round.fresh)?;
-        applied.writes += put(maps, &round.words)?;
+        applied.writes += put(maps, &round.fresh, Put::Any)?;
+        applied.writes += put(maps, &round.words, Put::InPlace)?;
         applied.effective_after = start.elapsed();
         grace()?;
         for d in &round.stale {
@@ -69,11 +69,13 @@ pub fn apply(maps: &Maps, change: &Change) -> Result<Applied, KernelError> {
     Ok(applied)
 }
 
-fn put(maps: &Maps, batches: &[Batch]) -> Result<usize, KernelError> {
+fn put(maps: &Maps, batches: &[Batch], how: Put) -> Result<usize, KernelError> {
     let mut writes = 0;
     for b in batches {
-        map(maps, b.map)?
-            .put_all(&b.keys, &b.values, Put::Any)
+        let map = map(maps, b.map)?;
+        // Array elements are always written in place.
+        let how = if map.is_array() { Put::Any } else { how };
+        map.put_all(&b.keys, &b.values, how)
             .map_err(failed(b.map))?;
         writes += b.count;
     }

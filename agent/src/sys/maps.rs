@@ -37,6 +37,8 @@ pub enum Put {
     Any = 0,
     /// The key must be new.
     New = 1,
+    /// The value of an existing key is written where it is (`BPF_F_LOCK`); it must hold a lock.
+    InPlace = 4,
 }
 
 #[repr(C)]

@@ -13,7 +13,7 @@ use std::{
 
 use underpass_abi::{
     plain,
-    tables::{maps, setting},
+    tables::{Entry, maps, setting},
 };
 use underpass_agent::{
     kernel::{CgroupRoot, Kernel, KernelOptions, load, uninstall},
@@ -60,7 +60,10 @@ impl Node {
         let kernel = self.open();
         let level = kernel.cgroup().level_of(&self.cgroup).unwrap();
         let round = Round {
-            fresh: vec![batch(maps::CGROUPS, &[(kernel.cgroup().id(), 1_u64)])],
+            fresh: vec![batch(
+                maps::CGROUPS,
+                &[(kernel.cgroup().id(), Entry::new(1))],
+            )],
             words: vec![batch(
                 maps::SETTINGS,
                 &[(setting::CGROUP_LEVELS, 1_u64 << level)],

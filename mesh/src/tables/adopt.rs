@@ -1,12 +1,15 @@
 //! What is installed, from the pinned maps alone. A crash can have left any prefix of a change:
 //! what nothing refers to is taken for free or for waste, which the next change removes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    hash::Hash,
+};
 
 use underpass_abi::{
     plain::{Plain, from_bytes},
     tables::{
-        AliasSlot, Backend, IdentityPair, Life, NAME_LEN, NameKey, NameKind, ServiceKey,
+        AliasSlot, Backend, Entry, IdentityPair, Life, NAME_LEN, NameKey, NameKind, ServiceKey,
         ServiceWord, SlotHeader, TABLE_HEADER, maps, setting,
     },
     verdict::RuleKey,
@@ -32,9 +35,9 @@ pub(super) fn adopt(dump: &Dump) -> Result<Tables, TablesError> {
     }
     let workloads = workloads::Workloads {
         rows: rows(dump)?,
-        cgroups: pairs(dump, maps::CGROUPS)?.into_iter().collect(),
-        netns: pairs(dump, maps::NETNS)?.into_iter().collect(),
-        addresses: pairs(dump, maps::ADDRESSES)?.into_iter().collect(),
+        cgroups: entries(dump, maps::CGROUPS)?,
+        netns: entries(dump, maps::NETNS)?,
+        addresses: entries(dump, maps::ADDRESSES)?,
         index_of: Box::default(),
     };
     // All others are free, so that what the arrays hold for them is written before anything refers
@@ -57,6 +60,14 @@ fn pairs<K: Plain, V: Plain>(dump: &Dump, map: &'static str) -> Result<Vec<(K, V
     typed
         .collect::<Option<_>>()
         .ok_or_else(|| corrupt(map, "keys or values have another size".into()))
+}
+
+fn entries<K: Plain + Hash + Eq>(
+    dump: &Dump,
+    map: &'static str,
+) -> Result<HashMap<K, u32>, TablesError> {
+    let pairs = pairs::<K, Entry>(dump, map)?.into_iter();
+    Ok(pairs.map(|(key, entry)| (key, entry.word)).collect())
 }
 
 fn corrupt(map: &'static str, why: String) -> TablesError {

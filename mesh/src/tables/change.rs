@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use underpass_abi::{
     plain::{Plain, bytes},
-    tables::maps,
+    tables::{Entry, maps},
 };
 
 /// Elements to write to one map: keys and values contiguous, as `BPF_MAP_UPDATE_BATCH` wants them
@@ -33,7 +33,7 @@ pub struct Round {
     /// read, may be overwritten.) The last batches are the entry points: hash keys by which
     /// programs find what was written before.
     pub fresh: Vec<Batch>,
-    /// 8-byte array words, and of each hash at most one existing key.
+    /// Array words, and new values of existing keys of hashes. Each must be written in place.
     pub words: Vec<Batch>,
     /// What nothing refers to any more.
     pub stale: Vec<Deletes>,
@@ -45,9 +45,8 @@ impl Round {
     }
 }
 
-/// The way from one plan to the next: usually one round. More if existing keys of `CGROUPS`, `NETNS`
-/// or `ADDRESSES` change their value (a workload was replaced by another at its place), or if
-/// workloads go together with their policy tables. Empty if nothing is to be done.
+/// The way from one plan to the next: one round, or two if workloads go together with their policy
+/// tables. Empty if nothing is to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     pub rounds: Vec<Round>,
@@ -97,17 +96,12 @@ const WORDS: [&str; 8] = [
     maps::SETTINGS,
 ];
 
-/// So many existing keys of one hash are updated one by one, each in a round of its own. Beyond
-/// that they are deleted in one round and inserted in the next.
-pub(super) const SWAPS_MAX: usize = 4;
-
 /// Collects a change.
 #[derive(Default)]
 pub(super) struct Writer {
     fresh: Vec<Batch>,
     words: Vec<Batch>,
     stale: Vec<Deletes>,
-    swaps: Dump,
 }
 
 impl Writer {
@@ -126,15 +120,9 @@ impl Writer {
         put(&mut self.words, map, bytes(&index), bytes(&value));
     }
 
-    /// Gives an existing key of a hash another value.
-    ///
-    /// The kernel allocates a new element and gives the old one to the next insert or update at
-    /// once, while a reader may still be about to read the old value through it. So at most one
-    /// key of a map is updated between two grace periods, and nothing is inserted after it: then
-    /// the old element keeps its value until no reader can hold it.
-    pub(super) fn swap<K: Plain>(&mut self, map: &'static str, key: &K, value: u64) {
-        let pair = (bytes(key).to_vec(), bytes(&value).to_vec());
-        self.swaps.entry(map).or_default().push(pair);
+    /// Gives an existing key of a hash another word, which takes effect.
+    pub(super) fn entry<K: Plain>(&mut self, map: &'static str, key: &K, word: u32) {
+        put(&mut self.words, map, bytes(key), bytes(&Entry::new(word)));
     }
 
     /// Deletes what nothing will refer to once the words are written.
@@ -143,10 +131,7 @@ impl Writer {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.fresh.is_empty()
-            && self.words.is_empty()
-            && self.stale.is_empty()
-            && self.swaps.is_empty()
+        self.fresh.is_empty() && self.words.is_empty() && self.stale.is_empty()
     }
 
     pub(super) fn finish(self) -> Change {
@@ -154,7 +139,6 @@ impl Writer {
             fresh,
             words,
             stale,
-            swaps,
         } = self;
         // Policy tables are deleted after the last way to the workloads that have them is closed: a
         // run that came by such a workload finds its rules.
@@ -169,21 +153,6 @@ impl Writer {
         }];
         if closes && !rules.is_empty() {
             rounds.push(Round::default());
-        }
-        for (map, pairs) in swaps {
-            let one_by_one = pairs.len() <= SWAPS_MAX;
-            for (i, (key, value)) in pairs.iter().enumerate() {
-                let last = if one_by_one { i } else { 1 };
-                if rounds.len() <= last {
-                    rounds.resize(last + 1, Round::default());
-                }
-                if one_by_one {
-                    put(&mut rounds[i].words, map, key, value);
-                } else {
-                    delete(&mut rounds[0].stale, map, key);
-                    put(&mut rounds[1].fresh, map, key, value);
-                }
-            }
         }
         if let Some(last) = rounds.last_mut() {
             last.stale.extend(rules);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use underpass_abi::tables::{NameKind, maps};
 
-use super::{Change, Tables};
+use super::{Batch, Change, Round, Tables};
 use crate::{Facts, Model, Plan};
 use spec::{Spec, spec};
 use store::Store;
@@ -39,14 +39,8 @@ fn apply(store: &mut Store, change: &Change, new: &View, writes_max: usize) {
     let old = View::of(store);
     let in_use = view::in_use(store);
     let mut left = writes_max;
-    let moved = moved_in_two_rounds(change);
     for round in &change.rounds {
-        for (is_fresh, batch) in round
-            .fresh
-            .iter()
-            .map(|b| (true, b))
-            .chain(round.words.iter().map(|b| (false, b)))
-        {
+        for (is_fresh, batch) in batches(round) {
             for (key, value) in store::elements(&batch.keys, &batch.values, batch.count) {
                 if left == 0 {
                     return;
@@ -57,7 +51,7 @@ fn apply(store: &mut Store, change: &Change, new: &View, writes_max: usize) {
                     assert!(!reused, "{} {index} is in use", batch.map);
                 }
                 store.write(batch.map, key, value, is_fresh);
-                View::of(store).check_between(&old, new, &moved);
+                View::of(store).check_between(&old, new);
             }
         }
         store.grace();
@@ -68,27 +62,26 @@ fn apply(store: &mut Store, change: &Change, new: &View, writes_max: usize) {
                 }
                 left -= 1;
                 store.delete(deletes.map, key);
-                View::of(store).check_between(&old, new, &moved);
+                View::of(store).check_between(&old, new);
             }
         }
         store.grace();
     }
 }
 
-/// Keys that are deleted and inserted again, because too many of a map change.
-fn moved_in_two_rounds(change: &Change) -> Vec<(&'static str, Vec<u8>)> {
-    let deleted = change.rounds.iter().flat_map(|r| &r.stale);
-    let deleted = deleted.flat_map(|d| store::keys(&d.keys, d.count).map(|k| (d.map, k.to_vec())));
-    deleted.collect()
+/// The batches of a round in their order, each with whether it is a fresh one.
+fn batches(round: &Round) -> impl Iterator<Item = (bool, &Batch)> {
+    let fresh = round.fresh.iter().map(|b| (true, b));
+    fresh.chain(round.words.iter().map(|b| (false, b)))
 }
 
 fn fresh_store(plan: &Plan) -> Store {
     let mut store = Store::default();
     let change = Tables::empty().lay_out(plan).expect("small plans fit");
     for round in &change.rounds {
-        for batch in round.fresh.iter().chain(&round.words) {
+        for (is_fresh, batch) in batches(round) {
             for (key, value) in store::elements(&batch.keys, &batch.values, batch.count) {
-                store.write(batch.map, key, value, false);
+                store.write(batch.map, key, value, is_fresh);
             }
         }
     }
@@ -276,6 +269,30 @@ fn another_identity_is_another_index_and_the_old_name_stays() {
         tables.names().get(NameKind::Workload, web),
         Some(&*name("web"))
     );
+}
+
+#[test]
+fn any_number_of_addresses_change_their_workload_in_one_round() {
+    let workloads = |account: &str| -> String {
+        let one = |i| {
+            format!(
+                "---\napiVersion: underpass.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: w{i}, namespace: many }}\nspec: {{ serviceAccountName: {account}, addresses: [10.9.0.{i}] }}\n"
+            )
+        };
+        (1..=100).map(one).collect()
+    };
+    let mut model = Model::default();
+    let mut tables = Tables::empty();
+    let mut store = Store::default();
+    for account in ["old", "new"] {
+        model.set_file("many.yaml", &workloads(account));
+        let plan = model.compile(&Facts::default());
+        let change = tables.lay_out(&plan).unwrap();
+        assert_eq!(change.rounds.len(), 1);
+        assert_eq!(counts(&change)[maps::ADDRESSES], 100);
+        let new = View::of(&fresh_store(&plan)).with_unreachable(&fresh_store(&plan));
+        apply(&mut store, &change, &new, usize::MAX);
+    }
 }
 
 #[test]

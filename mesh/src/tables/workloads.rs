@@ -9,7 +9,7 @@ use std::{
 use underpass_abi::{
     Ip,
     plain::{Plain, bytes},
-    tables::{AddressWord, IdentityPair, limits, maps},
+    tables::{AddressWord, Entry, IdentityPair, limits, maps},
     verdict::subject,
 };
 
@@ -34,9 +34,9 @@ pub(super) struct Row {
 pub(super) struct Workloads {
     /// By index.
     pub rows: Vec<Row>,
-    pub cgroups: HashMap<u64, u64>,
-    pub netns: HashMap<u64, u64>,
-    pub addresses: HashMap<Ip, u64>,
+    pub cgroups: HashMap<u64, u32>,
+    pub netns: HashMap<u64, u32>,
+    pub addresses: HashMap<Ip, u32>,
     /// Indexes by position in the last world.
     pub index_of: Box<[u32]>,
 }
@@ -50,14 +50,12 @@ impl Workloads {
             addresses,
             ..
         } = self;
-        let entries = cgroups
-            .values()
-            .chain(netns.values())
-            .chain(addresses.values());
+        let addresses = addresses.values().map(|w| AddressWord(*w).workload());
+        let entries = cgroups.values().chain(netns.values()).copied();
         let backends = services.rows.values().flat_map(|row| &row.backends);
         let behind = backends.map(|b| services.backends[*b as usize].0.workload);
         entries
-            .map(|word| *word as u32)
+            .chain(addresses)
             .chain(behind)
             .filter(|w| *w != 0)
             .collect()
@@ -145,11 +143,8 @@ impl Workloads {
         let netns = world
             .netns
             .iter()
-            .map(|(c, owner)| (*c, u64::from(owner.map_or(0, index))));
-        let cgroups = world
-            .cgroups
-            .iter()
-            .map(|(id, owner)| (*id, u64::from(index(*owner))));
+            .map(|(c, owner)| (*c, owner.map_or(0, index)));
+        let cgroups = world.cgroups.iter().map(|(id, owner)| (*id, index(*owner)));
         entries(
             maps::ADDRESSES,
             limits::ADDRESSES,
@@ -178,16 +173,16 @@ impl Workloads {
 fn entries<K: Plain + Hash + Ord>(
     map: &'static str,
     limit: usize,
-    installed: &mut HashMap<K, u64>,
-    wanted: impl Iterator<Item = (K, u64)>,
+    installed: &mut HashMap<K, u32>,
+    wanted: impl Iterator<Item = (K, u32)>,
     out: &mut Writer,
 ) -> Result<(), TablesError> {
     let mut keys = HashSet::with_capacity(installed.len());
-    for (key, value) in wanted {
+    for (key, word) in wanted {
         keys.insert(key);
-        match installed.insert(key, value) {
-            None => out.fresh(map, &key, &value),
-            Some(old) if old != value => out.swap(map, &key, value),
+        match installed.insert(key, word) {
+            None => out.fresh(map, &key, &Entry::new(word)),
+            Some(old) if old != word => out.entry(map, &key, word),
             Some(_) => {}
         }
     }

@@ -1,5 +1,5 @@
 //! Maps as the kernel has them. A hash gives a freed element to the next insert at once, while
-//! readers may still look at it: every value that a reader could hold is checked after each write.
+//! readers may still look at it: whatever a reader could hold must stay its key's.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,15 @@ type Bytes = Vec<u8>;
 pub struct Store {
     pub arrays: BTreeMap<&'static str, BTreeMap<u32, Bytes>>,
     hashes: BTreeMap<&'static str, Hash>,
-    /// What runs that began since the last grace period can hold: map, element, value.
+    /// What runs that began since the last grace period can hold: map, element, its key.
     held: Vec<(&'static str, usize, Bytes)>,
 }
 
 #[derive(Clone, Default)]
 struct Hash {
     keys: BTreeMap<Bytes, usize>,
-    elements: Vec<Bytes>,
+    /// Key and value, also of freed ones.
+    elements: Vec<(Bytes, Bytes)>,
     free: Vec<usize>,
 }
 
@@ -49,19 +50,26 @@ impl Store {
         }
         let hash = self.hashes.entry(map).or_default();
         let old = hash.keys.get(key).copied();
-        if map != maps::NAMES && is_fresh {
+        if map == maps::NAMES {
+            // No program reads it.
+        } else if is_fresh {
             assert!(old.is_none(), "{map}: fresh key exists");
+        } else {
+            // As with BPF_F_LOCK.
+            hash.elements[old.expect("words of hashes are those of existing keys")].1 =
+                value.to_vec();
+            return;
         }
         let element = hash.free.pop().unwrap_or_else(|| {
-            hash.elements.push(Bytes::new());
+            hash.elements.push(Default::default());
             hash.elements.len() - 1
         });
-        hash.elements[element] = value.to_vec();
+        hash.elements[element] = (key.to_vec(), value.to_vec());
         hash.keys.insert(key.to_vec(), element);
         hash.free.extend(old);
         if map != maps::NAMES {
             self.check_held();
-            self.held.push((map, element, value.to_vec()));
+            self.held.push((map, element, key.to_vec()));
         }
     }
 
@@ -80,17 +88,17 @@ impl Store {
                 let now = hash
                     .keys
                     .values()
-                    .map(|e| (*map, *e, hash.elements[*e].clone()));
+                    .map(|e| (*map, *e, hash.elements[*e].0.clone()));
                 self.held.extend(now);
             }
         }
     }
 
     fn check_held(&self) {
-        for (map, element, value) in &self.held {
+        for (map, element, key) in &self.held {
             assert_eq!(
-                &self.hashes[map].elements[*element], value,
-                "{map}: a held value changed"
+                &self.hashes[map].elements[*element].0, key,
+                "{map}: a held element is another key's"
             );
         }
     }
@@ -98,12 +106,12 @@ impl Store {
     pub fn hash(&self, map: &'static str) -> impl Iterator<Item = (&[u8], &[u8])> {
         let hash = self.hashes.get(map);
         hash.into_iter()
-            .flat_map(|h| h.keys.iter().map(|(k, e)| (&**k, &*h.elements[*e])))
+            .flat_map(|h| h.keys.iter().map(|(k, e)| (&**k, &*h.elements[*e].1)))
     }
 
     pub fn get(&self, map: &'static str, key: &[u8]) -> Option<&[u8]> {
         let hash = self.hashes.get(map)?;
-        hash.keys.get(key).map(|e| &*hash.elements[*e])
+        hash.keys.get(key).map(|e| &*hash.elements[*e].1)
     }
 
     pub fn word(&self, map: &'static str, index: u32) -> u64 {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use underpass_abi::{
     Ip,
     plain::{bytes, from_bytes},
-    tables::{AddressWord, BlockKey, IdentityPair, NameKind, ServiceKey, ServiceWord, maps},
+    tables::{AddressWord, BlockKey, Entry, IdentityPair, NameKind, ServiceKey, ServiceWord, maps},
     verdict::{self, PolicyHeader, RuleWord, Subjects, Verdict, subject},
 };
 
@@ -32,7 +32,7 @@ fn subjects(store: &Store, source: &SourceRef, index: impl Fn(&str) -> u32, set:
         SourceRef::UnknownLocal => [subject::UNKNOWN_LOCAL, 0],
         SourceRef::Address(ip) => {
             let word = store.get(maps::ADDRESSES, bytes(&Ip::from(*ip)));
-            let word = word.map(|w| AddressWord(from_bytes(w).unwrap()));
+            let word = word.map(|w| AddressWord(from_bytes::<Entry>(w).unwrap().word));
             match word {
                 Some(a) if a.flags() & AddressWord::LOCAL != 0 => [subject::UNKNOWN_LOCAL, 0],
                 Some(a) if a.workload() != 0 => of_index(a.workload()),

@@ -66,7 +66,7 @@ impl View {
         }
         for map in [maps::ADDRESSES, maps::NETNS, maps::CGROUPS] {
             for (key, value) in store.hash(map) {
-                let word = AddressWord(word_of(value));
+                let word = AddressWord(entry_of(value));
                 reachable.insert(word.workload());
                 let owner = name(store, NameKind::Workload, word.workload());
                 view.entries
@@ -104,7 +104,7 @@ impl View {
     }
 
     /// Everything is as in `old` or as in `new`.
-    pub fn check_between(&self, old: &View, new: &View, moved: &[(&'static str, Vec<u8>)]) {
+    pub fn check_between(&self, old: &View, new: &View) {
         let keys = self
             .services
             .keys()
@@ -126,9 +126,8 @@ impl View {
             .chain(new.entries.keys());
         for key in keys {
             let now = self.entries.get(key);
-            let gap = now.is_none() && moved.contains(key);
             assert!(
-                gap || now == old.entries.get(key) || now == new.entries.get(key),
+                now == old.entries.get(key) || now == new.entries.get(key),
                 "{key:?}: {now:?}, old {:?}, new {:?}",
                 old.entries.get(key),
                 new.entries.get(key)
@@ -179,7 +178,10 @@ pub fn in_use(store: &Store) -> BTreeSet<(&'static str, u32)> {
         }
     }
     for map in [maps::ADDRESSES, maps::NETNS, maps::CGROUPS] {
-        workloads.extend(store.hash(map).map(|(_, value)| word_of(value) as u32));
+        let words = store
+            .hash(map)
+            .map(|(_, value)| AddressWord(entry_of(value)));
+        workloads.extend(words.map(AddressWord::workload));
     }
     workloads.remove(&0);
     for index in workloads {
@@ -192,6 +194,10 @@ pub fn in_use(store: &Store) -> BTreeSet<(&'static str, u32)> {
 
 fn word_of(value: &[u8]) -> u64 {
     u64::from_ne_bytes(value.try_into().unwrap())
+}
+
+fn entry_of(value: &[u8]) -> u32 {
+    from_bytes::<Entry>(value).unwrap().word
 }
 
 pub fn name(store: &Store, kind: NameKind, index: u32) -> String {
