@@ -1,11 +1,11 @@
 //! `sk_lookup`, one program per namespace of meshed workloads: refuses what no connect hook of this
-//! node has judged, and judges again what one has (the address may have been translated since).
+//! node has judged for the workload that answers here.
 
 use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
 use underpass_abi::{
     Ip,
     sock::{EventKind, Layer, TotalKey, flag},
-    tables::{FlowKey, unchecked},
+    tables::{FlowKey, FlowWord, unchecked},
     verdict::Verdict,
 };
 
@@ -42,8 +42,10 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         pad: 0,
     };
     let proven = entry!(FLOWS, &key).and_then(|v| unchecked(v, key.check()));
-    let source = match proven {
-        Some(workload) => Source::local(workload),
+    let source = match proven.map(FlowWord) {
+        // The connect hook has judged this very source, destination and port.
+        Some(flow) if flow.destination() == owner => return SK_PASS,
+        Some(flow) => Source::local(flow.source()),
         None => Source::by_address(&remote, &local),
     };
     let decision = by_workload(owner, &source, local_port, TCP);

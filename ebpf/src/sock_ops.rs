@@ -7,7 +7,7 @@ use underpass_abi::{
     Ip,
     reason::code,
     sock::{EventKind, Layer, SockState, TcpCounts, TotalKey, counter, flag},
-    tables::{FlowKey, ListenKey, checked, setting},
+    tables::{FlowKey, FlowWord, ListenKey, checked, setting},
     verdict::Verdict,
 };
 
@@ -72,8 +72,9 @@ fn connecting(ops: *mut bpf_sock_ops) {
     watch_states(ops);
     if s.flags & flag::LOCAL_DESTINATION != 0 {
         let key = flow_key(s);
+        let word = FlowWord::new(s.source, s.destination);
         if FLOWS
-            .insert(&key, &checked(s.source, key.check()), 0)
+            .insert(&key, &checked(word.0, key.check()), 0)
             .is_err()
         {
             count(counter::FLOWS_FULL);

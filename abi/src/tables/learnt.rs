@@ -29,7 +29,7 @@ pub struct ListenKey {
 
 /// Key of `FLOWS`: a local source's connection under way, written at TCP_CONNECT_CB before the SYN
 /// and removed when the passive end is established or the source closes.
-/// The value is `workload: u32 | check(key) << 32` (workload 0: a process outside the mesh).
+/// The value is `FlowWord | check(key) << 32`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -42,6 +42,26 @@ pub struct FlowKey {
     pub source_port: u16,
     pub destination_port: u16,
     pub pad: u32,
+}
+
+/// What a `FLOWS` entry proves: who dials, and for which destination that was found allowed.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowWord(pub u32);
+
+impl FlowWord {
+    /// Workload indexes; a `source` of 0 is a process of this node outside the mesh.
+    pub const fn new(source: u32, destination: u32) -> Self {
+        Self(source & 0xffff | destination << 16)
+    }
+    #[inline(always)]
+    pub const fn source(self) -> u32 {
+        self.0 & 0xffff
+    }
+    #[inline(always)]
+    pub const fn destination(self) -> u32 {
+        self.0 >> 16
+    }
 }
 
 /// Key of `UDP_REVERSE`: the endpoint that an unconnected UDP socket sent to.
@@ -137,6 +157,7 @@ pub const fn unchecked(value: u64, check: u32) -> Option<u32> {
     }
 }
 
+const _: () = assert!(super::limits::WORKLOADS <= 1 << 16, "FlowWord has room");
 const _: () = assert!(size_of::<AffinityKey>() == 16);
 const _: () = assert!(size_of::<ListenKey>() == 32);
 const _: () = assert!(size_of::<FlowKey>() == 48);
