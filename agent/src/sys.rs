@@ -6,6 +6,7 @@ pub mod info;
 pub mod maps;
 pub mod memory;
 pub mod net;
+pub mod tracing;
 
 /// A value as the kernel wants it in `bpf_attr` and netlink messages: plain bytes, padding written
 /// out.

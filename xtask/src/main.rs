@@ -13,6 +13,7 @@ mod setup;
 mod test;
 mod tidy;
 mod verify;
+mod vm;
 mod workspace;
 
 use flags::{Flags, Verb};
@@ -27,6 +28,7 @@ const VERBS: &[Verb] = &[
     setup::VERB,
     ebpf::VERB,
     verify::VERB,
+    vm::VERB,
     tidy::VERB,
 ];
 

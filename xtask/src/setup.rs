@@ -1,7 +1,7 @@
 //! `setup`: installs what is missing, and says what it does. Idempotent, and fast when done.
 //!
-//! Only LLVM's packages and the rust-src component are installed system-wide; everything else goes
-//! to a private prefix outside the clone. Nothing is started.
+//! Only LLVM's packages, QEMU and the rust-src component are installed system-wide; everything else
+//! goes to a private prefix outside the clone. Nothing is started.
 
 use std::{
     fs::{self, File},
@@ -28,13 +28,14 @@ pub const VERB: Verb = Verb {
 const LINKER: &str = "0.13.0";
 const DENY: &str = "0.20.2";
 /// Of the LLVM that bpf-linker is built with; it must read what rustc's LLVM writes.
-const LLVM: &str = "22";
+pub const LLVM: &str = "22";
 const MINUTES: fn(u64) -> Duration = |n| Duration::from_secs(60 * n);
 
 fn run(_: &Flags) -> Result<()> {
-    let built = build_tools();
+    let (built, emulator) = (build_tools(), emulator());
     servers()?;
     built?;
+    emulator?;
     println!("ready; tools are in {}", workspace::tools().display());
     Ok(())
 }
@@ -51,6 +52,16 @@ pub fn build_tools() -> Result<()> {
 pub fn servers() -> Result<()> {
     let _lock = lock()?;
     servers::unpack(&workspace::tools().join("debs-prefix"))
+}
+
+/// QEMU, for `vm`.
+pub fn emulator() -> Result<()> {
+    let _lock = lock()?;
+    if output("qemu-system-x86_64", &["--version"]).is_some() {
+        return Ok(());
+    }
+    println!("QEMU is missing; installing it with apt-get");
+    apt_install(&["qemu-system-x86"])
 }
 
 /// cargo-deny, for `test`.

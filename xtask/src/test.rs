@@ -11,12 +11,12 @@ use crate::{
     Result, ebpf,
     flags::{Flags, Verb},
     process::{self, step, step_lines},
-    setup, tidy, verify, workspace,
+    setup, tidy, verify, vm, workspace,
 };
 
 pub const VERB: Verb = Verb {
     name: "test",
-    about: "format, lints, all tests (needs root), tidy, verify, licenses",
+    about: "format, lints, all tests (needs root), verify, another kernel, tidy, licenses",
     flags: &[],
     rest: None,
     run,
@@ -81,6 +81,7 @@ fn all(tally: &mut Tally) -> Result<()> {
     } else {
         tests(tally, &mut cargo(&["test", "--no-fail-fast"]), limit);
         tally.count(verify::check());
+        tally.count(vm::check());
     }
     tally.count(tidy::check().map(|_| ()));
     deny(tally)?;

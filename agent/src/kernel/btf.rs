@@ -19,6 +19,7 @@ pub struct Btf {
 
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const TYPEDEF: u32 = 8;
 const FUNC: u32 = 12;
 const HEADER: usize = 24;
 const MAGIC: u16 = 0xeb9f;
@@ -72,6 +73,11 @@ impl Btf {
     /// Id of a kernel function's type.
     pub fn function(&self, name: &str) -> Option<u32> {
         self.find(FUNC, name)
+    }
+
+    /// Id of a typedef, as the kernel has one for each tracepoint.
+    pub fn typedef(&self, name: &str) -> Option<u32> {
+        self.find(TYPEDEF, name)
     }
 
     fn find(&self, kind: u32, name: &str) -> Option<u32> {

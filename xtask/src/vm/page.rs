@@ -1,0 +1,101 @@
+//! docs/reference/kernels.md.
+
+use super::results::{Results, Row};
+
+const HEAD: &str = "\
+# Kernels
+
+<!-- Written by `cargo xtask vm --update`. -->
+
+What Debian's kernels, booted in QEMU, made of this build: the real agent loads and attaches every
+program, then one short way through everything that the mesh does. `cargo xtask vm` repeats it;
+`cargo xtask vm 6.1.0-50` boots one release, `--suite accounting,udp` runs whole test files in it.
+";
+
+pub fn render(all: &[Results]) -> String {
+    let mut text = HEAD.to_owned();
+    text += "\n## What the kernel is and can do\n\n";
+    text += &head("", all);
+    text += &line("programs loaded", all, |r| share(r, "program"));
+    text += &line("checks that hold", all, |r| share(r, "check"));
+    text += &rows("fact", all);
+    text += &rows("probe", all);
+    text += "\nThe probes attach small programs; the last two are what can keep `splice` off a socket. \
+             None of them is needed by what stands.\n";
+    text += "\n## Checks\n\n";
+    text += &head("", all);
+    text += &rows("check", all);
+    text += "\n## Programs\n\nVerified instructions, and bytes of machine code.\n\n";
+    text += &head("program", all);
+    text += &rows("program", all);
+    text
+}
+
+fn head(first: &str, all: &[Results]) -> String {
+    let releases: Vec<&str> = all.iter().map(|r| r.release.as_str()).collect();
+    format!(
+        "| {first} | {} |\n|---|{}\n",
+        releases.join(" | "),
+        "---|".repeat(all.len())
+    )
+}
+
+fn line(name: &str, all: &[Results], cell: impl Fn(&Results) -> String) -> String {
+    let cells: Vec<String> = all.iter().map(cell).collect();
+    format!("| {name} | {} |\n", cells.join(" | "))
+}
+
+fn share(results: &Results, kind: &str) -> String {
+    let all = results.of_kind(kind).count();
+    let ok = results.of_kind(kind).filter(|r| r.result == "ok").count();
+    format!("{ok} of {all}")
+}
+
+/// Every row of a kind that any kernel has, in the order of their first mention.
+fn rows(kind: &str, all: &[Results]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for row in all.iter().flat_map(|r| r.of_kind(kind)) {
+        if !names.contains(&row.name.as_str()) {
+            names.push(&row.name);
+        }
+    }
+    let cell = |name: &str, r: &Results| r.row(kind, name).map_or("–".to_owned(), cell);
+    names
+        .iter()
+        .map(|name| line(name, all, |r| cell(name, r)))
+        .collect()
+}
+
+fn cell(row: &Row) -> String {
+    let detail = row.detail.replace('\n', " ").replace('|', "\\|");
+    match (row.kind.as_str(), row.result.as_str()) {
+        ("program", "ok") => detail,
+        (_, "ok" | "yes") => row.result.clone(),
+        (_, "no" | "failed") => format!("**{}**: {detail}", row.result),
+        _ => row.result.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kernel_is_a_column() {
+        let mut old = Results::new("6.1");
+        old.line("fact\tJIT\ton\t");
+        old.line("program\tconnect4\tok\t43305, 14346 B");
+        let mut new = Results::new("6.12");
+        new.line("program\tconnect4\tfailed\tR1 a|b\\nmore");
+        let text = render(&[old, new]);
+        assert!(
+            text.contains("| programs loaded | 1 of 1 | 0 of 1 |"),
+            "{text}"
+        );
+        assert!(text.contains("JIT | on | – |"), "{text}");
+        assert!(
+            text.contains("| 43305, 14346 B | **failed**: R1 a\\|b more |"),
+            "{text}"
+        );
+    }
+}
