@@ -108,6 +108,8 @@ codes! {
     418 STATE_DIR "the state directory cannot be used" "give --state-dir a writable directory";
     419 METRICS_ADDRESS "the metrics address cannot be bound" "choose another with --metrics ADDR:PORT";
     420 MORE_PROBLEMS "there are more problems than are shown" "mend those that are shown first; `underpass check -f DIR` lists all of a directory";
+    421 NOT_TRIED "what the kernel takes was not tried"
+        "mend what other lines name; run as root, with underpass-agent beside `underpass` or named by --agent PATH";
     // 500-599: command line
     501 BAD_FILTER "a filter is not understood" "see `underpass conns --help`";
     502 NOT_FOUND "no such object" "`underpass status` lists what the node knows";

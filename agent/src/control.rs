@@ -38,7 +38,7 @@ pub use self::{
 };
 use crate::{
     discover::{self, Discovery, Host, Spec},
-    kernel::{EventRing, Kernel, KernelError, KernelOptions, caps},
+    kernel::{EventRing, Kernel, KernelError, caps},
     last_good::LastGood,
     log,
     options::{DefaultPolicy, Options},
@@ -141,12 +141,7 @@ impl Control {
             ))
         })?;
         let last_good = LastGood::open(&options.state_dir, mesh).map_err(ControlError)?;
-        let kernel = Kernel::open(&KernelOptions {
-            pin_dir: options.pin_dir.clone(),
-            cgroup_root: options.cgroup_root.clone(),
-            mount_bpffs: !options.no_mount,
-            ..KernelOptions::default()
-        })?;
+        let kernel = Kernel::open(&options.kernel())?;
         let dump = kernel.dump()?;
         let version = version_in(dump.get(maps::SETTINGS).into_iter().flatten()).unwrap_or(0);
         let tables = adopt(&dump)?;

@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod api_server;
+pub mod check;
 pub mod control;
 pub mod discover;
 pub mod explain;

@@ -11,10 +11,9 @@ use tokio::{
 };
 use underpass_abi::reason::code;
 use underpass_agent::{
-    api_server,
+    api_server, check,
     control::{self, Control, Handle},
-    kernel::{self, KernelOptions},
-    last_good, log,
+    kernel, last_good, log,
     metrics::{Exporter, http},
     options::Options,
     problem::Problem,
@@ -22,6 +21,9 @@ use underpass_agent::{
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if options.check {
+        return check::run(&options);
+    }
     let result = if options.uninstall {
         uninstall(&options)
     } else {
@@ -37,12 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn uninstall(options: &Options) -> Result<(), Problem> {
-    let kernel = KernelOptions {
-        pin_dir: options.pin_dir.clone(),
-        cgroup_root: options.cgroup_root.clone(),
-        ..KernelOptions::default()
-    };
-    let mut removed = kernel::uninstall(&kernel).map_err(|e| control::of_kernel(&e))?;
+    let mut removed = kernel::uninstall(&options.kernel()).map_err(|e| control::of_kernel(&e))?;
     let kept = options.state_dir.join("last-good");
     if last_good::remove(&options.state_dir)
         .map_err(|e| Problem::error(code::STATE_DIR, format!("{}: {e}", kept.display()), ""))?

@@ -4,15 +4,17 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
 
+use crate::kernel::KernelOptions;
+
 /// Underpass's node agent: loads the mesh into this machine's kernel and keeps it up to date.
 ///
-/// Exit codes: 0 stopped or uninstalled, 1 failed (the message starts with a code, see
-/// docs/reference/codes.md), 2 bad usage.
+/// Exit codes: 0 stopped, uninstalled or checked, 1 failed (the message starts with a code, see
+/// docs/reference/codes.md) or --check found an error, 2 bad usage.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "underpass-agent", version)]
 pub struct Options {
     /// Directory of Kubernetes manifests (*.yaml, *.yml, *.json) that describe the mesh
-    #[arg(long, value_name = "DIR", required_unless_present = "uninstall")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["uninstall", "check"])]
     pub mesh: Option<PathBuf>,
 
     /// This node's name, as in the manifests' `nodeName` [default: the host name]
@@ -43,7 +45,7 @@ pub struct Options {
     #[arg(long, value_enum, value_name = "POLICY", default_value = "allow")]
     pub default_policy: DefaultPolicy,
 
-    /// Form of the log on standard output
+    /// Form of the log, and of what --check finds, on standard output
     #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
     pub log: LogForm,
 
@@ -54,6 +56,11 @@ pub struct Options {
     /// Do not mount a bpffs if --pin-dir is not on one
     #[arg(long)]
     pub no_mount: bool,
+
+    /// Try what an agent with these flags would meet on this node, say what was found, and exit:
+    /// kernel, mounts, capabilities, each program, conflicts. Leaves nothing behind
+    #[arg(long, conflicts_with = "uninstall")]
+    pub check: bool,
 
     /// Remove every program and map of the mesh from this node, say what was removed, and exit
     #[arg(long)]
@@ -84,6 +91,15 @@ pub enum LogForm {
 }
 
 impl Options {
+    pub fn kernel(&self) -> KernelOptions {
+        KernelOptions {
+            pin_dir: self.pin_dir.clone(),
+            cgroup_root: self.cgroup_root.clone(),
+            mount_bpffs: !self.no_mount,
+            ..KernelOptions::default()
+        }
+    }
+
     /// `--node`, or the host name.
     pub fn node_name(&self) -> String {
         self.node.clone().unwrap_or_else(|| {
@@ -100,11 +116,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn needs_a_directory_unless_it_uninstalls() {
+    fn needs_a_directory_unless_it_uninstalls_or_checks() {
         assert!(Options::try_parse_from(["underpass-agent"]).is_err());
         let options = Options::try_parse_from(["underpass-agent", "--uninstall"]).unwrap();
         assert_eq!(options.pin_dir, PathBuf::from("/sys/fs/bpf/underpass"));
         assert!(!options.node_name().is_empty());
+        assert!(Options::try_parse_from(["underpass-agent", "--check"]).is_ok());
+        assert!(Options::try_parse_from(["underpass-agent", "--check", "--uninstall"]).is_err());
     }
 
     #[test]

@@ -13,11 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use underpass_abi::Ip;
+use underpass_abi::{Ip, VERSION, reason::code, tables::maps};
 use underpass_agent::{
-    kernel::{Netns, checks, diag},
+    kernel::{Check, Netns, checks, diag},
     sys::{bpf, info},
 };
+use underpass_api::check::Mark;
 
 use node::{Node, Process};
 
@@ -144,15 +145,31 @@ fn checks_pass_on_this_machine() {
     let node = Node::new();
     let start = Instant::now();
     for c in checks(&node.options) {
-        println!(
-            "{} {} {} {}",
-            if c.ok { "ok " } else { "BAD" },
-            c.name,
-            c.code,
-            c.detail
-        );
-        assert!(c.ok, "{c:?}");
+        println!("{:?} {} {} {}", c.mark, c.name, c.code, c.detail);
+        assert!(c.mark != Mark::Error, "{c:?}");
     }
+    assert!(!node.options.pin_dir.exists());
     println!("checks: {:?}", start.elapsed());
     assert!(info::link_ids().count() < 10_000);
+}
+
+/// A map of another version in the place of one of ours.
+#[test]
+fn checks_find_pins_that_do_not_fit() {
+    let (node, other) = (Node::new(), Node::new());
+    let _kernel = node.open();
+    let pins = |node: &Node| node.options.pin_dir.join(format!("v{VERSION}/maps"));
+    fs::create_dir_all(pins(&other)).unwrap();
+    let map = bpf::obj_get(&pins(&node).join(maps::FLOWS)).unwrap();
+    bpf::obj_pin(map, &pins(&other).join(maps::TOTALS)).unwrap();
+    let found = checks(&other.options);
+    let bad = |c: &&Check| c.mark == Mark::Error;
+    let bad: Vec<(&str, u16)> = found
+        .iter()
+        .filter(bad)
+        .map(|c| (&*c.name, c.code))
+        .collect();
+    assert_eq!(bad, [("programs", code::PINS_INCOMPATIBLE)], "{found:#?}");
+    let fits = checks(&node.options);
+    assert!(fits.iter().all(|c| c.mark != Mark::Error), "{fits:#?}");
 }

@@ -8,6 +8,8 @@ use tonic::transport::{Channel, Endpoint};
 
 pub use tonic;
 
+pub mod check;
+
 /// The API's only version so far.
 pub mod v1alpha1 {
     tonic::include_proto!("underpass.v1alpha1");

@@ -1,82 +1,35 @@
 //! `underpass check`: findings with a mark, a code and a hint, about this node or about files.
 
+mod agent;
 pub mod files;
 pub mod node;
 
-use serde::Serialize;
 use underpass_abi::reason::Code;
+use underpass_api::check::{Finding, Mark, Report};
 
 use crate::{
     options::Format,
     render::{self, Look, Tone},
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mark {
-    Ok,
-    Warning,
-    Error,
-}
-
-/// One line of the report.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    pub result: Mark,
-    /// What was looked at.
-    pub check: String,
-    /// What was seen.
-    pub detail: String,
-    /// "UP0402 NO_BTF"; null if all is well.
-    pub code: Option<String>,
-    pub hint: Option<String>,
-}
-
-impl Finding {
-    pub fn ok(check: &str, detail: impl Into<String>) -> Self {
-        let detail = detail.into();
-        Self {
-            result: Mark::Ok,
-            check: check.to_owned(),
-            detail,
-            code: None,
-            hint: None,
-        }
+/// A finding with the code's own hint.
+pub fn coded(result: Mark, check: &str, number: u16, detail: impl Into<String>) -> Finding {
+    let entry = Code::find(number);
+    let name = entry.map(|e| e.name).unwrap_or_default();
+    Finding {
+        result,
+        code: Some(format!("UP{number:04} {name}")),
+        hint: entry.map(|e| e.hint.to_owned()).filter(|h| !h.is_empty()),
+        ..Finding::ok(check, detail)
     }
-
-    /// With the code's own hint.
-    pub fn coded(result: Mark, check: &str, number: u16, detail: impl Into<String>) -> Self {
-        let entry = Code::find(number);
-        let hint = entry.map(|e| e.hint.to_owned()).filter(|h| !h.is_empty());
-        let name = entry.map(|e| e.name).unwrap_or_default();
-        let code = Some(format!("UP{number:04} {name}"));
-        Self {
-            result,
-            check: check.to_owned(),
-            detail: detail.into(),
-            code,
-            hint,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Report<'a> {
-    ok: bool,
-    checks: &'a [Finding],
 }
 
 /// The report, and below a table its sum.
-fn print(findings: &[Finding], ok: bool, output: Format, look: Look) -> String {
+fn print(report: &Report, output: Format, look: Look) -> String {
+    let findings = &report.checks;
     match output {
-        Format::Json => render::json(&Report {
-            ok,
-            checks: findings,
-        }),
-        Format::Yaml => render::yaml(&Report {
-            ok,
-            checks: findings,
-        }),
+        Format::Json => render::json(report),
+        Format::Yaml => render::yaml(report),
         Format::Table | Format::Wide => {
             let width = findings
                 .iter()
@@ -97,21 +50,19 @@ fn text(finding: &Finding, width: usize, wide: bool, look: Look) -> String {
         Mark::Error => ("✗", Tone::Bad),
     };
     let check = render::printable(&finding.check);
-    let detail = render::printable(&finding.detail);
     let mut line = format!("{} {check:width$}  ", tone.paint(mark, look.color));
     if let Some(code) = &finding.code {
         line.push_str(&format!("{}: ", render::printable(code)));
     }
-    line.push_str(&detail);
+    // The kernel's log of a refused program has many lines.
+    let detail: Vec<String> = finding.detail.lines().map(render::printable).collect();
+    line.push_str(&detail.join(&format!("\n  {:width$}  ", "")));
     line.push('\n');
     if let Some(hint) = &finding.hint
         && (wide || finding.result != Mark::Ok)
     {
-        line.push_str(&format!(
-            "  {:width$}  try: {}\n",
-            "",
-            render::printable(hint)
-        ));
+        let hint = render::printable(hint);
+        line.push_str(&format!("  {:width$}  try: {hint}\n", ""));
     }
     line
 }
@@ -141,21 +92,26 @@ mod tests {
     fn each_line_has_a_mark_a_code_and_a_hint() {
         let findings = [
             Finding::ok("kernel", "6.18.0"),
-            Finding::coded(Mark::Warning, "bpffs", code::NO_BPFFS, "none mounted"),
-            Finding::coded(Mark::Error, "btf", code::NO_BTF, "no vmlinux"),
+            coded(Mark::Warning, "bpffs", code::NO_BPFFS, "none mounted"),
+            coded(Mark::Error, "btf", code::NO_BTF, "no vmlinux\nat all"),
         ];
         let expected = "\
 ✓ kernel  6.18.0
 ! bpffs   UP0403 NO_BPFFS: none mounted
           try: mount -t bpf bpf /sys/fs/bpf, or give --pin-dir on a bpffs
 ✗ btf     UP0402 NO_BTF: no vmlinux
+          at all
           try: boot a kernel built with CONFIG_DEBUG_INFO_BTF=y
 
 ok: 1, warnings: 1, errors: 1
 ";
-        assert_eq!(print(&findings, false, Format::Table, PLAIN), expected);
+        let report = Report {
+            ok: false,
+            checks: findings.into(),
+        };
+        assert_eq!(print(&report, Format::Table, PLAIN), expected);
         let json: serde_json::Value =
-            serde_json::from_str(&print(&findings, false, Format::Json, PLAIN)).expect("json");
+            serde_json::from_str(&print(&report, Format::Json, PLAIN)).expect("json");
         assert_eq!(json["ok"], false);
         assert_eq!(json["checks"][2]["code"], "UP0402 NO_BTF");
         assert_eq!(json["checks"][1]["result"], "warning");

@@ -29,7 +29,8 @@ pub const PLANNED: [&str; 12] = [
 #[command(
     name = "underpass",
     version,
-    after_help = "Exit codes: 0 ok, 1 failed or something was found, 2 the command line is wrong.\n\
+    after_help = "Exit codes: 0 ok, 1 failed or something was found (`check` and `status`: an error; `check -f`:\n\
+        also a warning), 2 the command line is wrong.\n\
         Planned, refused for now (UP0301): bench, dashboard, demo, dump, edges, import, install,\n\
         routes, tap, top, trace, why."
 )]
@@ -113,6 +114,10 @@ pub struct Check {
     /// Check the objects in this directory instead, without an agent
     #[arg(short = 'f', long, value_name = "DIR")]
     pub file: Option<PathBuf>,
+    /// The underpass-agent that tries the node's kernel if no agent answers [default: the one beside
+    /// this program, else in PATH]
+    #[arg(long, value_name = "PATH", conflicts_with = "file")]
+    pub agent: Option<PathBuf>,
     #[command(flatten)]
     pub output: Output,
     #[command(flatten)]

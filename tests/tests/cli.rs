@@ -1,12 +1,17 @@
 //! The command against a live agent: filters, watching, explaining.
 
-use std::time::Duration;
+use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
+use underpass_agent::kernel::load;
+use underpass_api::check::{Finding, Mark, Report};
 use underpass_tests::{
-    Result,
+    Failure, Result,
+    foreign::Foreign,
+    installed::{Installed, programs as programs_of},
     lab::{
-        Proc,
+        Lab, Proc,
         cli::{Row, text},
+        place::binary,
         until,
     },
     manifest::{Endpoint, Source, Target, allow},
@@ -188,4 +193,120 @@ fn stat_shows_draining_endpoints() -> Result<()> {
 fn endpoint(e: &Row) -> (&str, u64, &str) {
     let weight = e["weight"].as_u64().unwrap_or(u64::MAX);
     (text(e, "/workload"), weight, text(e, "/state"))
+}
+
+/// A command that runs the agent's binary with a lab's paths, for `--agent`.
+fn agent_of(lab: &Lab) -> Result<String> {
+    let script = format!(
+        "#!/bin/sh\nexec {} --cgroup-root {} --pin-dir {} \"$@\"\n",
+        binary("underpass-agent")?.display(),
+        lab.cgroup_root().display(),
+        lab.pin_dir.display(),
+    );
+    let path = lab.dir.join("agent.sh");
+    std::fs::write(&path, script)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+/// `underpass check` where no agent answers.
+fn check(lab: &Lab, agent: &str) -> Result<(Report, Option<i32>)> {
+    let nobody = lab.dir.join("nobody.sock");
+    let nobody = nobody.to_string_lossy();
+    let command = ["underpass", "check", "-o", "json", "--api", &nobody];
+    let done = lab
+        .run(
+            &lab.backstage(),
+            &[&command[..], &["--agent", agent]].concat(),
+        )?
+        .finish(LIMIT)?;
+    println!("{}{}", done.stdout, done.stderr);
+    Ok((serde_json::from_str(&done.stdout)?, done.code))
+}
+
+fn finding<'a>(report: &'a Report, check: &str) -> Result<&'a Finding> {
+    let found = report.checks.iter().find(|f| f.check == check);
+    found.ok_or_else(|| Failure(format!("nothing about {check}: {report:?}")))
+}
+
+#[test]
+fn check_tries_what_an_agent_would_meet() -> Result<()> {
+    let lab = Lab::new("fresh")?;
+    let agent = agent_of(&lab)?;
+    let (report, exit) = check(&lab, &agent)?;
+    assert_eq!((report.ok, exit), (true, Some(0)));
+    let programs = load::hooks().map(|(program, _)| program);
+    for program in programs.chain([load::SK_LOOKUP, load::ITER]) {
+        let line = format!("program {}", program.trim_start_matches("up_"));
+        let found = finding(&report, &line)?;
+        assert_eq!(found.result, Mark::Ok, "{found:?}");
+        assert!(found.detail.contains("instructions verified"), "{found:?}");
+    }
+    for line in ["capabilities", "other agents", "conflicts"] {
+        assert_eq!(finding(&report, line)?.result, Mark::Ok);
+    }
+    let socket = finding(&report, "agent")?;
+    assert_eq!(socket.code.as_deref(), Some("UP0410 API_UNREACHABLE"));
+    assert!(socket.hint.is_some(), "{socket:?}");
+    // Nothing is left of it.
+    assert_eq!(programs_of(&lab)?, 0);
+    assert!(!lab.pin_dir.exists());
+    Ok(())
+}
+
+#[test]
+fn check_names_what_else_works_on_the_node() -> Result<()> {
+    let lab = Lab::new("beside")?;
+    let agent = agent_of(&lab)?;
+    let _foreign = Foreign::attach(&lab.cgroup_root())?;
+    let mut first = lab.agent(&[])?;
+    let before = Installed::on(&lab)?;
+    let (report, exit) = check(&lab, &agent)?;
+    assert_eq!((report.ok, exit), (true, Some(0)));
+    let cases = [
+        ("conflicts", "UP0417 CONFLICT", "clear (id ".to_owned()),
+        (
+            "other agents",
+            "UP0405 NODE_BUSY",
+            format!("process {} holds ", first.proc().pid()),
+        ),
+    ];
+    for (line, code, start) in cases {
+        let found = finding(&report, line)?;
+        assert_eq!(found.result, Mark::Warning, "{found:?}");
+        assert_eq!(found.code.as_deref(), Some(code), "{found:?}");
+        assert!(found.hint.is_some(), "{found:?}");
+        assert!(found.detail.starts_with(&start), "{found:?}");
+    }
+    assert!(
+        finding(&report, "conflicts")?
+            .detail
+            .ends_with(") at sock_ops")
+    );
+    assert_eq!(Installed::on(&lab)?, before);
+    Ok(())
+}
+
+#[test]
+fn check_says_what_it_could_not_try() -> Result<()> {
+    let lab = Lab::new("noagent")?;
+    let missing = lab.dir.join("missing").to_string_lossy().into_owned();
+    for (agent, why) in [
+        (missing.as_str(), "No such file or directory"),
+        // Any program that knows nothing of this.
+        ("/bin/false", "no report, exit status: 1"),
+    ] {
+        let (report, exit) = check(&lab, agent)?;
+        let found = finding(&report, "programs")?;
+        assert_eq!(found.result, Mark::Warning, "{found:?}");
+        assert_eq!(found.code.as_deref(), Some("UP0421 NOT_TRIED"));
+        assert!(
+            found.detail.starts_with(agent) && found.detail.contains(why),
+            "{found:?}"
+        );
+        // What can be seen without it is shown.
+        assert_eq!(finding(&report, "btf")?.result, Mark::Ok);
+        assert_eq!((report.ok, exit), (true, Some(0)));
+    }
+    Ok(())
 }

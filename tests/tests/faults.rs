@@ -158,14 +158,16 @@ fn without_capabilities_root_is_refused() -> Result<()> {
         "run as root or with CAP_NET_ADMIN",
     );
     refused("nocaps", &without_capabilities(), &[], code, hint)?;
-    checked(
-        "nocaps",
-        &without_capabilities(),
-        "capabilities",
-        "✗",
-        code,
-        hint,
-    )
+    let wrapper = without_capabilities();
+    checked("nocaps", &wrapper, "capabilities", "✗", code, hint)?;
+    // Each program would fail for the same reason.
+    let (code, hint) = ("UP0421 NOT_TRIED", "mend what other lines name");
+    let done = check(&Lab::new("nocaps")?, &wrapper)?;
+    let (line, below) = finding(&done, "programs");
+    assert!(line.starts_with('!') && line.contains(code), "{line}");
+    assert!(below.starts_with(&format!("try: {hint}")), "{below}");
+    assert!(!done.stdout.contains("program connect4"), "{}", done.stdout);
+    Ok(())
 }
 
 /// Who may not even read the pins is not told that there are none.

@@ -1,89 +1,101 @@
-//! What this node can do, for `underpass check`: every line is tried, none is guessed.
+//! What this node can do, for `--check`: every line is tried, none is guessed.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
 
-use aya::EbpfLoader;
-use rustix::system::uname;
-use underpass_abi::{VERSION, reason::code, sock::Offsets};
+use aya::{Ebpf, EbpfLoader};
+use rustix::{
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+    system::uname,
+};
+use underpass_abi::{VERSION, reason::code, sock::Offsets, tables::maps};
+use underpass_api::check::Mark;
 
 use super::{
     CgroupRoot, KernelError, KernelOptions, btf, caps, diag,
     load::{self, ITER, SK_LOOKUP},
-    object, pins,
+    object,
+    pins::{self, Pins},
 };
 use crate::sys::{
-    bpf::attached,
-    info::{prog_by_id, prog_info},
+    bpf::{Attach, attached},
+    info::{ProgInfo, prog_by_id, prog_info},
 };
 
-/// One line. `code` names the hint; 0 if there is none to give.
+/// One line. `code` names the hint; 0 if all is well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     pub name: String,
-    pub ok: bool,
+    pub mark: Mark,
     pub code: u16,
     pub detail: String,
 }
 
 impl Check {
+    fn ok(name: &str, detail: impl Into<String>) -> Self {
+        Self::marked(Mark::Ok, name, 0, detail)
+    }
+
+    fn marked(mark: Mark, name: &str, code: u16, detail: impl Into<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            mark,
+            code,
+            detail: detail.into(),
+        }
+    }
+
     fn new(name: &str, result: Result<String, KernelError>) -> Self {
-        let name = name.to_owned();
         match result {
-            Ok(detail) => Self {
-                name,
-                ok: true,
-                code: 0,
-                detail,
-            },
-            Err(e) => Self {
-                name,
-                ok: false,
-                code: e.code,
-                detail: e.detail,
-            },
+            Ok(detail) => Self::ok(name, detail),
+            Err(e) => Self::marked(Mark::Error, name, e.code, e.detail),
         }
     }
 }
 
-/// Runs every check. Loads programs into maps of their own, attaches nothing and leaves nothing.
+/// Runs every check. Attaches nothing and leaves nothing behind.
 pub fn checks(options: &KernelOptions) -> Vec<Check> {
     let kernel = btf::Btf::read(Path::new(btf::VMLINUX));
     let offsets = kernel.as_ref().map_err(copy).and_then(btf::offsets);
     let cgroup = CgroupRoot::find(options.cgroup_root.as_deref());
+    let path = |c: &CgroupRoot| c.path().display().to_string();
+    let capable = caps::require();
+    let able = capable.is_ok();
+    let types = offsets.as_ref().map(|_| btf::VMLINUX.to_owned());
     let mut out = vec![
         Check::new("kernel", version()),
+        Check::new("btf", types.map_err(copy)),
+        bpffs(options, able),
+        Check::new("cgroup2", cgroup.as_ref().map(path).map_err(copy)),
         Check::new(
-            "btf",
-            offsets
-                .as_ref()
-                .map(|_| btf::VMLINUX.to_owned())
-                .map_err(copy),
+            "capabilities",
+            capable.map(|()| caps::NEEDED.map(|n| n.name).join(" ")),
         ),
-        Check::new("bpffs", bpffs(options)),
-        Check::new(
-            "cgroup2",
-            cgroup
-                .as_ref()
-                .map(|c| c.path().display().to_string())
-                .map_err(copy),
-        ),
-        Check::new("capabilities", capabilities()),
-        Check::new("agent", agent(options, cgroup.as_ref().ok())),
+        other_agents(options, cgroup.as_ref().ok()),
     ];
-    match (&kernel, &offsets) {
-        (Ok(kernel), Ok(offsets)) => out.extend(programs(options, kernel, offsets)),
-        (_, Err(e)) | (Err(e), _) => out.push(Check::new("programs", Err(copy(e)))),
-    }
+    // Without these each program would fail for the same reason.
+    let (Ok(kernel), Ok(offsets), Ok(cgroup), true) = (&kernel, &offsets, &cgroup, able) else {
+        let text = "nothing can be loaded and attached without what is missing above";
+        out.push(Check::marked(
+            Mark::Warning,
+            "programs",
+            code::NOT_TRIED,
+            text,
+        ));
+        return out;
+    };
+    out.extend(programs(options, kernel, offsets, cgroup));
     let destroy = diag::destroy_feature();
-    out.push(Check {
-        name: destroy.name.into(),
-        ok: destroy.on,
-        code: destroy.code,
-        detail: destroy.detail,
+    out.push(if destroy.on {
+        Check::ok(destroy.name, "on")
+    } else {
+        Check::marked(Mark::Warning, destroy.name, destroy.code, destroy.detail)
     });
-    if let Ok(cgroup) = &cgroup {
-        out.push(Check::new("conflicts", conflicts(cgroup)));
-    }
+    out.push(conflicts(cgroup));
     out
 }
 
@@ -107,94 +119,135 @@ fn parse_release(release: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-fn bpffs(options: &KernelOptions) -> Result<String, KernelError> {
+fn bpffs(options: &KernelOptions, able: bool) -> Check {
     let dir = options.pin_dir.display();
     if pins::on_bpffs(&options.pin_dir) {
-        Ok(format!("{dir}/v{VERSION}"))
-    } else if options.mount_bpffs && options.pin_dir.starts_with("/sys/fs/bpf") {
-        Ok("not mounted yet; the agent will mount /sys/fs/bpf".into())
-    } else {
-        Err(KernelError::new(
-            code::NO_BPFFS,
-            format!("{dir} is on no bpffs"),
-        ))
+        return Check::ok("bpffs", format!("{dir}/v{VERSION}"));
+    }
+    let missing = |mark, why: &str| {
+        let text = format!("{dir} is on no bpffs; {why}");
+        Check::marked(mark, "bpffs", code::NO_BPFFS, text)
+    };
+    if !options.pin_dir.starts_with(pins::BPFFS) {
+        return missing(Mark::Error, "only /sys/fs/bpf is mounted by the agent");
+    }
+    if !options.mount_bpffs {
+        return missing(Mark::Error, "the agent may not mount one (--no-mount)");
+    }
+    if able && let Err(e) = mountable() {
+        return missing(Mark::Error, &format!("none can be mounted: {e}"));
+    }
+    missing(Mark::Warning, "the agent will mount one at /sys/fs/bpf")
+}
+
+/// Makes a bpffs that is mounted nowhere, and lets it go.
+fn mountable() -> io::Result<()> {
+    let context = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    fsmount(&context, flags, MountAttrFlags::empty())?;
+    Ok(())
+}
+
+/// Who serves this node. A warning only, so that a new version can be tried beside the old one.
+fn other_agents(options: &KernelOptions, cgroup: Option<&CgroupRoot>) -> Check {
+    let holder = |path: &Path| {
+        let pid = pins::holder(&File::open(path).ok()?)?;
+        Some(format!("process {pid} holds {}", path.display()))
+    };
+    let found = holder(&options.pin_dir).or_else(|| cgroup.and_then(|c| holder(c.path())));
+    match found {
+        None => Check::ok("other agents", "none"),
+        Some(text) => Check::marked(Mark::Warning, "other agents", code::NODE_BUSY, text),
     }
 }
 
-fn capabilities() -> Result<String, KernelError> {
-    caps::require().map(|()| caps::NEEDED.map(|n| n.name).join(" "))
-}
-
-/// Who serves this node.
-fn agent(options: &KernelOptions, cgroup: Option<&CgroupRoot>) -> Result<String, KernelError> {
-    let holder = |path: &Path| File::open(path).ok().and_then(|f| pins::holder(&f));
-    let pid = holder(&options.pin_dir).or_else(|| cgroup.and_then(|c| holder(c.path())));
-    Ok(pid.map_or("not running".into(), |pid| {
-        format!("running as process {pid}")
-    }))
-}
-
-fn programs(options: &KernelOptions, kernel: &btf::Btf, offsets: &Offsets) -> Vec<Check> {
+/// Each program is loaded, and its hook asked for at the place where it would be attached.
+fn programs(
+    options: &KernelOptions,
+    kernel: &btf::Btf,
+    offsets: &Offsets,
+    cgroup: &CgroupRoot,
+) -> Vec<Check> {
+    let pins = Pins::of(options);
     let parsed = object::bytes(options).and_then(|object| {
-        EbpfLoader::new()
-            .override_global("OFFSETS", offsets, true)
-            .load(&object)
-            .map_err(load::object_error)
+        let mut loader = EbpfLoader::new();
+        // What is pinned must fit; other maps live as long as this check.
+        for name in maps::ALL.into_iter().filter(|m| pins.map(m).exists()) {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        loader.override_global("OFFSETS", offsets, true);
+        loader.load(&object).map_err(load::object_error)
     });
-    let mut ebpf = match parsed {
-        Ok(ebpf) => ebpf,
-        Err(e) => return vec![Check::new("programs", Err(e))],
+    let netns = File::open(NETNS).map_err(KernelError::io(code::NETNS_UNREACHABLE, NETNS));
+    let (mut ebpf, netns) = match (parsed, netns) {
+        (Ok(ebpf), Ok(netns)) => (ebpf, netns),
+        (Err(e), _) | (_, Err(e)) => return vec![Check::new("programs", Err(e))],
     };
-    let names = load::hooks().map(|(name, _)| name).chain([SK_LOOKUP, ITER]);
-    let check = |name| {
-        let loaded = load::load_program(&mut ebpf, name, kernel).and_then(|fd| {
-            prog_info(fd).map_err(KernelError::io(
-                code::PROGRAM_REFUSED,
-                format!("{name}: info"),
-            ))
-        });
-        let cost = |i: crate::sys::info::ProgInfo| {
-            format!(
-                "{} instructions verified, {} B",
-                i.verified_instructions, i.jited_len
-            )
-        };
-        Check::new(name, loaded.map(cost))
+    let root = cgroup.dir().as_fd();
+    let hooks = load::hooks().map(|(name, attach)| (name, Some((root, attach))));
+    let lookup = (SK_LOOKUP, Some((netns.as_fd(), Attach::SK_LOOKUP)));
+    let check = |(name, hook)| {
+        let line = format!("program {}", hook_name(name));
+        match (program(&mut ebpf, name, hook, kernel), load::feature(name)) {
+            (Err(e), Some(feature)) => {
+                let text = format!("{}; `{feature}` will be off", e.detail.trim_end());
+                Check::marked(Mark::Warning, &line, e.code, text)
+            }
+            (result, _) => Check::new(&line, result),
+        }
     };
-    names.map(check).collect()
+    hooks.chain([lookup, (ITER, None)]).map(check).collect()
 }
 
-/// Other programs at our hooks: any number may watch sockets, but two that rewrite destinations (such
-/// as Cilium's socket load balancer) work against each other.
-fn conflicts(cgroup: &CgroupRoot) -> Result<String, KernelError> {
-    let mut rewriters = Vec::new();
-    let mut others = Vec::new();
-    for (hook, attach) in load::hooks() {
-        let ids = attached(cgroup.dir(), attach).map_err(KernelError::io(
-            code::NO_BPF_CAPABILITY,
-            format!("{hook}: query"),
-        ))?;
-        for name in ids
-            .into_iter()
-            .filter_map(|id| Some(prog_info(prog_by_id(id).ok()?).ok()?.name))
-        {
-            if load::is_ours(&name) {
+/// `up_connect4` → `connect4`
+fn hook_name(program: &str) -> &str {
+    program.trim_start_matches("up_")
+}
+
+const NETNS: &str = "/proc/self/ns/net";
+
+fn program(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    hook: Option<(BorrowedFd<'_>, Attach)>,
+    kernel: &btf::Btf,
+) -> Result<String, KernelError> {
+    let failed = |code, what: &str| KernelError::io(code, format!("{name}: {what}"));
+    let fd = load::load_program(ebpf, name, kernel)?;
+    let info: ProgInfo = prog_info(fd).map_err(failed(code::PROGRAM_REFUSED, "info"))?;
+    if let Some((place, attach)) = hook {
+        attached(place, attach).map_err(failed(code::KERNEL_TOO_OLD, "its hook"))?;
+    }
+    let (verified, bytes) = (info.verified_instructions, info.jited_len);
+    Ok(format!("{verified} instructions verified, {bytes} B"))
+}
+
+/// Other programs at our hooks: two that rewrite destinations (such as Cilium's socket load balancer)
+/// may work against each other, and one that sets callback flags may cost rows their last details.
+fn conflicts(cgroup: &CgroupRoot) -> Check {
+    let netns = File::open(NETNS).ok();
+    let lookup = netns
+        .iter()
+        .map(|ns| (SK_LOOKUP, ns.as_fd(), Attach::SK_LOOKUP));
+    let hooks = load::hooks().map(|(name, attach)| (name, cgroup.dir().as_fd(), attach));
+    let mut found = Vec::new();
+    for (ours, place, attach) in hooks.chain(lookup) {
+        // A hook that cannot be asked for has a line of its own.
+        for id in attached(place, attach).unwrap_or_default() {
+            let Ok(info) = prog_by_id(id).and_then(prog_info) else {
                 continue;
-            }
-            let rewrites = !matches!(hook, "up_sock_ops" | "up_sock_release");
-            let list = if rewrites {
-                &mut rewriters
-            } else {
-                &mut others
             };
-            list.push(format!("{name} beside {hook}"));
+            if !load::is_ours(&info.name) {
+                found.push(format!("{} (id {id}) at {}", info.name, hook_name(ours)));
+            }
         }
     }
-    if rewriters.is_empty() {
-        others.insert(0, "none".into());
-        return Ok(others.join(", "));
+    if found.is_empty() {
+        return Check::ok("conflicts", "no other program at our hooks");
     }
-    Err(KernelError::new(code::CONFLICT, rewriters.join(", ")))
+    let text = found.join(", ");
+    Check::marked(Mark::Warning, "conflicts", code::CONFLICT, text)
 }
 
 #[cfg(test)]

@@ -75,7 +75,16 @@ pub fn is_ours(program: &str) -> bool {
     program == SK_LOOKUP || program == ITER || HOOKS.iter().any(|h| h.program == program)
 }
 
-/// Programs and attach points, for `underpass check`.
+/// The feature that is off without this program; `None`: the agent does not start without it.
+pub fn feature(program: &str) -> Option<&'static str> {
+    match program {
+        SK_LOOKUP => Some(INBOUND),
+        ITER => Some(OPEN_SOCKETS),
+        _ => HOOKS.iter().find(|h| h.program == program)?.feature,
+    }
+}
+
+/// Programs and attach points, for `--check`.
 pub fn hooks() -> impl Iterator<Item = (&'static str, Attach)> {
     HOOKS.iter().map(|h| (h.program, h.attach))
 }

@@ -24,7 +24,8 @@ use crate::sys::{
     info::{LinkTarget, link_by_id, link_ids, link_info, map_info, prog_by_id, prog_info},
 };
 
-const BPFFS: &str = "/sys/fs/bpf";
+/// The only place where the agent mounts one.
+pub const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC`
 const BPFFS_MAGIC: u64 = 0xcafe_4a11;
 
@@ -35,12 +36,17 @@ pub struct Pins {
 }
 
 impl Pins {
+    /// The paths alone.
+    pub fn of(options: &KernelOptions) -> Self {
+        Self {
+            dir: options.pin_dir.join(format!("v{VERSION}")),
+        }
+    }
+
     /// Makes the directories; mounts a bpffs if there is none and that is allowed.
     pub fn make(options: &KernelOptions) -> Result<Self, KernelError> {
         ensure_bpffs(&options.pin_dir, options.mount_bpffs)?;
-        let pins = Self {
-            dir: options.pin_dir.join(format!("v{VERSION}")),
-        };
+        let pins = Self::of(options);
         for dir in [pins.dir.join("maps"), pins.dir.join("links")] {
             DirBuilder::new()
                 .recursive(true)

@@ -8,9 +8,10 @@ use std::{
 };
 
 use underpass_abi::reason::{code, name};
+use underpass_api::check::{Finding, Mark, Report};
 use underpass_mesh::{Model, Problem};
 
-use super::{Finding, Mark, print};
+use super::{coded, print};
 use crate::{
     error::CliError,
     options::Format,
@@ -27,9 +28,10 @@ pub fn run(dir: &Path, output: Format) -> Result<bool, CliError> {
     let unreadable =
         |e: io::Error| CliError::failed(code::UNREADABLE, format!("{}: {e}", dir.display()));
     let names = manifests(dir).map_err(unreadable)?;
-    let findings = findings(dir, &names);
-    let ok = findings.iter().all(|f| f.result == Mark::Ok);
-    render::emit(&print(&findings, ok, output, Look::of_stdout(true)))?;
+    let checks = findings(dir, &names);
+    let ok = checks.iter().all(|f| f.result == Mark::Ok);
+    let report = Report { ok, checks };
+    render::emit(&print(&report, output, Look::of_stdout(true)))?;
     Ok(ok)
 }
 
@@ -55,18 +57,13 @@ fn findings(dir: &Path, names: &[String]) -> Vec<Finding> {
     if names.is_empty() {
         let detail = "no *.yaml, *.yml or *.json file";
         let place = dir.display().to_string();
-        return vec![Finding::coded(Mark::Error, &place, code::NOT_FOUND, detail)];
+        return vec![coded(Mark::Error, &place, code::NOT_FOUND, detail)];
     }
     let mut model = Model::default();
     let mut findings = Vec::new();
     if names.len() > FILES_MAX {
         let detail = format!("{} files, {FILES_MAX} are read at most", names.len());
-        findings.push(Finding::coded(
-            Mark::Error,
-            "files",
-            code::TOO_LARGE,
-            detail,
-        ));
+        findings.push(coded(Mark::Error, "files", code::TOO_LARGE, detail));
     }
     for name in names.iter().take(FILES_MAX) {
         match read(&dir.join(name)) {
@@ -74,7 +71,7 @@ fn findings(dir: &Path, names: &[String]) -> Vec<Finding> {
                 model.set_file(name, &text);
             }
             Err((number, detail)) => {
-                findings.push(Finding::coded(Mark::Error, name, number, detail));
+                findings.push(coded(Mark::Error, name, number, detail));
             }
         }
     }

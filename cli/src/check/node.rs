@@ -1,12 +1,15 @@
-//! The node: what can be seen from here without privilege, then what the agent says. Without an
+//! The node: what can be seen from here without privilege, and what the agent says. Without an
 //! agent, what one that is started here would meet.
 
 use std::{fs, io, path::Path};
 
 use underpass_abi::reason::{CODES, code};
-use underpass_api::v1alpha1 as api;
+use underpass_api::{
+    check::{Finding, Mark, Report},
+    v1alpha1 as api,
+};
 
-use super::{Finding, Mark, print};
+use super::{agent, coded, print};
 use crate::{
     client::Client,
     error::CliError,
@@ -29,23 +32,37 @@ const NEARLY_FULL: u64 = 80;
 
 /// True if nothing is wrong.
 pub async fn run(options: &Check) -> Result<bool, CliError> {
-    let root = Path::new("/");
-    let mut findings = environment(root);
-    match ask(&options.api.path).await {
-        Ok(status) => findings.extend(of_agent(status, &options.api.path)),
+    let checks = match ask(&options.api.path).await {
+        Ok(status) => {
+            let mut seen = environment(Path::new("/"));
+            seen.extend(of_agent(status, &options.api.path));
+            seen
+        }
         Err(error) => {
-            findings.push(capabilities(root));
-            findings.push(no_agent(&options.api.path, &error));
+            let mut seen = without_agent(options).await;
+            seen.push(no_agent(&options.api.path, &error));
+            seen
+        }
+    };
+    let ok = !checks.iter().any(|f| f.result == Mark::Error);
+    let report = Report { ok, checks };
+    let look = Look::of_stdout(true);
+    render::emit(&print(&report, options.output.output, look))?;
+    Ok(ok)
+}
+
+/// What an agent would meet here: tried by its own binary, else what can be seen from here.
+async fn without_agent(options: &Check) -> Vec<Finding> {
+    match agent::try_node(options.agent.as_deref()).await {
+        Ok(tried) => tried,
+        Err(why) => {
+            let root = Path::new("/");
+            let mut seen = environment(root);
+            seen.push(capabilities(root));
+            seen.push(coded(Mark::Warning, "programs", code::NOT_TRIED, why));
+            seen
         }
     }
-    let ok = !findings.iter().any(|f| f.result == Mark::Error);
-    render::emit(&print(
-        &findings,
-        ok,
-        options.output.output,
-        Look::of_stdout(true),
-    ))?;
-    Ok(ok)
 }
 
 async fn ask(path: &Path) -> Result<api::Status, CliError> {
@@ -65,7 +82,7 @@ fn kernel(root: &Path) -> Finding {
     };
     match version(&release) {
         Some(v) if v >= KERNEL_MIN => Finding::ok("kernel", release),
-        _ => Finding::coded(Mark::Error, "kernel", code::KERNEL_TOO_OLD, release),
+        _ => coded(Mark::Error, "kernel", code::KERNEL_TOO_OLD, release),
     }
 }
 
@@ -80,7 +97,7 @@ fn btf(root: &Path) -> Finding {
     if root.join(&path[1..]).exists() {
         return Finding::ok("btf", path);
     }
-    Finding::coded(
+    coded(
         Mark::Error,
         "btf",
         code::NO_BTF,
@@ -96,7 +113,7 @@ fn bpffs(mounts: &io::Result<String>) -> Finding {
             // No error: the agent mounts it, where that is allowed.
             None => {
                 let detail = "none is mounted; the agent mounts one if it may";
-                Finding::coded(Mark::Warning, "bpffs", code::NO_BPFFS, detail)
+                coded(Mark::Warning, "bpffs", code::NO_BPFFS, detail)
             }
         },
     }
@@ -119,7 +136,7 @@ fn cgroup2(mounts: &io::Result<String>) -> Finding {
             } else {
                 "only cgroup v1 is mounted"
             };
-            Finding::coded(Mark::Error, "cgroup2", code::NO_CGROUP2, detail)
+            coded(Mark::Error, "cgroup2", code::NO_CGROUP2, detail)
         }
     }
 }
@@ -159,23 +176,19 @@ fn capabilities(root: &Path) -> Finding {
         return Finding::ok(check, "this user may load BPF programs");
     }
     let detail = format!("this user lacks {}", missing.join(", "));
-    Finding::coded(Mark::Error, check, code::NO_BPF_CAPABILITY, detail)
+    coded(Mark::Error, check, code::NO_BPF_CAPABILITY, detail)
 }
 
 /// A missing socket is a node where the mesh was not started yet: a warning.
 fn no_agent(path: &Path, error: &CliError) -> Finding {
     let shown = path.display();
     if fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-        let detail = format!(
-            "{shown} does not exist; the agent checks programs and conflicts when it starts"
-        );
-        return Finding::coded(Mark::Warning, "agent", code::API_UNREACHABLE, detail);
+        let detail = format!("{shown} does not exist: no agent has started");
+        return coded(Mark::Warning, "agent", code::API_UNREACHABLE, detail);
     }
     match error {
-        CliError::Failed { code, message } => {
-            Finding::coded(Mark::Error, "agent", *code, message.clone())
-        }
-        other => Finding::coded(
+        CliError::Failed { code, message } => coded(Mark::Error, "agent", *code, message.clone()),
+        other => coded(
             Mark::Error,
             "agent",
             code::API_UNREACHABLE,
@@ -215,12 +228,7 @@ fn of_agent(status: api::Status, path: &Path) -> Vec<Finding> {
         if percent > NEARLY_FULL {
             let detail = format!("{} of {} entries", m.used, m.capacity);
             let check = format!("map {}", m.name);
-            findings.push(Finding::coded(
-                Mark::Warning,
-                &check,
-                code::LIMIT_EXCEEDED,
-                detail,
-            ));
+            findings.push(coded(Mark::Warning, &check, code::LIMIT_EXCEEDED, detail));
         }
     }
     let problems: Vec<Problem> = status.problems.into_iter().map(Problem::from).collect();
@@ -251,7 +259,7 @@ fn of_text(result: Mark, check: &str, text: &str, otherwise: Option<u16>) -> Fin
     };
     let entry = text.split([' ', ':']).find_map(named);
     match entry.map(|c| c.number).or(otherwise) {
-        Some(number) => Finding::coded(result, check, number, text),
+        Some(number) => coded(result, check, number, text),
         None => Finding {
             result,
             check: check.to_owned(),
@@ -263,7 +271,7 @@ fn of_text(result: Mark, check: &str, text: &str, otherwise: Option<u16>) -> Fin
 }
 
 fn unreadable(check: &str, path: &str, error: &io::Error) -> Finding {
-    Finding::coded(
+    coded(
         Mark::Error,
         check,
         code::UNREADABLE,

@@ -69,16 +69,17 @@ fn chapter(hundred: u16) -> &'static str {
 fn agent_flags(repository: &Repository) -> String {
     let source = repository.text(AGENT);
     let mut text = head("Flags of underpass-agent", AGENT);
-    text += "Exit codes: 0 stopped or uninstalled, 1 failed (the message starts with a \
-             [code](codes.md)), 2 bad usage.\n\n";
+    text += "Exit codes: 0 stopped, uninstalled or checked, 1 failed (the message starts with a \
+             [code](codes.md)) or `--check` found an error, 2 bad usage.\n\n";
     text + &flag_table(repository, &source, &fields(&source, "Options"))
 }
 
 fn cli(repository: &Repository) -> String {
     let source = repository.text(CLI);
     let mut text = head("The underpass command", CLI);
-    text += "Exit codes: 0 ok, 1 failed or something was found, 2 the command line is wrong. \
-             Errors start with a [code](codes.md). No color when the output is piped.\n";
+    text += "Exit codes: 0 ok, 1 failed or something was found (`check` and `status`: an error; \
+             `check -f`: also a warning), 2 the command line is wrong. Errors start with a \
+             [code](codes.md). No color when the output is piped.\n";
     for (verb, args, about) in verbs(&source) {
         text += &format!("\n## underpass {}\n\n{about}.\n\n", verb.to_lowercase());
         if let Some(args) = args {

@@ -18,10 +18,10 @@ use underpass_agent::{
         KernelOptions,
         btf::{Btf, VMLINUX},
         checks,
-        load::is_ours,
     },
     sys::tracing::{Tracing, attach, load},
 };
+use underpass_api::check::Mark;
 
 use super::report::Report;
 
@@ -53,15 +53,13 @@ pub fn programs(report: &mut Report) {
         ..KernelOptions::default()
     };
     for check in checks(&options) {
-        let result = if check.ok {
-            Ok(check.detail.replace(" instructions verified", ""))
-        } else {
-            Err(check.detail)
+        let result = match check.mark {
+            Mark::Ok => Ok(check.detail.replace(" instructions verified", "")),
+            Mark::Warning | Mark::Error => Err(check.detail),
         };
-        if is_ours(&check.name) {
-            report.program(&check.name, result);
-        } else {
-            report.check(&check.name, || result);
+        match check.name.strip_prefix("program ") {
+            Some(hook) => report.program(&format!("up_{hook}"), result),
+            None => report.check(&check.name, || result),
         }
     }
 }
