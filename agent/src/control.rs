@@ -102,7 +102,7 @@ pub struct Control {
     keep_denied: bool,
     /// Compile again at the next tick: the last attempt failed.
     retry: bool,
-    /// A large change left much free memory behind.
+    /// A large change or listing left much free memory behind.
     give_back: bool,
     ticks: u32,
     ring_rests_until: Instant,
@@ -202,6 +202,9 @@ impl Control {
     pub fn run(mut self, jobs: jobs::Jobs) {
         self.read_addresses();
         self.read_all();
+        // Starting needs more than running: parsers, the object, the first plan.
+        sys::memory::give_back();
+        self.give_back = false;
         let mut next_tick = Instant::now() + TICK;
         loop {
             let ready = self.wait(&jobs, next_tick);
@@ -262,9 +265,9 @@ impl Control {
             self.namespaces.prune(&self.kernel);
             // So that those that end leave a row with what was seen last.
             self.older_connections();
-            if std::mem::take(&mut self.give_back) {
-                sys::memory::give_back();
-            }
+        }
+        if std::mem::take(&mut self.give_back) {
+            sys::memory::give_back();
         }
         let addresses_changed = slow && self.read_addresses();
         if self.discovery.sweep(slow) || addresses_changed || (self.retry && slow) {
@@ -340,10 +343,14 @@ impl Control {
 
     fn take_events(&mut self) {
         self.now();
+        self.ring.answer();
         let names = RegisteredNames(self.tables.names());
         let mut unguarded = Vec::new();
-        for _ in 0..EVENTS_PER_TURN {
-            let Some(event) = self.ring.next() else { break };
+        let mut taken = 0;
+        while taken < EVENTS_PER_TURN
+            && let Some(event) = self.ring.next()
+        {
+            taken += 1;
             if event.kind == EventKind::Unguarded as u32 {
                 unguarded.push(event);
             }
@@ -351,6 +358,9 @@ impl Control {
                 connections::log_refusal(&event, &names, &self.node);
             }
             self.table.take(&event, &names, &self.node);
+        }
+        if taken == EVENTS_PER_TURN {
+            self.ring.call_again();
         }
         self.ring_rests_until = Instant::now() + RING_PAUSE;
         for event in unguarded {

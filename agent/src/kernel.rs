@@ -19,7 +19,7 @@ pub use self::{
     cgroup::CgroupRoot,
     checks::{Check, checks},
     error::KernelError,
-    events::{EventRing, EventStream},
+    events::EventRing,
     load::Feature,
     netns::Netns,
     pins::uninstall,

@@ -1,7 +1,9 @@
 //! Telemetry: rows of connections that ended or were refused, what the kernel says of open ones, and
 //! sums per service. Everything here is pure; the control loop feeds it.
 
+pub mod ended;
 pub mod filter;
+pub mod hash;
 pub mod histogram;
 pub mod labels;
 pub mod row;

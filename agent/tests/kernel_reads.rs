@@ -5,17 +5,19 @@
 mod node;
 
 use std::{
+    collections::HashSet,
     fs,
-    io::Read,
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
+use rustix::event::{PollFd, PollFlags, poll};
 use underpass_abi::{Ip, VERSION, reason::code, tables::maps};
 use underpass_agent::{
-    kernel::{Check, Netns, checks, diag},
+    kernel::{Check, EventRing, Netns, checks, diag},
     sys::{bpf, info},
 };
 use underpass_api::check::Mark;
@@ -138,6 +140,41 @@ fn counts_and_totals_are_readable() {
     let mut ring = kernel.take_events().unwrap();
     assert!(std::iter::from_fn(|| ring.next()).any(|e| e.sock.remote_port == port));
     drop(TcpStream::connect(("127.0.0.1", port)));
+}
+
+/// Rows of ended connections call nobody until the ring is a quarter full.
+#[test]
+fn the_ring_calls_when_it_fills_up() {
+    let node = Node::new();
+    let kernel = node.open_enrolled();
+    let mut ring = kernel.take_events().unwrap();
+    let readable = |ring: &EventRing, wait: Duration| {
+        let wait = wait.try_into().unwrap();
+        poll(&mut [PollFd::new(ring, PollFlags::IN)], Some(&wait)).unwrap() == 1
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || listener.incoming().for_each(drop));
+    let dial = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; exec 3>&-");
+    let mut client = node.run(&format!(
+        "for i in {{1..20}}; do {dial}; done; echo few; read; \
+         for i in {{1..1500}}; do {dial}; done; echo many; cat"
+    ));
+    assert_eq!(client.line(), "few");
+    assert!(!readable(&ring, Duration::from_millis(50)));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut rows = HashSet::new();
+    while rows.len() < 20 {
+        assert!(Instant::now() < deadline, "{} rows", rows.len());
+        rows.extend(std::iter::from_fn(|| ring.next()).map(|e| e.sock.cookie));
+    }
+    client.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    assert_eq!(client.line(), "many");
+    assert!(readable(&ring, Duration::from_secs(5)));
+    ring.answer();
+    assert!(ring.next().is_some() && !readable(&ring, Duration::ZERO));
+    ring.call_again();
+    assert!(readable(&ring, Duration::ZERO), "something is left");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::{
         Interner, Names, Node,
         filter::{self, Filter},
         histogram,
-        row::{self, Labels, Seen},
+        row::{self, Kind, Labels, Seen},
         sums::{self, TCP, UDP},
         table::Listing,
     },
@@ -32,6 +32,9 @@ use crate::{
 const SAMPLE_AGE: Duration = Duration::from_millis(200);
 /// Rows of a listing if the client names no limit.
 pub const DEFAULT_LIMIT: usize = 10_000;
+
+/// Rows of a listing after which memory is given back.
+const LARGE_LISTING: usize = 2_000;
 
 /// What the kernel said at one moment.
 #[derive(Debug, Default)]
@@ -43,12 +46,16 @@ pub struct Sample {
 
 /// Logs a refusal as an operator reads it.
 pub(super) fn log_refusal(event: &Event, names: &dyn Names, node: &Node) {
-    let labels = Labels::of(&event.sock, names, node, &mut Interner::default());
+    let labels = Labels::of(
+        &Kind::of(&event.sock, node),
+        names,
+        &mut Interner::default(),
+    );
     let row = row::to_api(
         &event.sock,
         Seen::Refused(0),
         &labels,
-        None,
+        false,
         node,
         event.at_ns,
     );
@@ -90,6 +97,7 @@ impl Control {
         let mut listing = self
             .table
             .list(&sample.open, since, &names, &self.node, now);
+        self.give_back |= listing.rows.len() > LARGE_LISTING;
         listing.rows.retain(|row| filter.matches(row));
         listing
             .rows
@@ -202,7 +210,7 @@ impl Control {
         own.extend(crate::api_server::own_counters());
         Ok(Scrape {
             sums: self.sums(&sample),
-            maps: self.kernel.map_use(),
+            maps: self.map_use(),
             counters: counter::NAMES.iter().copied().zip(counters).collect(),
             own,
             plan_version: self.applied.map_or(0, |a| a.version),

@@ -1,21 +1,27 @@
-//! The ring of events, for a plain poll loop or for tokio.
+//! The ring of events.
 
 use std::{
-    io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
 use aya::maps::{Map, MapData, RingBuf};
-use tokio::io::unix::AsyncFd;
+use rustix::{
+    event::{Timespec, epoll},
+    io,
+};
 use underpass_abi::{plain, reason::code, sock::Event};
 
 use super::KernelError;
-use crate::sys;
 
 /// The consumer of `EVENTS`. There is one per node: the lock sees to that.
+///
+/// Its descriptor is readable when a program asked for the consumer, not whenever there is something
+/// in the ring: rows of ended connections may wait, and taking a few at a time costs more than the
+/// rows themselves.
 pub struct EventRing {
     ring: RingBuf<MapData>,
+    calls: OwnedFd,
     malformed: u64,
 }
 
@@ -27,7 +33,32 @@ impl EventRing {
             .and_then(Map::from_map_data)
             .map_err(failed)?;
         let ring = RingBuf::try_from(map).map_err(failed)?;
-        Ok(Self { ring, malformed: 0 })
+        let calls =
+            edge(&ring).map_err(|e| KernelError::io(code::FEATURE_OFF, "epoll")(e.into()))?;
+        Ok(Self {
+            ring,
+            calls,
+            malformed: 0,
+        })
+    }
+
+    /// Forgets calls up to now. To be done before the ring is emptied, so that none is missed.
+    pub fn answer(&self) {
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // An error leaves the descriptor readable: the ring is looked at again, which is cheap.
+        let _ = epoll::wait(&self.calls, &mut events, Some(&now));
+    }
+
+    /// Makes the descriptor readable if something is left in the ring.
+    pub fn call_again(&self) {
+        let _ = epoll::modify(&self.calls, &self.ring, epoll::EventData::new_u64(0), EDGE);
     }
 
     /// The next event, if there is one.
@@ -35,6 +66,7 @@ impl EventRing {
         clippy::should_implement_trait,
         reason = "an empty ring is not the end"
     )]
+    #[inline]
     pub fn next(&mut self) -> Option<Event> {
         loop {
             let item = self.ring.next()?;
@@ -49,52 +81,19 @@ impl EventRing {
     pub fn malformed(&self) -> u64 {
         self.malformed
     }
-
-    /// Hands the ring to tokio; must be called within a runtime.
-    pub fn into_stream(self) -> io::Result<EventStream> {
-        sys::net::readable(self).map(|fd| EventStream { fd })
-    }
 }
 
 impl AsFd for EventRing {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ring.as_fd()
+        self.calls.as_fd()
     }
 }
 
-impl AsRawFd for EventRing {
-    fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
-    }
-}
+const EDGE: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
 
-/// The ring under tokio.
-pub struct EventStream {
-    fd: AsyncFd<EventRing>,
-}
-
-impl EventStream {
-    /// Waits for the next event; safe to cancel.
-    pub async fn next(&mut self) -> io::Result<Event> {
-        loop {
-            if let Some(event) = self.try_next() {
-                return Ok(event);
-            }
-            let mut guard = self.fd.readable_mut().await?;
-            // Look again before clearing: an event may have come since.
-            match guard.get_inner_mut().next() {
-                Some(event) => return Ok(event),
-                None => guard.clear_ready(),
-            }
-        }
-    }
-
-    /// The next event, if there is one already.
-    pub fn try_next(&mut self) -> Option<Event> {
-        self.fd.get_mut().next()
-    }
-
-    pub fn malformed(&self) -> u64 {
-        self.fd.get_ref().malformed()
-    }
+/// A descriptor that is readable after each wake-up of `ring`'s readers; at first if it is not empty.
+fn edge(ring: impl AsFd) -> io::Result<OwnedFd> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&epoll, ring, epoll::EventData::new_u64(0), EDGE)?;
+    Ok(epoll)
 }

@@ -1,13 +1,9 @@
-//! Socket options and descriptors that rustix and tokio have no safe call for.
+//! Socket options that rustix has no safe call for.
 
 use std::{
     io,
     os::fd::{AsFd, AsRawFd},
 };
-
-use tokio::io::{Interest, unix::AsyncFd};
-
-use crate::kernel::EventRing;
 
 /// `SO_NETNS_COOKIE`: the cookie of the network namespace in which the socket was made.
 pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
@@ -29,10 +25,4 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     } else {
         Err(io::Error::last_os_error())
     }
-}
-
-/// Registers the event ring with tokio for reading. Must be called within a runtime.
-pub(crate) fn readable(ring: EventRing) -> io::Result<AsyncFd<EventRing>> {
-    // SAFETY: the ring owns its map's descriptor, which stays the same and open for its life.
-    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(Into::into)
 }

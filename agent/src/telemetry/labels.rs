@@ -1,36 +1,35 @@
 //! The names of recent kinds of connection. Thousands of rows a second differ in little more than
 //! their ports; resolving four names for each cost more than all the rest of a row.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use underpass_abi::sock::{SockState, flag};
+use underpass_abi::sock::SockState;
 
-use super::{Interner, Names, Node, row::Labels};
+use super::{
+    Interner, Names, Node,
+    hash::FastMap,
+    row::{Kind, Labels},
+};
 
 /// Kinds kept at most; then all are forgotten.
 const MAX: usize = 4_096;
 
-/// Everything that labels depend on, if no address is among it.
-type Kind = [u32; 6];
-
 #[derive(Debug, Default)]
 pub struct LabelCache {
-    known: HashMap<Kind, Labels>,
+    known: FastMap<Kind, Arc<Labels>>,
     strings: Interner,
 }
 
 impl LabelCache {
-    pub fn of(&mut self, s: &SockState, names: &dyn Names, node: &Node) -> Labels {
-        let Some(kind) = kind(s) else {
-            return Labels::of(s, names, node, &mut self.strings);
-        };
+    pub fn of(&mut self, s: &SockState, names: &dyn Names, node: &Node) -> Arc<Labels> {
+        let kind = Kind::of(s, node);
         if let Some(labels) = self.known.get(&kind) {
             return labels.clone();
         }
         if self.known.len() >= MAX {
             self.known.clear();
         }
-        let labels = Labels::of(s, names, node, &mut self.strings);
+        let labels = Arc::new(Labels::of(&kind, names, &mut self.strings));
         self.known.insert(kind, labels.clone());
         labels
     }
@@ -45,28 +44,11 @@ impl LabelCache {
     }
 }
 
-/// `None` if an end is named after its address.
-fn kind(s: &SockState) -> Option<Kind> {
-    const SOURCE: u32 = flag::ACTIVE | flag::SOURCE_HOST | flag::SOURCE_OUTSIDE;
-    if s.destination == 0 || (s.source == 0 && s.flags & SOURCE == 0) {
-        return None;
-    }
-    let decided = u32::from(s.verdict) | u32::from(s.layer) << 8;
-    Some([
-        s.source,
-        s.destination,
-        s.service,
-        s.policy,
-        s.flags & SOURCE,
-        decided,
-    ])
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, net::IpAddr};
 
-    use underpass_abi::tables::NameKind;
+    use underpass_abi::{sock::flag, tables::NameKind};
 
     use super::*;
 
@@ -99,12 +81,22 @@ mod tests {
     }
 
     #[test]
-    fn ends_that_only_an_address_names_are_not_remembered() {
-        let s = SockState {
+    fn an_end_that_only_its_address_names_is_named_after_each_address() {
+        let mut cache = LabelCache::default();
+        let to = |address: [u8; 4]| SockState {
             source: 1,
             flags: flag::ACTIVE,
+            remote: IpAddr::from(address).into(),
             ..SockState::default()
         };
-        assert_eq!(kind(&s), None);
+        let mut node = Node::default();
+        let mut of = |node: &Node, address| {
+            let labels = cache.of(&to(address), &named("shop/web"), node);
+            labels.destination.to_string()
+        };
+        assert_eq!(of(&node, [10, 0, 0, 1]), "outside");
+        assert_eq!(of(&node, [127, 0, 0, 1]), "host");
+        node.addresses.insert([10, 0, 0, 1].into());
+        assert_eq!(of(&node, [10, 0, 0, 1]), "host", "no longer another's");
     }
 }

@@ -1,6 +1,6 @@
 //! One connection as the node API shows it, from what the kernel kept of it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use underpass_abi::{
     Ip,
@@ -12,6 +12,41 @@ use underpass_abi::{
 use underpass_api::v1alpha1 as api;
 
 use super::{Interner, Names, Node};
+
+/// Who is at one end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    Workload(u32),
+    /// A process of this node outside every workload.
+    Host,
+    Outside,
+    /// Nothing was chosen, so nothing is known of the destination but its service.
+    Unknown,
+}
+
+/// Everything that the names of a row depend on: few kinds make up most connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kind {
+    source: End,
+    destination: End,
+    service: u32,
+    policy: u32,
+    verdict: u8,
+    layer: u8,
+}
+
+impl Kind {
+    pub fn of(s: &SockState, node: &Node) -> Self {
+        Self {
+            source: source(s, node),
+            destination: destination(s, node),
+            service: s.service,
+            policy: s.policy,
+            verdict: s.verdict,
+            layer: s.layer,
+        }
+    }
+}
 
 /// Names of a row, resolved when it was taken: indexes are reused after a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,17 +60,24 @@ pub struct Labels {
 }
 
 impl Labels {
-    pub fn of(s: &SockState, names: &dyn Names, node: &Node, strings: &mut Interner) -> Self {
+    pub fn of(kind: &Kind, names: &dyn Names, strings: &mut Interner) -> Self {
         let service = names
-            .name(NameKind::Service, s.service)
-            .filter(|_| s.service != 0);
-        let service = service.map_or(String::new(), |n| service_name(n).to_owned());
+            .name(NameKind::Service, kind.service)
+            .filter(|_| kind.service != 0);
         Self {
-            source: strings.get(&source(s, names, node)),
-            destination: strings.get(&destination(s, names, node)),
-            service: strings.get(&service),
-            policy: strings.get(&policy(s, names)),
+            source: strings.get(&end(kind.source, names)),
+            destination: strings.get(&end(kind.destination, names)),
+            service: strings.get(service.map_or("", service_name)),
+            policy: strings.get(&policy(kind, names)),
         }
+    }
+
+    /// The same with another policy.
+    pub fn because_of(&self, policy: Arc<str>) -> Arc<Self> {
+        Arc::new(Self {
+            policy,
+            ..self.clone()
+        })
     }
 }
 
@@ -52,35 +94,37 @@ pub fn workload_name(registered: &str) -> (&str, &str) {
     registered.split_once(' ').unwrap_or((registered, ""))
 }
 
-fn workload(index: u32, names: &dyn Names) -> String {
-    names
-        .name(NameKind::Workload, index)
-        .map_or_else(|| format!("#{index}"), str::to_owned)
+fn end(end: End, names: &dyn Names) -> Cow<'_, str> {
+    match end {
+        End::Workload(index) => match names.name(NameKind::Workload, index) {
+            Some(name) => name.into(),
+            None => format!("#{index}").into(),
+        },
+        End::Host => "host".into(),
+        End::Outside => "outside".into(),
+        End::Unknown => "".into(),
+    }
 }
 
-fn source(s: &SockState, names: &dyn Names, node: &Node) -> String {
+fn source(s: &SockState, node: &Node) -> End {
     if s.source != 0 {
-        workload(s.source, names)
+        End::Workload(s.source)
     } else if s.flags & flag::SOURCE_OUTSIDE != 0 {
-        "outside".into()
+        End::Outside
     } else if s.flags & (flag::SOURCE_HOST | flag::ACTIVE) != 0 {
-        "host".into()
+        End::Host
     } else {
-        owner_of(s.remote, node).into()
+        owner_of(s.remote, node)
     }
 }
 
-fn destination(s: &SockState, names: &dyn Names, node: &Node) -> String {
+fn destination(s: &SockState, node: &Node) -> End {
     if s.destination != 0 {
-        return workload(s.destination, names);
-    }
-    if s.flags & flag::ACTIVE == 0 {
-        return owner_of(s.local, node).into();
-    }
-    match endpoint(s) {
-        Some((address, _)) => owner_of(address, node).into(),
-        // Nothing was chosen, so nothing is known of the destination but its service.
-        None => String::new(),
+        End::Workload(s.destination)
+    } else if s.flags & flag::ACTIVE == 0 {
+        owner_of(s.local, node)
+    } else {
+        endpoint(s).map_or(End::Unknown, |(address, _)| owner_of(address, node))
     }
 }
 
@@ -95,23 +139,25 @@ fn endpoint(s: &SockState) -> Option<(Ip, u16)> {
     }
 }
 
-fn owner_of(ip: Ip, node: &Node) -> &'static str {
+fn owner_of(ip: Ip, node: &Node) -> End {
     if ip.is_loopback() || node.addresses.contains(&ip.into()) {
-        "host"
+        End::Host
     } else {
-        "outside"
+        End::Outside
     }
 }
 
-fn policy(s: &SockState, names: &dyn Names) -> String {
-    if s.policy != 0 {
-        let name = names.name(NameKind::Policy, s.policy);
+fn policy(kind: &Kind, names: &dyn Names) -> String {
+    if kind.policy != 0 {
+        let name = names.name(NameKind::Policy, kind.policy);
         return name.map_or_else(String::new, |n| format!("AuthorizationPolicy {n}"));
     }
-    let by_default = match Verdict::from_u8(s.verdict) {
+    let by_default = match Verdict::from_u8(kind.verdict) {
         Verdict::Denied | Verdict::Audited => true,
         // Nothing was decided about a connection that is older than the mesh.
-        Verdict::Allowed => s.destination != 0 && s.layer != Layer::BeforeMesh as u8,
+        Verdict::Allowed => {
+            matches!(kind.destination, End::Workload(_)) && kind.layer != Layer::BeforeMesh as u8
+        }
         Verdict::None | Verdict::Refused => false,
     };
     if by_default {
@@ -131,19 +177,13 @@ pub enum Seen {
     Refused(u64),
 }
 
-/// How the agent itself ended a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destroyed {
-    /// As in `Connection.policy`.
-    pub policy: Arc<str>,
-}
-
-/// The row. `now_ns` is `CLOCK_BOOTTIME`.
+/// The row. `destroyed`: the agent itself ended it, because of the policy of `labels`. `now_ns` is
+/// `CLOCK_BOOTTIME`.
 pub fn to_api(
     s: &SockState,
     seen: Seen,
     labels: &Labels,
-    destroyed: Option<&Destroyed>,
+    destroyed: bool,
     node: &Node,
     now_ns: u64,
 ) -> api::Connection {
@@ -190,7 +230,7 @@ pub fn to_api(
         layer: Layer::from_u8(s.layer).name().into(),
         verdict: Verdict::from_u8(s.verdict).name().into(),
         reason: reason_of(s, seen).into(),
-        policy: destroyed.map_or_else(|| labels.policy.to_string(), |d| d.policy.to_string()),
+        policy: labels.policy.to_string(),
         authn: authn(s, active, source, node).into(),
         state: state.into(),
         // Nobody saw a connection open that is older than the mesh.
@@ -214,7 +254,7 @@ pub fn to_api(
         srtt_us: (measured && s.tcp.srtt_us != 0).then_some(s.tcp.srtt_us),
         close_reason: if !ended && s.closed_ns == 0 {
             String::new()
-        } else if destroyed.is_some() {
+        } else if destroyed {
             reason::name(code::POLICY_CHANGED).into()
         } else {
             reason::name(cause(s)).into()

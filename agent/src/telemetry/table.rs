@@ -1,19 +1,21 @@
 //! Rows of connections that ended, failed or were refused: the newest 20,000, for one hour.
 //! Open ones are not kept here, the kernel lists them.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-
-use underpass_abi::{
-    reason::code,
-    sock::{Event, EventKind, SockState, flag},
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
 };
+
+use underpass_abi::sock::{Event, EventKind, SockState, flag};
 use underpass_api::v1alpha1 as api;
 
 use super::{
     Names, Node,
+    ended::Ended,
+    hash::FastMap,
     histogram::Histogram,
     labels::LabelCache,
-    row::{self, Destroyed, Labels, Seen},
+    row::{self, Seen},
 };
 
 /// Rows kept at most.
@@ -22,30 +24,43 @@ pub const MAX_ROWS: usize = 20_000;
 pub const KEEP_NS: u64 = 3_600_000_000_000;
 /// Connections that the agent destroyed and that have not told their end yet, at most.
 const MAX_DESTROYED: usize = 8_192;
+/// Newest rows among which a connection is looked for that two CPUs may have told of.
+const LOOK_BACK: usize = 1_024;
 
 #[derive(Debug)]
-struct Row {
-    state: SockState,
-    seen: Seen,
-    labels: Labels,
-    destroyed: Option<Destroyed>,
-    /// When the row last changed, as a count of changes of the table.
-    changed: u64,
-}
-
-#[derive(Debug, Default)]
 pub struct Table {
-    rows: VecDeque<Row>,
+    rows: VecDeque<Ended>,
     /// Number of rows that ever left the front: position + `left` never changes for a row.
     left: u64,
-    by_cookie: HashMap<u64, u64>,
-    destroyed: HashMap<u64, Destroyed>,
+    /// Numbers of rows that another event may still add to, by cookie. Most connections are told of
+    /// once, so this is small.
+    open_ended: FastMap<u64, u64>,
+    /// The policy because of which the agent destroyed a socket.
+    destroyed: FastMap<u64, Arc<str>>,
     labels: LabelCache,
     /// Round-trip times by service (`-` for none), of connections that ended.
-    srtt: HashMap<std::sync::Arc<str>, Histogram>,
+    srtt: FastMap<Arc<str>, Histogram>,
     changes: u64,
     refusals: u64,
     dropped: u64,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            // Address space only, until rows come; growing by doubling would copy them all, and end
+            // with room for many more.
+            rows: VecDeque::with_capacity(MAX_ROWS),
+            left: 0,
+            open_ended: FastMap::default(),
+            destroyed: FastMap::default(),
+            labels: LabelCache::default(),
+            srtt: FastMap::default(),
+            changes: 0,
+            refusals: 0,
+            dropped: 0,
+        }
+    }
 }
 
 /// What one look at the connections gives.
@@ -77,10 +92,9 @@ impl Table {
 
     /// Takes one event of the ring in.
     pub fn take(&mut self, event: &Event, names: &dyn Names, node: &Node) {
-        let mut state = event.sock;
+        let s = &event.sock;
         let seen = match EventKind::from_u32(event.kind) {
             Some(EventKind::Refused) => {
-                state.closed_ns = event.at_ns;
                 self.refusals += 1;
                 Seen::Refused(self.refusals)
             }
@@ -88,32 +102,32 @@ impl Table {
             // A connection that is open (the kernel lists it), or news for the control loop.
             Some(EventKind::Audited | EventKind::Unguarded) | None => return,
         };
-        let labels = self.labels.of(&state, names, node);
-        if state.tcp.srtt_us != 0 && event.kind == EventKind::Closed as u32 {
-            self.measured(&labels, event.at_ns, state.tcp.srtt_us);
+        let labels = self.labels.of(s, names, node);
+        if s.tcp.srtt_us != 0 && event.kind == EventKind::Closed as u32 {
+            self.measured(&labels.service, event.at_ns, s.tcp.srtt_us);
         }
         self.changes += 1;
-        let changed = self.changes;
-        let destroyed = self
-            .destroyed
-            .remove(&state.cookie)
-            .filter(|_| state.cookie != 0);
-        if seen == Seen::Ended
-            && let Some(old) = self.find(state.cookie)
-            && old.state.opened_ns == state.opened_ns
-        {
-            merge(&mut old.state, &state);
-            old.destroyed = destroyed.or(old.destroyed.take());
-            old.changed = changed;
-            return;
+        let mut row = Ended::new(s, seen, labels);
+        row.changed = self.changes;
+        if seen != Seen::Ended {
+            row.closed_ns = event.at_ns;
         }
-        self.push(Row {
-            state,
-            seen,
-            labels,
-            destroyed,
-            changed,
-        });
+        if let Some(policy) = self.take_destroyed(s.cookie) {
+            row.destroyed_by(policy);
+        }
+        let last_close = event.kind == EventKind::Released as u32;
+        let half = if seen == Seen::Ended {
+            self.first_half(s, last_close)
+        } else {
+            None
+        };
+        match half {
+            Some(position) => self.join(position, s, row),
+            None => {
+                row.open_ended = last_close || (seen == Seen::Ended && !row.is_final());
+                self.push(row);
+            }
+        }
         self.expire(event.at_ns);
     }
 
@@ -123,7 +137,15 @@ impl Table {
             self.destroyed.clear();
         }
         let policy = self.labels.string(policy);
-        self.destroyed.insert(cookie, Destroyed { policy });
+        self.destroyed.insert(cookie, policy);
+    }
+
+    fn take_destroyed(&mut self, cookie: u64) -> Option<Arc<str>> {
+        // Almost always.
+        if self.destroyed.is_empty() {
+            return None;
+        }
+        self.destroyed.remove(&cookie).filter(|_| cookie != 0)
     }
 
     /// Ended rows that changed after `since`, then `open` ones (a row of both is listed once).
@@ -136,39 +158,45 @@ impl Table {
         now_ns: u64,
     ) -> Listing {
         self.expire(now_ns);
-        let still_open: HashSet<u64> = open.iter().map(|s| s.cookie).collect();
+        let still_open: FastMap<u64, u64> = open.iter().map(|s| (s.cookie, s.opened_ns)).collect();
+        // They ended after the kernel was asked.
+        let mut finished = HashSet::new();
         let mut rows = Vec::new();
-        for row in self.rows.iter().filter(|r| r.changed > since) {
-            // TCP is done and the application is not: what the kernel says now is newer.
-            let open = row.seen == Seen::Ended
-                && row.state.flags & (flag::RELEASED | flag::FAILED) == 0
-                && still_open.contains(&row.state.cookie);
-            if !open {
-                let destroyed = row.destroyed.as_ref();
+        for row in &self.rows {
+            let same = row.cookie().and_then(|c| Some((c, still_open.get(&c)?)));
+            // Else TCP is done and the application is not: what the kernel says now is newer.
+            let newer = row.is_final() || same.is_none();
+            if let Some((cookie, opened_ns)) = same
+                && newer
+                && *opened_ns == row.opened_ns
+            {
+                finished.insert(cookie);
+            }
+            if newer && row.changed > since {
                 rows.push(row::to_api(
-                    &row.state,
-                    row.seen,
+                    &row.state(),
+                    row.seen(),
                     &row.labels,
-                    destroyed,
+                    row.destroyed,
                     node,
                     now_ns,
                 ));
             }
         }
-        for state in open {
-            if self.is_finished(state) {
-                continue;
-            }
-            let labels = self.labels.of(state, names, node);
-            let destroyed = self
+        for state in open.iter().filter(|s| !finished.contains(&s.cookie)) {
+            let mut labels = self.labels.of(state, names, node);
+            let policy = self
                 .destroyed
                 .get(&state.cookie)
                 .filter(|_| state.closed_ns != 0);
+            if let Some(policy) = policy {
+                labels = labels.because_of(policy.clone());
+            }
             rows.push(row::to_api(
                 state,
                 Seen::Open,
                 &labels,
-                destroyed,
+                policy.is_some(),
                 node,
                 now_ns,
             ));
@@ -184,31 +212,39 @@ impl Table {
         self.srtt.get(service)
     }
 
-    /// Whether the final row of this socket is here already (it ended after the kernel was asked).
-    fn is_finished(&self, state: &SockState) -> bool {
-        let row = self
-            .by_cookie
-            .get(&state.cookie)
-            .and_then(|n| self.rows.get((n - self.left) as usize));
-        row.is_some_and(|row| {
-            row.state.opened_ns == state.opened_ns
-                && row.state.flags & (flag::RELEASED | flag::FAILED) != 0
-        })
+    /// Position of the row that an earlier event made of the same connection.
+    fn first_half(&self, s: &SockState, last_close: bool) -> Option<usize> {
+        let same = |row: &Ended| row.cookie() == Some(s.cookie) && row.opened_ns == s.opened_ns;
+        if let Some(number) = self.open_ended.get(&s.cookie) {
+            let position = (number - self.left) as usize;
+            let row = self.rows.get(position);
+            return row.is_some_and(same).then_some(position);
+        }
+        if !last_close || s.flags & flag::CLOSED == 0 {
+            return None;
+        }
+        // Two CPUs may have seen both ends at once, and each told the whole.
+        let start = self.rows.len().saturating_sub(LOOK_BACK);
+        let found = self.rows.range(start..).rposition(same)?;
+        Some(start + found)
     }
 
-    fn find(&mut self, cookie: u64) -> Option<&mut Row> {
-        let number = *self.by_cookie.get(&cookie)?;
-        self.rows.get_mut((number - self.left) as usize)
+    fn join(&mut self, position: usize, s: &SockState, newer: Ended) {
+        let row = &mut self.rows[position];
+        row.join(s, newer);
+        if !row.open_ended {
+            self.open_ended.remove(&s.cookie);
+        }
     }
 
-    fn push(&mut self, row: Row) {
+    fn push(&mut self, row: Ended) {
         if self.rows.len() == MAX_ROWS {
             self.pop();
             self.dropped += 1;
         }
-        if row.seen == Seen::Ended {
-            self.by_cookie
-                .insert(row.state.cookie, self.left + self.rows.len() as u64);
+        if let Some(cookie) = row.cookie().filter(|_| row.open_ended) {
+            let number = self.left + self.rows.len() as u64;
+            self.open_ended.insert(cookie, number);
         }
         self.rows.push_back(row);
     }
@@ -217,58 +253,34 @@ impl Table {
         let Some(row) = self.rows.pop_front() else {
             return;
         };
-        if self.by_cookie.get(&row.state.cookie) == Some(&self.left) {
-            self.by_cookie.remove(&row.state.cookie);
+        if let Some(cookie) = row.cookie().filter(|_| row.open_ended)
+            && self.open_ended.get(&cookie) == Some(&self.left)
+        {
+            self.open_ended.remove(&cookie);
         }
         self.left += 1;
     }
 
     fn expire(&mut self, now_ns: u64) {
         while let Some(row) = self.rows.front()
-            && row.state.closed_ns.saturating_add(KEEP_NS) < now_ns
+            && row.closed_ns.saturating_add(KEEP_NS) < now_ns
         {
             self.pop();
         }
     }
 
-    fn measured(&mut self, labels: &Labels, at_ns: u64, srtt_us: u32) {
+    fn measured(&mut self, service: &str, at_ns: u64, srtt_us: u32) {
         /// Services with a histogram, at most.
         const MAX: usize = 4_096;
-        let service = if labels.service.is_empty() {
-            self.labels.string("-")
-        } else {
-            labels.service.clone()
-        };
-        if self.srtt.len() < MAX || self.srtt.contains_key(&service) {
-            self.srtt.entry(service).or_default().record(at_ns, srtt_us);
+        let service = if service.is_empty() { "-" } else { service };
+        if let Some(histogram) = self.srtt.get_mut(service) {
+            histogram.record(at_ns, srtt_us);
+        } else if self.srtt.len() < MAX {
+            let mut histogram = Histogram::default();
+            histogram.record(at_ns, srtt_us);
+            self.srtt.insert(service.into(), histogram);
         }
     }
-}
-
-/// Joins what the last close and TCP's end said about one connection, in either order.
-fn merge(old: &mut SockState, new: &SockState) {
-    let (mut sent, mut received) = (new.tcp.sent, new.tcp.received);
-    if old.flags & flag::RELEASED != 0 {
-        // Final at the last close.
-        (sent, received) = (old.tcp.sent, old.tcp.received);
-    }
-    let flags = old.flags | new.flags;
-    let closed = if old.flags & flag::CLOSED != 0 {
-        *old
-    } else {
-        *new
-    };
-    let reason = match closed.reason {
-        0 | code::STILL_CLOSING => new.reason,
-        reason => reason,
-    };
-    *old = SockState {
-        flags,
-        reason,
-        ..closed
-    };
-    old.tcp.sent = sent;
-    old.tcp.received = received;
 }
 
 #[cfg(test)]

@@ -66,9 +66,12 @@ fn dialed() -> SockState {
     }
 }
 
+fn labels(s: &SockState) -> Labels {
+    Labels::of(&Kind::of(s, &node()), &names(), &mut Interner::default())
+}
+
 fn row(s: &SockState, seen: Seen) -> api::Connection {
-    let labels = Labels::of(s, &names(), &node(), &mut Interner::default());
-    to_api(s, seen, &labels, None, &node(), 3_000_000_000)
+    to_api(s, seen, &labels(s), false, &node(), 3_000_000_000)
 }
 
 #[test]
@@ -161,11 +164,8 @@ fn the_agents_own_reset_names_the_policy() {
         flags: dialed().flags | flag::RELEASED | flag::CLOSED,
         ..dialed()
     };
-    let labels = Labels::of(&s, &names(), &node(), &mut Interner::default());
-    let destroyed = Destroyed {
-        policy: "AuthorizationPolicy shop/new".into(),
-    };
-    let row = to_api(&s, Seen::Ended, &labels, Some(&destroyed), &node(), 0);
+    let labels = labels(&s).because_of("AuthorizationPolicy shop/new".into());
+    let row = to_api(&s, Seen::Ended, &labels, true, &node(), 0);
     assert_eq!(row.close_reason, "POLICY_CHANGED");
     assert_eq!(row.policy, "AuthorizationPolicy shop/new");
     assert_eq!((row.state.as_str(), row.duration_ms), ("closed", 600));

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use underpass_abi::{sock::TcpCounts, tables::NameKind, verdict::Verdict};
+use underpass_abi::{reason::code, sock::TcpCounts, tables::NameKind, verdict::Verdict};
 
 use super::*;
 
@@ -97,6 +97,38 @@ fn numbers_of_the_last_close_and_of_tcps_end_are_both_final() {
 }
 
 #[test]
+fn two_cpus_that_both_tell_the_whole_make_one_row() {
+    let whole = ended(1, flag::CLOSED | flag::RELEASED, 70, 60);
+    for kinds in [
+        [EventKind::Closed, EventKind::Released],
+        [EventKind::Released, EventKind::Closed],
+    ] {
+        let mut table = Table::default();
+        for kind in kinds {
+            take(&mut table, kind, whole, 5);
+        }
+        let rows = list(&mut table, &[], 6);
+        assert_eq!((rows.len(), rows[0].bytes_sent), (1, 70), "{kinds:?}");
+        assert!(table.open_ended.is_empty());
+    }
+}
+
+#[test]
+fn most_rows_are_in_no_index() {
+    let mut table = Table::default();
+    let whole = ended(1, flag::CLOSED | flag::RELEASED, 0, 0);
+    take(&mut table, EventKind::Closed, whole, 5);
+    assert!(table.open_ended.is_empty());
+    // The kernel was asked before it ended.
+    let rows = list(&mut table, &[open(1, 1)], 6);
+    assert_eq!((rows.len(), rows[0].state.as_str()), (1, "closed"));
+    // The same socket has dialed again since.
+    let rows = list(&mut table, &[open(1, 6)], 7);
+    let states: Vec<&str> = rows.iter().map(|r| r.state.as_str()).collect();
+    assert_eq!(states, ["closed", "established"]);
+}
+
+#[test]
 fn a_connection_that_was_never_accepted_is_closed() {
     let mut table = Table::default();
     take(
@@ -141,22 +173,23 @@ fn rows_are_bounded_in_number_and_age() {
         take(
             &mut table,
             EventKind::Closed,
-            ended(cookie, flag::CLOSED | flag::RELEASED, 0, 0),
+            ended(cookie, flag::CLOSED, 0, 0),
             5,
         );
     }
     assert_eq!((table.len(), table.dropped()), (MAX_ROWS, 5));
-    assert_eq!(table.by_cookie.len(), MAX_ROWS);
+    assert_eq!(table.open_ended.len(), MAX_ROWS);
     // The index still finds rows after others left.
     let late = SockState {
         closed_ns: KEEP_NS + 4,
-        ..ended(MAX_ROWS as u64, flag::CLOSED, 0, 44)
+        ..ended(MAX_ROWS as u64, flag::CLOSED | flag::RELEASED, 44, 0)
     };
-    take(&mut table, EventKind::Closed, late, 6);
-    assert_eq!(table.len(), MAX_ROWS);
+    take(&mut table, EventKind::Released, late, 6);
+    assert_eq!((table.len(), table.dropped()), (MAX_ROWS, 5));
+    assert_eq!(table.open_ended.len(), MAX_ROWS - 1, "told of in full");
     list(&mut table, &[], KEEP_NS + 6);
     assert!(
-        table.is_empty() && table.by_cookie.is_empty(),
+        table.is_empty() && table.open_ended.is_empty(),
         "{}",
         table.len()
     );
