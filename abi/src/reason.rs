@@ -83,7 +83,7 @@ codes! {
     309 LIMIT_EXCEEDED "the plan is larger than a map" "`underpass status` shows each map's fullness";
     310 DANGLING_REFERENCE "an object refers to one that does not exist" "create it or fix the name";
     311 TOO_LARGE "a file or directory is larger than the reader accepts" "split it; the limits are in docs/reference/limits.md";
-    312 UNREADABLE "a file cannot be read" "check its permissions";
+    312 UNREADABLE "a file cannot be read" "check its path and its permissions";
     // 400-499: the node
     401 NO_BPF_CAPABILITY "the process may not load BPF programs"
         "run as root or with CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE";
@@ -111,8 +111,8 @@ codes! {
     421 NOT_TRIED "what the kernel takes was not tried"
         "mend what other lines name; run as root, with underpass-agent beside `underpass` or named by --agent PATH";
     // 500-599: command line
-    501 BAD_FILTER "a filter is not understood" "see `underpass conns --help`";
-    502 NOT_FOUND "no such object" "`underpass status` lists what the node knows";
+    501 BAD_FILTER "a filter is not understood" "see --help";
+    502 NOT_FOUND "no such object" "`underpass status -o wide` lists the workloads, `underpass stat` the services";
     503 BAD_ARGUMENT "an argument is not understood" "see --help";
 }
 

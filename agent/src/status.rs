@@ -3,7 +3,7 @@
 use underpass_abi::{reason::code, sock::counter};
 use underpass_api::v1alpha1 as api;
 
-use crate::{control::Control, problem::Problem};
+use crate::{control::Control, kernel::MapUse, problem::Problem};
 
 /// Problems that are shown, at most.
 pub const MAX_PROBLEMS: usize = 1_000;
@@ -27,7 +27,6 @@ impl Control {
             problems: problems.iter().map(Problem::to_api).collect(),
             features: self.features(),
             maps: self
-                .kernel
                 .map_use()
                 .into_iter()
                 .map(|m| api::MapUse {
@@ -43,6 +42,17 @@ impl Control {
             pin_dir: self.kernel.options().pin_dir.display().to_string(),
             default_policy: self.default_policy.name().into(),
         }
+    }
+
+    /// The kernel counts elements of hashes, the layout those of arrays.
+    pub fn map_use(&self) -> Vec<MapUse> {
+        let mut all = self.kernel.map_use();
+        for (name, used) in self.tables.in_use() {
+            if let Some(map) = all.iter_mut().find(|m| m.name == name) {
+                map.used = used.into();
+            }
+        }
+        all
     }
 
     /// `Err` with the reason while no plan is in force, or not the newest.

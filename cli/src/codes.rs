@@ -11,6 +11,11 @@ use crate::{
 };
 
 #[derive(Debug, Serialize)]
+struct CodeList {
+    items: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize)]
 struct Entry {
     code: String,
     name: &'static str,
@@ -25,8 +30,8 @@ pub fn run(options: &Codes) -> Result<(), CliError> {
     };
     let output = options.rows.output.output;
     let text = match output {
-        Format::Json => render::json(&entries),
-        Format::Yaml => render::yaml(&entries),
+        Format::Json => render::json(&CodeList { items: entries }),
+        Format::Yaml => render::yaml(&CodeList { items: entries }),
         Format::Table if options.code.is_some() => entries.iter().map(Entry::paragraph).collect(),
         Format::Table | Format::Wide => {
             let look = Look::of_stdout(!options.rows.no_headers);
@@ -46,7 +51,10 @@ fn find(wanted: &str) -> Result<&'static Code, CliError> {
     CODES
         .iter()
         .find(|c| Some(c.number) == number || c.name == upper)
-        .ok_or_else(|| CliError::failed(code::NOT_FOUND, format!("there is no code `{wanted}`")))
+        .ok_or_else(|| {
+            let text = format!("there is no code `{wanted}`; `underpass codes` lists all");
+            CliError::usage(code::BAD_ARGUMENT, text)
+        })
 }
 
 fn table(entries: &[Entry], wide: bool, look: Look) -> String {
@@ -106,7 +114,7 @@ mod tests {
         }
         let error = find("UP9999").expect_err("unknown");
         assert!(
-            error.to_string().starts_with("UP0502 NOT_FOUND: "),
+            error.to_string().starts_with("UP0503 BAD_ARGUMENT: "),
             "{error}"
         );
     }

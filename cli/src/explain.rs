@@ -1,7 +1,7 @@
 //! `underpass explain`: the verdict and both layers, each with the object that caused it.
 
 use serde::Serialize;
-use underpass_abi::reason::{CODES, Code, code};
+use underpass_abi::reason::{CODES, code};
 use underpass_api::v1alpha1 as api;
 
 use crate::{
@@ -57,8 +57,12 @@ fn request(source: &str, destination: &str) -> Result<api::ExplainRequest, CliEr
     let refuse = |what: &str| Err(CliError::usage(code::BAD_ARGUMENT, what));
     if !is_end(source) {
         return refuse(&format!(
-            "SRC `{source}` is not namespace/name, name, host, outside, or an address"
+            "SRC `{source}` is not namespace/name, name, host, or an address"
         ));
+    }
+    // Its address decides, by the policies' ipBlocks.
+    if source == "outside" {
+        return refuse("SRC `outside` is many: name one address, as 192.0.2.7");
     }
     let (end, protocol) = match destination {
         d if d.ends_with("/udp") => (&d[..d.len() - 4], "udp"),
@@ -88,10 +92,10 @@ fn request(source: &str, destination: &str) -> Result<api::ExplainRequest, CliEr
 }
 
 fn text(answer: &Document, wide: bool, look: Look) -> String {
-    let mut out = render::printable(&format!(
-        "{} → {} port {}/{}",
-        answer.source, answer.destination, answer.port, answer.protocol
-    ));
+    // The agent names a service's port with its protocol, another end's without.
+    let protocol = format!("/{}", answer.protocol);
+    let destination = answer.destination.trim_end_matches(&protocol);
+    let mut out = render::printable(&format!("{} → {destination}{protocol}", answer.source));
     out.push('\n');
     for item in &answer.items {
         out.push('\n');
@@ -133,22 +137,26 @@ fn line(label: &str, text: &str, out: &mut String) {
     out.push_str(&format!("{label:10}{}\n", render::printable(text)));
 }
 
-/// A reason with what its code means, and in wide what to do about it.
+/// A reason with what its code means, and in wide what to do about it; behind it the object that
+/// caused it, which the agent adds in brackets: `NO_L7_NEEDED (Namespace shop)`.
 fn in_words(reason: &str, wide: bool) -> String {
-    let Some(entry) = registered(reason) else {
+    let (name, object) = match reason.split_once(" (") {
+        Some((name, object)) => (name, object.strip_suffix(')')),
+        None => (reason, None),
+    };
+    let Some(entry) = CODES.iter().find(|entry| entry.name == name) else {
         return reason.to_owned();
     };
-    let mut words = format!("{reason} ({}", entry.text);
+    let mut words = format!("{name} ({}", entry.text);
     if wide && !entry.hint.is_empty() {
         words.push_str("; try: ");
         words.push_str(entry.hint);
     }
-    words + ")"
-}
-
-/// The entry whose name the reason consists of.
-fn registered(reason: &str) -> Option<&'static Code> {
-    CODES.iter().find(|entry| entry.name == reason)
+    words.push(')');
+    if let Some(object) = object {
+        words.push_str(&format!(", by {object}"));
+    }
+    words
 }
 
 impl Document {

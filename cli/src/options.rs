@@ -211,7 +211,7 @@ pub struct Stat {
 
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// namespace/name, name, host, outside, or an address
+    /// namespace/name, name, host, or an address (of a workload or of anybody)
     #[arg(value_name = "SRC")]
     pub source: String,
     /// A service or workload (namespace/name or name) or an address, with its port: shop/ledger:8080,
@@ -333,13 +333,17 @@ fn one_of(flag: &str, text: &str, known: &[&str]) -> Result<String, CliError> {
     if text.is_empty() || known.contains(&text) {
         return Ok(text.to_owned());
     }
-    Err(bad_filter(flag, text, &known.join(", ")))
+    Err(bad_filter(
+        flag,
+        text,
+        &format!("one of: {}", known.join(", ")),
+    ))
 }
 
 fn bad_filter(flag: &str, text: &str, wanted: &str) -> CliError {
     CliError::usage(
         code::BAD_FILTER,
-        format!("--{flag} `{text}` is not one of: {wanted}"),
+        format!("--{flag} `{text}` is not {wanted}"),
     )
 }
 

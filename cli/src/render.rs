@@ -120,10 +120,11 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// The rows pushed since the last call, below the header on the first call.
+    /// The rows pushed since the last call, below the header if they are the first. Without rows
+    /// nothing: a header alone says nothing to a reader, and is a row to a script.
     pub fn take(&mut self) -> String {
         let mut out = String::new();
-        if std::mem::take(&mut self.header_due) {
+        if !self.rows.is_empty() && std::mem::take(&mut self.header_due) {
             let header: Vec<Cell> = self
                 .columns
                 .iter()
@@ -223,11 +224,12 @@ pub fn micros(us: u64) -> String {
     }
 }
 
+/// What was measured in milliseconds: `<1ms`, `27ms`, then as [`micros`].
 pub fn millis(ms: u64) -> String {
-    if ms == 0 {
-        "0s".to_owned()
-    } else {
-        micros(ms.saturating_mul(1_000))
+    match ms {
+        0 => "<1ms".to_owned(),
+        1..1_000 => format!("{ms}ms"),
+        _ => micros(ms.saturating_mul(1_000)),
     }
 }
 
@@ -318,6 +320,7 @@ mod tests {
             times.map(micros),
             ["850µs", "12.3ms", "4.2s", "3m12s", "2h5m", "3d4h"]
         );
+        assert_eq!([0, 27, 4_250].map(millis), ["<1ms", "27ms", "4.2s"]);
         assert_eq!(percent(1, 8), "12.5%");
         assert_eq!(percent(0, 0), "-");
     }

@@ -60,7 +60,7 @@ pub struct Connection {
     pub opened_at: Option<String>,
     /// From the SYN to established, in microseconds; null if it never was, or was not seen.
     pub connect_us: Option<u64>,
-    /// From `opened_at` to the end, or until now.
+    /// From `opened_at` to the end, or until now; 0 if that is null.
     pub duration_ms: u64,
     /// Payload that the source's kernel accepted from `send`, so far or at the last close.
     pub bytes_sent: u64,
@@ -212,6 +212,7 @@ pub mod tests {
             authn: String::new(),
             reporter: "destination".into(),
             opened_at_ms: 0,
+            duration_ms: 0,
             connect_us: None,
             ..open.clone()
         };
@@ -249,7 +250,7 @@ pub mod tests {
   "state": "established",
   "opened_at": null,
   "connect_us": null,
-  "duration_ms": 12000,
+  "duration_ms": 0,
   "bytes_sent": 1536,
   "bytes_received": 52428800,
   "bytes_delivered": 1536,

@@ -114,6 +114,8 @@ fn head(status: &Document) -> String {
         ("plan", plan),
         ("default policy", status.default_policy.clone()),
         ("workloads", workload_counts(&status.workloads)),
+        ("maps", fullest(&status.maps)),
+        ("problems", problem_counts(&status.problems)),
         ("cgroup root", status.cgroup_root.clone()),
         ("pins", status.pin_dir.clone()),
     ])
@@ -132,6 +134,30 @@ fn workload_counts(workloads: &[Workload]) -> String {
         .map(|(state, n)| format!("{n} {state}"))
         .collect();
     parts.join(", ")
+}
+
+/// `none`, or how many are listed below.
+fn problem_counts(problems: &[Problem]) -> String {
+    let errors = problems.iter().filter(|p| p.is_error()).count();
+    match (errors, problems.len() - errors) {
+        (0, 0) => "none".to_owned(),
+        (errors, warnings) => format!("errors: {errors}, warnings: {warnings}"),
+    }
+}
+
+fn fullest(maps: &[Map]) -> String {
+    let bytes = render::bytes(maps.iter().map(|m| m.bytes).sum());
+    let fullness = |m: &&Map| {
+        let parts = u128::from(m.used) * 1_000_000;
+        parts.checked_div(m.capacity.into()).unwrap_or(0)
+    };
+    match maps.iter().max_by_key(fullness) {
+        None => "none".to_owned(),
+        Some(m) => {
+            let full = render::percent(m.used, m.capacity);
+            format!("{bytes}, the fullest is {} ({full})", m.name)
+        }
+    }
 }
 
 fn features(features: &[Feature], look: Look) -> String {
@@ -186,7 +212,11 @@ fn maps(maps: &[Map], wide: bool, look: Look) -> String {
             Cell::new(&m.name),
             Cell::new(m.used.to_string()),
             Cell::new(m.capacity.to_string()),
-            Cell::toned(render::percent(m.used, m.capacity), tone),
+            match m.capacity {
+                // Socket storage has no bound of its own.
+                0 => Cell::new("-(NOT_OBSERVED)"),
+                capacity => Cell::toned(render::percent(m.used, capacity), tone),
+            },
             Cell::new(render::bytes(m.bytes)),
         ]);
     }
@@ -220,7 +250,10 @@ fn workloads(workloads: &[Workload], look: Look) -> String {
         table.push(vec![
             Cell::new(&w.name),
             Cell::toned(&w.state, tone),
-            Cell::new(w.found_by.as_deref().unwrap_or_default()),
+            Cell::new(w.found_by.as_deref().unwrap_or(match w.state.as_str() {
+                "unmeshed" => "-(NOT_ENROLLED)",
+                _ => "-(NOT_OBSERVED)",
+            })),
             Cell::new(w.addresses.join(",")),
             Cell::new(w.identity.as_deref().unwrap_or("-(NOT_ENROLLED)")),
         ]);

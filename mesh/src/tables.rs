@@ -98,6 +98,22 @@ impl Tables {
         self.names.clone()
     }
 
+    /// Elements in use of the arrays, which the kernel does not count.
+    pub fn in_use(&self) -> [(&'static str, u32); 8] {
+        let workloads = self.names.workloads.indexes.in_use();
+        let backends = self.services.backend_indexes.in_use();
+        [
+            (maps::SERVICES, self.names.services.indexes.in_use()),
+            (maps::SLOTS, self.services.extents.in_use()),
+            (maps::BACKENDS, backends),
+            (maps::BACKEND_LIFE, backends),
+            (maps::WORKLOADS, workloads),
+            (maps::IDENTITIES, workloads),
+            (maps::HOMES, workloads),
+            (maps::POLICIES, self.policies.indexes.in_use()),
+        ]
+    }
+
     /// How many plans were applied since the pins were made.
     pub fn plan_version(&self) -> u64 {
         self.settings[setting::PLAN_VERSION as usize]

@@ -2,6 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
+use underpass_abi::tables::maps;
 use underpass_agent::kernel::load;
 use underpass_api::check::{Finding, Mark, Report};
 use underpass_tests::{
@@ -129,6 +130,32 @@ fn explain_says_what_the_kernel_does_and_why() -> Result<()> {
             "{allowed}"
         );
     }
+    Ok(())
+}
+
+/// The kernel counts elements of hashes only; those of arrays are the plan's.
+#[test]
+fn status_tells_how_full_the_tables_are() -> Result<()> {
+    let (scene, _server) = denied_and_allowed("fullness")?;
+    let status = scene.agent.cli.status()?;
+    let maps = status["maps"].as_array().cloned().unwrap_or_default();
+    let used = |name: &str| {
+        let map = maps.iter().find(|m| m["name"] == name);
+        map.and_then(|m| m["used"].as_u64())
+    };
+    let expected = [
+        (maps::WORKLOADS, 3),
+        (maps::SERVICES, 1),
+        (maps::BACKENDS, 1),
+        (maps::NETNS, 3),
+    ];
+    for (name, count) in expected {
+        assert_eq!(used(name), Some(count), "{name}");
+    }
+    let slots = used(maps::SLOTS).unwrap_or(0);
+    assert!((1..100).contains(&slots), "{slots}");
+    let head = scene.agent.cli.run(&["status"])?.stdout;
+    assert!(head.contains("\nproblems        none\n"), "{head}");
     Ok(())
 }
 

@@ -25,6 +25,10 @@ const FILES_MAX: usize = 20_000;
 
 /// True if there is nothing to say about the directory.
 pub fn run(dir: &Path, output: Format) -> Result<bool, CliError> {
+    if dir.is_file() {
+        let text = format!("-f takes a directory, and {} is a file", dir.display());
+        return Err(CliError::usage(code::BAD_ARGUMENT, text));
+    }
     let unreadable =
         |e: io::Error| CliError::failed(code::UNREADABLE, format!("{}: {e}", dir.display()));
     let names = manifests(dir).map_err(unreadable)?;
@@ -57,7 +61,7 @@ fn findings(dir: &Path, names: &[String]) -> Vec<Finding> {
     if names.is_empty() {
         let detail = "no *.yaml, *.yml or *.json file";
         let place = dir.display().to_string();
-        return vec![coded(Mark::Error, &place, code::NOT_FOUND, detail)];
+        return vec![coded(Mark::Error, &place, code::UNREADABLE, detail)];
     }
     let mut model = Model::default();
     let mut findings = Vec::new();

@@ -14,13 +14,13 @@ fn fixed() -> Document {
         policy: policy.into(),
         reason: reason.into(),
         outbound_layer: "kernel".into(),
-        outbound_reason: "NO_L7_NEEDED".into(),
+        outbound_reason: "NO_L7_NEEDED (Namespace shop)".into(),
         inbound_layer: "kernel".into(),
         inbound_reason: "AuthorizationPolicy shop/ledger".into(),
     };
     let answer = api::ExplainResponse {
         source: "shop/web".into(),
-        destination: "shop/ledger".into(),
+        destination: "shop/ledger:8080/tcp".into(),
         items: vec![
             item("shop/ledger-1", "allowed", "", ""),
             item(
@@ -37,22 +37,39 @@ fn fixed() -> Document {
 #[test]
 fn text_names_what_caused_each_choice() {
     let expected = "\
-shop/web → shop/ledger port 8080/tcp
+shop/web → shop/ledger:8080/tcp
 
 endpoint  shop/ledger-1
 verdict   allowed
 policy    -(NOTHING_TO_DECIDE)
-outbound  kernel  NO_L7_NEEDED (no object asks for more than the kernel layer)
+outbound  kernel  NO_L7_NEEDED (no object asks for more than the kernel layer), by Namespace shop
 inbound   kernel  AuthorizationPolicy shop/ledger
 
 endpoint  shop/ledger-2
 verdict   denied
 policy    AuthorizationPolicy shop/ledger
 reason    POLICY_DENIED (an authorization policy does not allow this source)
-outbound  kernel  NO_L7_NEEDED (no object asks for more than the kernel layer)
+outbound  kernel  NO_L7_NEEDED (no object asks for more than the kernel layer), by Namespace shop
 inbound   kernel  AuthorizationPolicy shop/ledger
 ";
     assert_eq!(text(&fixed(), false, PLAIN), expected);
+}
+
+#[test]
+fn the_header_has_the_port_once() {
+    for (destination, protocol, shown) in [
+        ("shop/ledger:80/tcp", "tcp", "shop/ledger:80/tcp"),
+        ("shop/ledger:53", "udp", "shop/ledger:53/udp"),
+        ("[fd00::7]:80", "tcp", "[fd00::7]:80/tcp"),
+    ] {
+        let answer = api::ExplainResponse {
+            source: "host".into(),
+            destination: destination.into(),
+            items: vec![],
+        };
+        let document = Document::new(answer, 80, protocol.into());
+        assert_eq!(text(&document, false, PLAIN), format!("host → {shown}\n"));
+    }
 }
 
 #[test]
@@ -97,4 +114,6 @@ fn what_is_no_destination_is_refused_with_its_code() {
         assert_eq!(error.exit_code(), crate::error::EXIT_USAGE);
     }
     assert!(request("shop/", "ledger:80").is_err());
+    let error = request("outside", "ledger:80").expect_err("many");
+    assert!(error.to_string().contains("name one address"), "{error}");
 }

@@ -59,7 +59,14 @@ fn fixed() -> Document {
             feature("connect4", true, ""),
             feature("sock_destroy", false, "UP0412 NO_SOCK_DESTROY"),
         ],
-        maps: vec![map("SERVICES", 100), map("TOTALS", 16_000)],
+        maps: vec![
+            map("SERVICES", 100),
+            map("TOTALS", 16_000),
+            api::MapUse {
+                capacity: 0,
+                ..map("SOCKS", 0)
+            },
+        ],
         counters: [("events_lost".into(), 7), ("flows_full".into(), 0)]
             .into_iter()
             .collect(),
@@ -85,6 +92,8 @@ uptime          3m12s
 plan            version 4, 12.0s old, applied in 1.2ms
 default policy  allow
 workloads       2 local, 1 missing
+maps            3.0MiB, the fullest is TOTALS (97.7%)
+problems        errors: 1, warnings: 1
 cgroup root     /sys/fs/cgroup/unified
 pins            /sys/fs/bpf/underpass
 
@@ -115,6 +124,8 @@ uptime          3m12s
 plan            version 4, 12.0s old, applied in 1.2ms
 default policy  allow
 workloads       2 local, 1 missing
+maps            3.0MiB, the fullest is TOTALS (97.7%)
+problems        errors: 1, warnings: 1
 cgroup root     /sys/fs/cgroup/unified
 pins            /sys/fs/bpf/underpass
 
@@ -122,16 +133,17 @@ FEATURE       STATE  REASON
 connect4      on     -
 sock_destroy  off    UP0412 NO_SOCK_DESTROY
 
-MAP        USED  CAPACITY   FULL  MEMORY
-SERVICES    100     16384   0.6%  1.0MiB
-TOTALS    16000     16384  97.7%  1.0MiB
+MAP        USED  CAPACITY             FULL  MEMORY
+SERVICES    100     16384             0.6%  1.0MiB
+TOTALS    16000     16384            97.7%  1.0MiB
+SOCKS         0         0  -(NOT_OBSERVED)  1.0MiB
 
 COUNTER      VALUE
 events_lost      7
 
 WORKLOAD    STATE    FOUND_BY         ADDRESSES         IDENTITY
 shop/web    local    cgroup shop/web  10.0.0.2,fd00::2  spiffe://cluster.local/ns/shop/sa/web
-shop/gone   missing  -                10.0.0.2,fd00::2  spiffe://cluster.local/ns/shop/sa/web
+shop/gone   missing  -(NOT_OBSERVED)  10.0.0.2,fd00::2  spiffe://cluster.local/ns/shop/sa/web
 shop/web-2  local    cgroup shop/web  10.0.0.2,fd00::2  spiffe://cluster.local/ns/shop/sa/web
 
 ✗ UP0303 BAD_FIELD shop.yaml:12 spec.ports: `spec.ports`: expected a list

@@ -106,7 +106,7 @@ impl Node for Mock {
         };
         Ok(Response::new(api::ExplainResponse {
             source: request.source,
-            destination: request.destination,
+            destination: format!("{}:{}/tcp", request.destination, request.port),
             items: vec![item],
         }))
     }

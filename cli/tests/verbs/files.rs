@@ -131,7 +131,7 @@ fn an_empty_or_missing_directory_is_no_success() {
     let output = Dir::new("empty", &[]).check(&[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        stdout(&output).contains("UP0502 NOT_FOUND: no *.yaml"),
+        stdout(&output).contains("UP0312 UNREADABLE: no *.yaml"),
         "{}",
         stdout(&output)
     );
@@ -141,6 +141,16 @@ fn an_empty_or_missing_directory_is_no_success() {
     assert_eq!(output.status.code(), Some(1));
     assert!(
         stderr(&output).starts_with("UP0312 UNREADABLE: /nonexistent: "),
+        "{}",
+        stderr(&output)
+    );
+    let dir = Dir::new("file", &[("shop.yaml", SHOP)]);
+    let file = dir.0.join("shop.yaml");
+    let output = underpass(&["check", "-f"]).arg(file).output();
+    let output = output.expect("the binary runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("shop.yaml is a file"),
         "{}",
         stderr(&output)
     );

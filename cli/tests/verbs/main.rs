@@ -124,7 +124,7 @@ fn lost_and_cut_rows_are_told_beside_the_data() {
     let output = agent.run(&["conns", "-o", "json"]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(ids(&output).len(), 3);
-    let expected = "7 rows lost (UP0207 EVENTS_LOST); totals are exact";
+    let expected = "7 rows lost since the agent started (UP0207 EVENTS_LOST); totals are exact";
     assert!(stderr(&output).contains(expected), "{}", stderr(&output));
     assert!(
         stderr(&output).contains("only the newest 3 rows"),
@@ -244,7 +244,7 @@ fn explain_prints_the_cause_and_passes_the_agents_error_on() {
     let agent = Agent::serve(shop());
     let output = agent.run(&["explain", "shop/web", "shop/ledger:8080"]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(stdout(&output).starts_with("shop/web → shop/ledger port 8080/tcp\n"));
+    assert!(stdout(&output).starts_with("shop/web → shop/ledger:8080/tcp\n"));
     assert!(stdout(&output).contains("policy    AuthorizationPolicy shop/ledger\n"));
 
     let output = agent.run(&["explain", "nobody", "shop/ledger:8080"]);

@@ -29,6 +29,11 @@ impl Extents {
         }
     }
 
+    pub(super) fn in_use(&self) -> u32 {
+        let waiting: u32 = self.freed_now.iter().map(|(_, len)| len).sum();
+        self.limit - 1 - self.free.values().sum::<u32>() - waiting
+    }
+
     pub(super) fn take(&mut self, len: u32) -> Result<u32, TablesError> {
         let fits = self.free.iter().find(|(_, l)| **l >= len);
         let Some((offset, found)) = fits.map(|(o, l)| (*o, *l)) else {
@@ -100,9 +105,11 @@ mod tests {
         let a = e.take(40).unwrap();
         let b = e.take(40).unwrap();
         assert_eq!((a, b), (1, 41));
+        assert_eq!(e.in_use(), 80);
         e.free(a, 40);
         e.free(b, 40);
         assert!(e.take(40).is_err());
+        assert_eq!(e.in_use(), 0);
         e.begin();
         assert_eq!(e.take(99).unwrap(), 1);
         assert!(e.take(1).is_err());

@@ -41,6 +41,10 @@ impl Indexes {
         !self.freed_now.is_empty()
     }
 
+    pub(super) fn in_use(&self) -> u32 {
+        self.used - (self.free.len() + self.freed_now.len()) as u32
+    }
+
     pub(super) fn take(&mut self) -> Result<u32, TablesError> {
         if self.used + 1 < self.limit {
             self.used += 1;

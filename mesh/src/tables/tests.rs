@@ -133,6 +133,10 @@ proptest! {
             prop_assert_eq!(View::of(&store), expected.clone());
             let mut again = tables.clone();
             prop_assert!(again.lay_out(&plan).expect("nothing to do").is_empty());
+            // Nothing of earlier plans is in use.
+            let mut alone = Tables::empty();
+            alone.lay_out(&plan).expect("small plans fit");
+            prop_assert_eq!(again.in_use(), alone.in_use());
             if step.restart {
                 tables = Tables::adopt(&store.dump()).expect("own maps can be adopted");
                 let mut copy = store.clone();
