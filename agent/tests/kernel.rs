@@ -17,7 +17,7 @@ use std::{
 use underpass_abi::{
     Ip, plain,
     reason::code,
-    tables::{Entry, ServiceKey, ServiceWord, limits, maps, setting},
+    tables::{Backend, Entry, ServiceKey, ServiceWord, limits, maps, setting},
 };
 use underpass_agent::{
     kernel::{Kernel, KernelOptions, apply, uninstall},
@@ -275,6 +275,56 @@ fn a_full_map_is_named_and_what_was_there_stays() {
     let dump = kernel.dump().unwrap();
     assert_eq!(dump[maps::NETNS].len(), limits::NETNS);
     assert_eq!(dump[maps::SERVICE_IDS].len(), 2);
+}
+
+/// Many elements of an array are written through a mapping: all are there, and nothing else is.
+#[test]
+fn a_large_change_writes_what_it_says() {
+    let node = Node::new();
+    let kernel = node.open();
+    let backend = |index: u32| Backend {
+        ip: Ip([index, 0, 0, 1]),
+        port: index as u16,
+        service: index,
+        ..Backend::default()
+    };
+    // Not from the start, not in order, and up to the last element.
+    let last = limits::BACKENDS as u32 - 1;
+    let indexes = (1_000..3_000).rev().filter(|i| i % 3 != 0).chain([last]);
+    let backends: Vec<_> = indexes.clone().map(|i| (i, backend(i))).collect();
+    let slots: Vec<_> = indexes.map(|i| (i, u64::from(i) << 40 | 7)).collect();
+    let apply = |fresh| {
+        kernel.apply(&Change {
+            rounds: vec![Round {
+                fresh,
+                ..Round::default()
+            }],
+            writes: 0,
+        })
+    };
+    apply(vec![
+        batch(maps::BACKENDS, &backends),
+        batch(maps::SLOTS, &slots),
+    ])
+    .unwrap();
+    let dump = kernel.dump().unwrap();
+    let sorted = |mut pairs: Vec<(Vec<u8>, Vec<u8>)>| {
+        pairs.sort();
+        pairs
+    };
+    fn written<V: plain::Plain>(pairs: &[(u32, V)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let bytes = |(k, v): &(u32, V)| (plain::bytes(k).to_vec(), plain::bytes(v).to_vec());
+        pairs.iter().map(bytes).collect()
+    }
+    for (map, expected) in [
+        (maps::BACKENDS, written(&backends)),
+        (maps::SLOTS, written(&slots)),
+    ] {
+        assert!(sorted(dump[map].clone()) == sorted(expected), "{map}");
+    }
+    let beyond: Vec<_> = (last - 300..last + 2).map(|i| (i, backend(i))).collect();
+    let error = apply(vec![batch(maps::BACKENDS, &beyond)]).unwrap_err();
+    assert_eq!(error.code, code::LIMIT_EXCEEDED);
 }
 
 /// Any number of entry points get other workloads in one change, and no lookup misses one meanwhile

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{
         Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage,
     },
@@ -17,19 +17,21 @@ use underpass_abi::{
 
 /// Elements are allocated when inserted: these maps are sized for large nodes.
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
+/// User space can write the array's memory: a large plan has 10,000s of elements.
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
 pub static SETTINGS: Array<u64, { setting::COUNT }> = Array::new();
 #[btf_map]
 pub static SERVICE_IDS: HashMap<ServiceKey, u64, { limits::SERVICES }, LAZY> = HashMap::new();
 #[btf_map]
-pub static SERVICES: Array<u64, { limits::SERVICES }> = Array::new();
+pub static SERVICES: Array<u64, { limits::SERVICES }, MAPPED> = Array::new();
 #[btf_map]
-pub static SLOTS: Array<u64, { limits::SLOTS }> = Array::new();
+pub static SLOTS: Array<u64, { limits::SLOTS }, MAPPED> = Array::new();
 #[btf_map]
-pub static BACKENDS: Array<Backend, { limits::BACKENDS }> = Array::new();
+pub static BACKENDS: Array<Backend, { limits::BACKENDS }, MAPPED> = Array::new();
 #[btf_map]
-pub static BACKEND_LIFE: Array<u64, { limits::BACKENDS }> = Array::new();
+pub static BACKEND_LIFE: Array<u64, { limits::BACKENDS }, MAPPED> = Array::new();
 #[btf_map]
 pub static AFFINITY: LruHashMap<AffinityKey, u64, { limits::AFFINITY }> = LruHashMap::new();
 #[btf_map]
@@ -39,11 +41,11 @@ pub static NETNS: HashMap<u64, Entry, { limits::NETNS }, LAZY> = HashMap::new();
 #[btf_map]
 pub static ADDRESSES: HashMap<Ip, Entry, { limits::ADDRESSES }, LAZY> = HashMap::new();
 #[btf_map]
-pub static WORKLOADS: Array<u64, { limits::WORKLOADS }> = Array::new();
+pub static WORKLOADS: Array<u64, { limits::WORKLOADS }, MAPPED> = Array::new();
 #[btf_map]
-pub static IDENTITIES: Array<IdentityPair, { limits::WORKLOADS }> = Array::new();
+pub static IDENTITIES: Array<IdentityPair, { limits::WORKLOADS }, MAPPED> = Array::new();
 #[btf_map]
-pub static HOMES: Array<u64, { limits::WORKLOADS }> = Array::new();
+pub static HOMES: Array<u64, { limits::WORKLOADS }, MAPPED> = Array::new();
 #[btf_map]
 pub static POLICIES: Array<u64, { limits::POLICIES }> = Array::new();
 #[btf_map]
@@ -52,7 +54,7 @@ pub static RULES: HashMap<RuleKey, u64, { limits::RULES }, LAZY> = HashMap::new(
 pub static BLOCKS: LpmTrie<BlockKey, u64, { limits::BLOCKS }> = LpmTrie::new();
 /// Programs never read it: the agent's durable register of names.
 #[btf_map]
-pub static NAMES: HashMap<NameKey, [u8; NAME_LEN], { limits::NAMES }, LAZY> = HashMap::new();
+pub static NAMES: HashMap<NameKey, [u8; NAMES_PAGE], { limits::NAMES }, LAZY> = HashMap::new();
 #[btf_map]
 pub static LISTENERS: HashMap<ListenKey, u64, { limits::LISTENERS }, LAZY> = HashMap::new();
 /// Preallocated: an insert must not fail for want of memory while there is room.

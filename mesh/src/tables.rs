@@ -141,6 +141,9 @@ impl Tables {
             let before = last.filter(|_| same_world);
             self.install_services(before.as_ref(), plan, out)?;
         }
+        if self.names.wants_write() {
+            Arc::make_mut(&mut self.names).write(out);
+        }
         self.sweep(plan, out);
         self.settings(plan, same_world, out);
         self.last = Some(plan.clone());

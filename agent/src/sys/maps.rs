@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::atomic::Ordering,
 };
 
 use super::{
@@ -10,6 +11,9 @@ use super::{
     bpf::bpf,
     info::{MapInfo, map_info},
 };
+use window::Window;
+
+mod window;
 
 const LOOKUP: u32 = 1;
 const UPDATE: u32 = 2;
@@ -18,9 +22,15 @@ const NEXT_KEY: u32 = 4;
 const LOOKUP_BATCH: u32 = 24;
 const UPDATE_BATCH: u32 = 26;
 const DELETE_BATCH: u32 = 27;
+/// `BPF_F_MMAPABLE`
+const MMAPABLE: u32 = 1 << 10;
 
 /// Elements per batch call: bounds the time in one system call (50,000 took 31 ms).
 const BATCH: usize = 8_192;
+
+/// So many elements of an array are written through a mapping: a batch call takes 0.2 µs for each
+/// element, mapping and unmapping some 20 µs.
+const MAPPED: usize = 256;
 
 /// An open map with its shape.
 #[derive(Debug)]
@@ -111,6 +121,10 @@ impl Map {
         if values.len() != count * self.value_len {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        if self.info.flags & MMAPABLE != 0 && count >= MAPPED {
+            self.store_all(keys, values)?;
+            return Ok(0);
+        }
         let mut calls = 0;
         let mut done = 0;
         while done < count {
@@ -129,6 +143,33 @@ impl Map {
             done += n;
         }
         Ok(calls)
+    }
+
+    /// Writes elements of an array by stores, each word whole.
+    fn store_all(&self, keys: &[u8], values: &[u8]) -> io::Result<()> {
+        let words = self.value_len.div_ceil(8);
+        let indexes = || {
+            keys.as_chunks()
+                .0
+                .iter()
+                .map(|k| u32::from_ne_bytes(*k) as usize)
+        };
+        let first = indexes().min().unwrap_or(0);
+        let last = indexes().max().unwrap_or(0);
+        if !self.value_len.is_multiple_of(8) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if last >= self.info.max_entries as usize {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
+        let window = Window::open(&self.fd, first * words..(last + 1) * words)?;
+        for (index, value) in indexes().zip(values.chunks_exact(self.value_len)) {
+            let element = &window[(index - first) * words..][..words];
+            for (word, new) in element.iter().zip(value.as_chunks().0) {
+                word.store(u64::from_ne_bytes(*new), Ordering::Release);
+            }
+        }
+        Ok(())
     }
 
     fn put_each(&self, keys: &[u8], values: &[u8], put: Put) -> io::Result<usize> {
@@ -221,7 +262,7 @@ impl Map {
     /// seen twice or not at all.
     pub fn each(&self, mut f: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
         let limit = BATCH.min(self.info.max_entries.max(1) as usize);
-        let mut limit = limit.min((1 << 20) / self.value_len.max(1)).max(64);
+        let mut limit = limit.min((1 << 17) / self.value_len.max(1)).max(64);
         let mut keys = vec![0_u8; limit * self.key_len()];
         let mut values = vec![0_u8; limit * self.value_len];
         // The cursor is a bucket number (hashes) or a key.

@@ -9,8 +9,8 @@ use std::{
 use underpass_abi::{
     plain::{Plain, from_bytes},
     tables::{
-        AliasSlot, Backend, Entry, IdentityPair, Life, NAME_LEN, NameKey, NameKind, ServiceKey,
-        ServiceWord, SlotHeader, TABLE_HEADER, maps, setting,
+        AliasSlot, Backend, Entry, IdentityPair, Life, NAME_LEN, NAMES_PAGE, NAMES_PER_PAGE,
+        NameKey, NameKind, ServiceKey, ServiceWord, SlotHeader, TABLE_HEADER, maps, setting,
     },
     verdict::RuleKey,
 };
@@ -76,10 +76,7 @@ fn corrupt(map: &'static str, why: String) -> TablesError {
 
 fn names(dump: &Dump) -> Result<Names, TablesError> {
     let mut names = Names::empty();
-    for (key, value) in pairs::<NameKey, [u8; NAME_LEN]>(dump, maps::NAMES)? {
-        let len = value.iter().position(|b| *b == 0).unwrap_or(NAME_LEN);
-        let name = std::str::from_utf8(&value[..len])
-            .map_err(|_| corrupt(maps::NAMES, format!("{key:?} is no text")))?;
+    for (key, page) in pairs::<NameKey, [u8; NAMES_PAGE]>(dump, maps::NAMES)? {
         let [workloads, services, identities, namespaces, policies] = names.all_mut();
         let register = match key.kind {
             k if k == NameKind::Workload as u32 => workloads,
@@ -89,10 +86,19 @@ fn names(dump: &Dump) -> Result<Names, TablesError> {
             k if k == NameKind::Policy as u32 => policies,
             k => return Err(corrupt(maps::NAMES, format!("unknown kind {k}"))),
         };
-        if key.index == 0 || !register.indexes.holds(key.index) {
-            return Err(corrupt(maps::NAMES, format!("{key:?} is out of range")));
+        let first = key.page.saturating_mul(NAMES_PER_PAGE as u32);
+        for (index, name) in (first..).zip(page.as_chunks::<NAME_LEN>().0) {
+            let len = name.iter().position(|b| *b == 0).unwrap_or(NAME_LEN);
+            if len == 0 {
+                continue;
+            }
+            let name = std::str::from_utf8(&name[..len])
+                .map_err(|_| corrupt(maps::NAMES, format!("{key:?} is no text")))?;
+            if index == 0 || !register.indexes.holds(index) {
+                return Err(corrupt(maps::NAMES, format!("{key:?} is out of range")));
+            }
+            register.adopt(index, name);
         }
-        register.adopt(key.index, name);
     }
     // Whatever has a name may be in use; the next pass frees what is not.
     let [_, _, identities, namespaces, policies] = names.all_mut();

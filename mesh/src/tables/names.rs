@@ -1,9 +1,11 @@
 //! The register index ↔ name of what plans mention. Removed objects keep their name until the index
 //! is used again, so that open connections can still be named.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use underpass_abi::tables::{NAME_LEN, NameKey, NameKind, limits, maps};
+use underpass_abi::tables::{
+    NAME_LEN, NAMES_PAGE, NAMES_PER_PAGE, NameKey, NameKind, limits, maps,
+};
 
 use super::{TablesError, change::Writer, indexes::Indexes};
 use crate::Str;
@@ -14,8 +16,16 @@ pub const IDENTITIES_MAX: usize = 12_288;
 pub const NAMESPACES_MAX: usize = 2_048;
 pub const POLICIES_MAX: usize = 2_048;
 
+const fn pages(indexes: usize) -> usize {
+    indexes.div_ceil(NAMES_PER_PAGE)
+}
+
 const _: () = assert!(
-    limits::WORKLOADS + limits::SERVICES + IDENTITIES_MAX + NAMESPACES_MAX + POLICIES_MAX
+    pages(limits::WORKLOADS)
+        + pages(limits::SERVICES)
+        + pages(IDENTITIES_MAX)
+        + pages(NAMESPACES_MAX)
+        + pages(POLICIES_MAX)
         <= limits::NAMES
 );
 
@@ -80,8 +90,24 @@ impl Names {
         [workloads, services, identities, namespaces, policies]
     }
 
+    /// Writes the names that were given since the last change.
+    pub(super) fn write(&mut self, out: &mut Writer) {
+        for register in self.all_mut() {
+            register.write(out);
+        }
+    }
+
+    /// True if there are such.
+    pub(super) fn wants_write(&self) -> bool {
+        self.all().iter().any(|r| !r.changed.is_empty())
+    }
+
     /// True if something was freed by the last change.
     pub(super) fn wants_begin(&self) -> bool {
+        self.all().iter().any(|r| r.indexes.wants_begin())
+    }
+
+    fn all(&self) -> [&Register; 5] {
         let Self {
             workloads,
             services,
@@ -90,8 +116,6 @@ impl Names {
             policies,
         } = self;
         [workloads, services, identities, namespaces, policies]
-            .iter()
-            .any(|r| r.indexes.wants_begin())
     }
 }
 
@@ -104,15 +128,9 @@ pub(super) struct Register {
     /// The pass in which each index was last asked for; 0: it is free.
     seen: Vec<u32>,
     pass: u32,
+    /// Pages with names that are to be written.
+    changed: BTreeSet<u32>,
     pub(super) indexes: Indexes,
-}
-
-/// An index that was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Taken {
-    pub index: u32,
-    /// Nothing in force refers to it: it was free until now.
-    pub fresh: bool,
 }
 
 impl Register {
@@ -125,6 +143,7 @@ impl Register {
             by_name: HashMap::new(),
             seen,
             pass: 1,
+            changed: BTreeSet::new(),
             indexes,
         }
     }
@@ -139,27 +158,21 @@ impl Register {
     }
 
     /// The index of a name: its own, also if it was removed not long ago, else a fresh one.
-    pub(super) fn ask(&mut self, name: &str, out: &mut Writer) -> Result<Taken, TablesError> {
+    pub(super) fn ask(&mut self, name: &str) -> Result<u32, TablesError> {
         let name = cut(name);
         if let Some(&index) = self.by_name.get(&*name) {
             let seen = &mut self.seen[index as usize];
             let was_free = std::mem::replace(seen, self.pass) == 0;
-            if !was_free {
-                return Ok(Taken {
-                    index,
-                    fresh: false,
-                });
-            }
-            if self.indexes.revive(index) {
-                return Ok(Taken { index, fresh: true });
+            if !was_free || self.indexes.revive(index) {
+                return Ok(index);
             }
             // Freed by this very change: somebody may still hold it.
             *seen = 0;
         }
         let index = self.indexes.take()?;
-        self.name(index, &name, out);
+        self.name(index, &name);
         self.seen[index as usize] = self.pass;
-        Ok(Taken { index, fresh: true })
+        Ok(index)
     }
 
     /// Frees what this pass has not asked for.
@@ -186,19 +199,26 @@ impl Register {
     }
 
     /// Names an index, if that is not its name already.
-    pub(super) fn name(&mut self, index: u32, name: &str, out: &mut Writer) {
+    pub(super) fn name(&mut self, index: u32, name: &str) {
         let name = cut(name);
-        if self.get(index).is_some_and(|n| **n == *name) {
-            return;
+        if self.get(index).is_none_or(|n| **n != *name) {
+            self.adopt(index, &name);
+            self.changed.insert(index / NAMES_PER_PAGE as u32);
         }
-        self.adopt(index, &name);
-        let key = NameKey {
-            kind: self.kind as u32,
-            index,
-        };
-        let mut value = [0; NAME_LEN];
-        value[..name.len()].copy_from_slice(name.as_bytes());
-        out.fresh(maps::NAMES, &key, &value);
+    }
+
+    fn write(&mut self, out: &mut Writer) {
+        for page in std::mem::take(&mut self.changed) {
+            let mut value = [0; NAMES_PAGE];
+            let names = self.by_index.iter().skip(page as usize * NAMES_PER_PAGE);
+            for (place, name) in value.as_chunks_mut::<NAME_LEN>().0.iter_mut().zip(names) {
+                if let Some(name) = name {
+                    place[..name.len()].copy_from_slice(name.as_bytes());
+                }
+            }
+            let kind = self.kind as u32;
+            out.fresh(maps::NAMES, &NameKey { kind, page }, &value);
+        }
     }
 
     /// Sets a name that the register in the kernel has.
@@ -271,15 +291,13 @@ mod tests {
     #[test]
     fn a_removed_name_comes_back_under_its_index() {
         let mut names = Register::new(NameKind::Workload, "WORKLOADS", 8);
-        let mut out = Writer::default();
-        let web = names.ask("web", &mut out).unwrap();
-        assert!(web.fresh);
+        let web = names.ask("web").unwrap();
         names.begin_pass();
-        let ledger = names.ask("ledger", &mut out).unwrap();
+        let ledger = names.ask("ledger").unwrap();
         names.sweep();
-        assert_ne!(ledger.index, web.index);
-        assert_eq!(names.get(web.index).unwrap().as_ref(), "web");
+        assert_ne!(ledger, web);
+        assert_eq!(names.get(web).unwrap().as_ref(), "web");
         names.indexes.begin();
-        assert_eq!(names.ask("web", &mut out).unwrap(), web);
+        assert_eq!(names.ask("web").unwrap(), web);
     }
 }

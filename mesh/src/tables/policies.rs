@@ -74,7 +74,7 @@ impl Policies {
         names.identities.begin_pass();
         names.namespaces.begin_pass();
         names.policies.begin_pass();
-        let compile = |set| compile(world, set, block_set, names, out);
+        let compile = |set| compile(world, set, block_set, names);
         let contents: Result<Vec<Content>, _> = world.policy_sets.iter().map(compile).collect();
         contents?.into_iter().map(|c| self.table(c, out)).collect()
     }
@@ -218,7 +218,6 @@ fn compile(
     set: &PolicySet,
     block_set: u8,
     names: &mut Names,
-    out: &mut Writer,
 ) -> Result<Content, TablesError> {
     let enforced = set.policies.iter().any(|p| !p.object.spec.audit);
     let in_effect = || {
@@ -237,7 +236,7 @@ fn compile(
             rules: Box::default(),
         });
     };
-    let first = names.policies.ask(&first.name, out)?.index;
+    let first = names.policies.ask(&first.name)?;
     let mut rules: BTreeMap<RuleKey, u64> = BTreeMap::new();
     let kind = if enforced {
         RuleWord::ENFORCED
@@ -245,11 +244,11 @@ fn compile(
         RuleWord::AUDITED
     };
     for policy in in_effect() {
-        let index = names.policies.ask(&policy.name, out)?.index;
+        let index = names.policies.ask(&policy.name)?;
         let word = RuleWord::new(kind, index).0;
         for rule in &policy.object.spec.rules {
             let namespace = &policy.object.metadata.namespace;
-            let subjects = subjects(world, rule, namespace, names, out)?;
+            let subjects = subjects(world, rule, namespace, names)?;
             let mut ports: Vec<_> = rule
                 .ports
                 .iter()
@@ -311,7 +310,6 @@ fn subjects(
     rule: &Rule,
     namespace: &str,
     names: &mut Names,
-    out: &mut Writer,
 ) -> Result<BTreeSet<u32>, TablesError> {
     if rule.sources.is_empty() {
         return Ok(BTreeSet::from([subject::ANY]));
@@ -330,14 +328,10 @@ fn subjects(
             .iter()
             .map(|a| spiffe(a.namespace.as_deref().unwrap_or(namespace), &a.name));
         for identity in of_accounts.chain(ids.iter().cloned()) {
-            found.insert(subject::identity(
-                names.identities.ask(&identity, out)?.index,
-            ));
+            found.insert(subject::identity(names.identities.ask(&identity)?));
         }
         for namespace in namespaces {
-            found.insert(subject::namespace(
-                names.namespaces.ask(namespace, out)?.index,
-            ));
+            found.insert(subject::namespace(names.namespaces.ask(namespace)?));
         }
         for block in ip_blocks {
             // Every class inside the block, without those inside its exceptions.

@@ -188,9 +188,7 @@ impl Services {
                 )
             }
         };
-        names
-            .services
-            .name(old.index, &service.port_name(port), out);
+        names.services.name(old.index, &service.port_name(port));
         let version = old.version + 1;
         let known: HashMap<(Ip, u16, u32), u32> = old
             .backends

@@ -13,12 +13,7 @@ use underpass_abi::{
     verdict::subject,
 };
 
-use super::{
-    TablesError,
-    change::Writer,
-    names::{Names, Taken},
-    services::Services,
-};
+use super::{TablesError, change::Writer, names::Names, services::Services};
 use crate::plan::World;
 
 /// What is in the arrays at an index. It stays there when the workload is removed: a run that still
@@ -77,9 +72,9 @@ impl Workloads {
             // One index for one name and identity: whoever gets another identity gets another index.
             name.clear();
             name.extend([&workload.full_name, " ", &*workload.identity]);
-            let taken = names.workloads.ask(&name, out)?;
-            let identity = names.identities.ask(&workload.identity, out)?.index;
-            let namespace = names.namespaces.ask(&workload.namespace, out)?.index;
+            let index = names.workloads.ask(&name)?;
+            let identity = names.identities.ask(&workload.identity)?;
+            let namespace = names.namespaces.ask(&workload.namespace)?;
             let row = Row {
                 identity: IdentityPair {
                     identity: subject::identity(identity),
@@ -92,8 +87,8 @@ impl Workloads {
                 },
                 home: workload.netns,
             };
-            self.row(taken, reachable.contains(&taken.index), row, out);
-            index_of.push(taken.index);
+            self.row(index, reachable.contains(&index), row, out);
+            index_of.push(index);
         }
         names.workloads.sweep();
         names.identities.sweep();
@@ -105,26 +100,28 @@ impl Workloads {
 
     /// What programs can come by changes by words. All else is written before the entry points that
     /// lead to it: also a workload that had none until now.
-    fn row(&mut self, taken: Taken, reachable: bool, new: Row, out: &mut Writer) {
-        let Taken { index, fresh } = taken;
+    fn row(&mut self, index: u32, reachable: bool, new: Row, out: &mut Writer) {
         let at = index as usize;
         if self.rows.len() <= at {
             self.rows.resize(at + 1, Row::default());
         }
         let old = std::mem::replace(&mut self.rows[at], new);
-        // An index keeps its identity; it differs only where a crash left the index half written,
-        // before anything referred to it.
-        if fresh || old.identity != new.identity {
+        // An index keeps its identity; it differs only where it is new, or where a crash left it half
+        // written, before anything referred to it.
+        if old.identity != new.identity {
             out.fresh(maps::IDENTITIES, &index, &new.identity);
         }
         for (map, old, new) in [
             (maps::HOMES, old.home, new.home),
             (maps::WORKLOADS, old.word, new.word),
         ] {
-            if !reachable && (fresh || old != new) {
-                out.fresh(map, &index, &new);
-            } else if old != new {
+            if old == new {
+                continue;
+            }
+            if reachable {
                 out.word(map, index, new);
+            } else {
+                out.fresh(map, &index, &new);
             }
         }
     }

@@ -91,13 +91,17 @@ impl View {
 
     /// Adds the workloads that programs cannot come by; of a store that holds one plan only.
     pub fn with_unreachable(mut self, store: &Store) -> Self {
-        for (key, _) in store.hash(maps::NAMES) {
+        for (key, page) in store.hash(maps::NAMES) {
             let key: NameKey = from_bytes(key).unwrap();
-            if key.kind == NameKind::Workload as u32 {
-                let name = name(store, NameKind::Workload, key.index);
-                self.workloads
-                    .entry(name)
-                    .or_insert_with(|| workload(store, key.index));
+            let first = key.page * NAMES_PER_PAGE as u32;
+            let named = (first..).zip(page.chunks(NAME_LEN));
+            for (index, _) in named.filter(|(_, name)| name[0] != 0) {
+                if key.kind == NameKind::Workload as u32 {
+                    let name = name(store, NameKind::Workload, index);
+                    self.workloads
+                        .entry(name)
+                        .or_insert_with(|| workload(store, index));
+                }
             }
         }
         self
@@ -206,12 +210,13 @@ pub fn name(store: &Store, kind: NameKind, index: u32) -> String {
     }
     let key = NameKey {
         kind: kind as u32,
-        index,
+        page: index / NAMES_PER_PAGE as u32,
     };
-    let value = store
-        .get(maps::NAMES, bytes(&key))
-        .expect("indexes in use have names");
+    let page = store.get(maps::NAMES, bytes(&key));
+    let place = index as usize % NAMES_PER_PAGE * NAME_LEN;
+    let value = &page.expect("indexes in use have names")[place..][..NAME_LEN];
     let len = value.iter().position(|b| *b == 0).unwrap_or(value.len());
+    assert_ne!(len, 0, "indexes in use have names");
     String::from_utf8(value[..len].to_vec()).unwrap()
 }
 
