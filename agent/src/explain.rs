@@ -1,6 +1,6 @@
 //! `Explain`: the verdict and both layers for one pair, from the plan in force.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use underpass_abi::{
     reason::{self, code},
@@ -25,7 +25,7 @@ pub fn explain(
     let port = u16::try_from(request.port).ok().filter(|p| *p != 0);
     let port = port.ok_or_else(|| bad(format!("port {}, expected 1 to 65535", request.port)))?;
     let source = source(plan, &request.source)?;
-    let destination = destination(plan, &request.destination, port)?;
+    let destination = destination(plan, &request.destination, (port, proto))?;
     let explained = plan.explain(&source, &destination, port, proto);
     Ok(api::ExplainResponse {
         source: source_name(&source, &explained),
@@ -50,7 +50,7 @@ fn source(plan: &Plan, text: &str) -> Result<SourceRef, Problem> {
     Ok(SourceRef::Workload(name.into()))
 }
 
-fn destination(plan: &Plan, text: &str, port: u16) -> Result<DestRef, Problem> {
+fn destination(plan: &Plan, text: &str, port: (u16, u8)) -> Result<DestRef, Problem> {
     if text.is_empty() {
         return Err(bad("an empty destination".into()));
     }
@@ -69,22 +69,29 @@ fn destination(plan: &Plan, text: &str, port: u16) -> Result<DestRef, Problem> {
             .collect();
         one(text, names, "service")?;
         let service = services[0];
-        if service.ports.iter().any(|p| p.port == port) {
+        let ports = service.ports.iter().map(|p| (p.port, p.proto));
+        if ports.clone().any(|p| p == port) {
             return Ok(DestRef::Service {
                 namespace: service.namespace.clone(),
                 name: service.name.clone(),
             });
         }
-        let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
         if workloads(plan, text).is_empty() {
-            let known = ports.join(", ");
+            // One for each family.
+            let known: BTreeSet<String> = ports.map(port_name).collect();
+            let known = Vec::from_iter(known).join(", ");
             return Err(missing(format!(
-                "service {text} has no port {port}, it has {known}"
+                "service {text} has no port {}, it has {known}",
+                port_name(port)
             )));
         }
     }
     let name = one(text, workloads(plan, text), "service or workload")?;
     Ok(DestRef::Workload(name.into()))
+}
+
+fn port_name((port, proto): (u16, u8)) -> String {
+    format!("{port}/{}", if proto == 17 { "udp" } else { "tcp" })
 }
 
 fn workloads(plan: &Plan, text: &str) -> Vec<String> {
@@ -245,6 +252,11 @@ kind: Service
 metadata: { name: ledger, namespace: shop }
 spec: { clusterIP: 10.96.0.7, ports: [{ port: 80, targetPort: 8080 }] }
 ---
+apiVersion: v1
+kind: Service
+metadata: { name: names, namespace: shop }
+spec: { clusterIPs: [10.96.0.8, 'fd00:96::8'], ports: [{ port: 53, protocol: UDP }] }
+---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: { name: ledger-1, namespace: shop, labels: { kubernetes.io/service-name: ledger } }
@@ -315,6 +327,10 @@ spec:
         let code = |r: Result<_, Problem>| r.unwrap_err().code;
         assert_eq!(code(ask("nobody", "ledger", 80)), code::NOT_FOUND);
         assert_eq!(code(ask("web", "nobody", 80)), code::NOT_FOUND);
+        let other_protocol = ask("web", "names", 53).unwrap_err();
+        assert_eq!(other_protocol.code, code::NOT_FOUND);
+        let told = "service names has no port 53/tcp, it has 53/udp";
+        assert_eq!(other_protocol.message, told);
         assert_eq!(code(ask("web", "ledger", 0)), code::BAD_ARGUMENT);
         assert_eq!(code(ask("", "ledger", 80)), code::BAD_ARGUMENT);
     }

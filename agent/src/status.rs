@@ -3,7 +3,11 @@
 use underpass_abi::{reason::code, sock::counter};
 use underpass_api::v1alpha1 as api;
 
-use crate::{control::Control, kernel::MapUse, problem::Problem};
+use crate::{
+    control::Control,
+    kernel::{MapUse, checks},
+    problem::Problem,
+};
 
 /// Problems that are shown, at most.
 pub const MAX_PROBLEMS: usize = 1_000;
@@ -69,6 +73,11 @@ impl Control {
         problems.extend(self.watch.problems().cloned());
         problems.extend(self.model.check().iter().map(of_model));
         problems.extend(self.discovery.problems());
+        let foreign = checks::foreign(self.kernel.cgroup());
+        if !foreign.is_empty() {
+            let text = foreign.join(", ");
+            problems.push(Problem::warning(code::CONFLICT, text, "conflicts"));
+        }
         shown(problems)
     }
 

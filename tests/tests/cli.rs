@@ -311,6 +311,14 @@ fn check_names_what_else_works_on_the_node() -> Result<()> {
             .ends_with(") at sock_ops")
     );
     assert_eq!(Installed::on(&lab)?, before);
+
+    // The same from the agent itself.
+    let done = first.cli.run(&["check", "-o", "json"])?;
+    let report: Report = serde_json::from_str(&done.stdout)?;
+    let told = finding(&report, "conflicts")?;
+    assert_eq!(told.result, Mark::Warning, "{told:?}");
+    assert!(told.detail.starts_with("clear (id "), "{told:?}");
+    assert_eq!((report.ok, done.code), (true, Some(0)));
     Ok(())
 }
 

@@ -223,9 +223,16 @@ fn program(
     Ok(format!("{verified} instructions verified, {bytes} B"))
 }
 
+fn conflicts(cgroup: &CgroupRoot) -> Check {
+    match foreign(cgroup) {
+        found if found.is_empty() => Check::ok("conflicts", "no other program at our hooks"),
+        found => Check::marked(Mark::Warning, "conflicts", code::CONFLICT, found.join(", ")),
+    }
+}
+
 /// Other programs at our hooks: two that rewrite destinations (such as Cilium's socket load balancer)
 /// may work against each other, and one that sets callback flags may cost rows their last details.
-fn conflicts(cgroup: &CgroupRoot) -> Check {
+pub fn foreign(cgroup: &CgroupRoot) -> Vec<String> {
     let netns = File::open(NETNS).ok();
     let lookup = netns
         .iter()
@@ -243,11 +250,7 @@ fn conflicts(cgroup: &CgroupRoot) -> Check {
             }
         }
     }
-    if found.is_empty() {
-        return Check::ok("conflicts", "no other program at our hooks");
-    }
-    let text = found.join(", ");
-    Check::marked(Mark::Warning, "conflicts", code::CONFLICT, text)
+    found
 }
 
 #[cfg(test)]
