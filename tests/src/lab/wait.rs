@@ -1,7 +1,7 @@
 //! Bounded waiting.
 
 use std::{
-    thread,
+    env, thread,
     time::{Duration, Instant},
 };
 
@@ -14,6 +14,7 @@ pub fn until<T>(
     limit: Duration,
     mut probe: impl FnMut() -> std::result::Result<T, String>,
 ) -> Result<T> {
+    let limit = limit * patience();
     let start = Instant::now();
     let mut pause = Duration::from_millis(2);
     loop {
@@ -26,6 +27,12 @@ pub fn until<T>(
         }
         pause = (pause * 3 / 2).min(Duration::from_millis(50));
     }
+}
+
+/// By how much an emulated machine is slower; `cargo xtask vm` says so.
+fn patience() -> u32 {
+    let factor = env::var("UNDERPASS_PATIENCE").ok();
+    factor.and_then(|f| f.parse().ok()).unwrap_or(1)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use underpass_tests::{
     },
     manifest::{Endpoint, Source, Target, allow},
     scene::{
-        ECONNABORTED, ECONNREFUSED, ECONNRESET, EPERM, PORT, SERVICE, SERVICE_V6, Scene,
+        ECONNABORTED, ECONNREFUSED, ECONNRESET, EPERM, LIMIT, PORT, SERVICE, SERVICE_V6, Scene,
         accepted_all, service_at, service_with,
     },
     stats::{chi_squared, critical_value},
@@ -23,7 +23,7 @@ use underpass_tests::{
 
 use super::{
     report::Report,
-    stage::{BASE, DNS, EXACT, LIMIT, Stage, front},
+    stage::{BASE, DNS, EXACT, Stage, front},
 };
 
 type Check = fn(&mut Stage) -> Result<String>;

@@ -17,6 +17,9 @@ use rustix::{
 /// The second serial line; the first is the kernel's, whose messages would fall between ours.
 const RESULTS: &str = "/dev/ttyS1";
 const MODULES: &str = "/modules";
+/// Emulation is about twenty times slower than the machine that it runs on, of which others may use
+/// a part; waits are bounded for a machine that is not.
+const PATIENCE: &str = "5";
 
 const MOUNTS: [(&str, &str); 8] = [
     ("proc", "/proc"),
@@ -70,6 +73,7 @@ fn checks() -> io::Result<()> {
         .stdout(File::options().write(true).open(RESULTS)?)
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("RUST_BACKTRACE", "0")
+        .env("UNDERPASS_PATIENCE", PATIENCE)
         .spawn()?;
     loop {
         match wait(WaitOptions::empty())? {

@@ -1,6 +1,6 @@
 //! What the checks play on: a scene with an outside host, servers, and services in front of them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use serde_json::Value;
 use underpass_tests::{
@@ -8,11 +8,9 @@ use underpass_tests::{
     bytes::ALL,
     lab::{Pod, Proc},
     manifest::{self, Endpoint, Service},
-    scene::{PORT, SERVICE, SERVICE_V6, Scene, service_with},
+    scene::{LIMIT, PORT, SERVICE, SERVICE_V6, Scene, service_with},
 };
 
-/// Generous: emulation is twenty times slower than the machine that it runs on.
-pub const LIMIT: Duration = Duration::from_secs(60);
 /// The services `app/exact` (one port per behavior) and `app/dns`.
 pub const EXACT: &str = "10.96.0.2";
 pub const BASE: u16 = 7000;
