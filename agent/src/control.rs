@@ -145,6 +145,7 @@ impl Control {
             pin_dir: options.pin_dir.clone(),
             cgroup_root: options.cgroup_root.clone(),
             mount_bpffs: !options.no_mount,
+            shortcut: options.shortcut.mode(),
             ..KernelOptions::default()
         })?;
         let dump = kernel.dump()?;

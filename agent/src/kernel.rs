@@ -9,6 +9,7 @@ use std::{
 use underpass_abi::{
     Ip, plain,
     reason::code,
+    shortcut::Mode,
     sock::{SockState, Total, TotalKey, counter},
     tables::{ListenKey, checked, maps},
 };
@@ -41,6 +42,7 @@ pub mod load;
 pub mod netns;
 mod object;
 pub mod pins;
+pub mod shortcut;
 pub mod totals;
 pub mod usage;
 
@@ -55,6 +57,8 @@ pub struct KernelOptions {
     pub object: Option<PathBuf>,
     /// Mount a bpffs at `/sys/fs/bpf` if there is none.
     pub mount_bpffs: bool,
+    /// `--shortcut`
+    pub shortcut: Mode,
 }
 
 impl Default for KernelOptions {
@@ -64,6 +68,7 @@ impl Default for KernelOptions {
             cgroup_root: None,
             object: None,
             mount_bpffs: true,
+            shortcut: Mode::Auto,
         }
     }
 }
@@ -88,12 +93,14 @@ impl Kernel {
         caps::require()?;
         let btf = btf::Btf::read(Path::new(btf::VMLINUX))?;
         let offsets = btf::offsets(&btf)?;
+        let shortcut = btf::shortcut_offsets(&btf).unwrap_or_default();
         let cgroup = CgroupRoot::find(options.cgroup_root.as_deref())?;
         let pins = pins::Pins::make(options)?;
         let lock = pins::NodeLock::take(&options.pin_dir, &cgroup)?;
         let source = load::Source {
             object,
             offsets,
+            shortcut,
             pins,
         };
         let loaded = load::load(&source, &cgroup, &btf)?;
@@ -101,6 +108,10 @@ impl Kernel {
         let guards = guard::Guards::adopt(&source, loaded.lookup_tag)?;
         let mut features = loaded.features;
         features.push(diag::destroy_feature());
+        let on = features
+            .iter()
+            .any(|f| f.name == shortcut::SHORTCUT && f.on);
+        shortcut::switch_to(&maps, if on { options.shortcut } else { Mode::Off })?;
         Ok(Self {
             options: options.clone(),
             cgroup,

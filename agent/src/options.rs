@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
+use underpass_abi::shortcut::Mode;
 
 /// Underpass's node agent: loads the mesh into this machine's kernel and keeps it up to date.
 ///
@@ -43,6 +44,12 @@ pub struct Options {
     #[arg(long, value_enum, value_name = "POLICY", default_value = "allow")]
     pub default_policy: DefaultPolicy,
 
+    /// Sockets of this node's own connections past TCP: off, auto (programs on the tested list), or on
+    /// (all meshed workloads whose sockets are non-blocking); `underpass.dev/shortcut` on a namespace,
+    /// Pod or Workload overrides auto and on
+    #[arg(long, value_enum, value_name = "MODE", default_value = "auto")]
+    pub shortcut: Shortcut,
+
     /// Form of the log on standard output
     #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
     pub log: LogForm,
@@ -73,6 +80,23 @@ impl DefaultPolicy {
             Self::Allow => "allow",
             Self::Deny => "deny",
             Self::Audit => "audit",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shortcut {
+    Off,
+    Auto,
+    On,
+}
+
+impl Shortcut {
+    pub const fn mode(self) -> Mode {
+        match self {
+            Self::Off => Mode::Off,
+            Self::Auto => Mode::Auto,
+            Self::On => Mode::On,
         }
     }
 }

@@ -9,7 +9,7 @@ use underpass_abi::{VERSION, reason::code, sock::Offsets};
 use super::{
     CgroupRoot, KernelError, KernelOptions, btf, caps, diag,
     load::{self, ITER, SK_LOOKUP},
-    object, pins,
+    object, pins, shortcut,
 };
 use crate::sys::{
     bpf::attached,
@@ -145,7 +145,10 @@ fn programs(options: &KernelOptions, kernel: &btf::Btf, offsets: &Offsets) -> Ve
         Ok(ebpf) => ebpf,
         Err(e) => return vec![Check::new("programs", Err(e))],
     };
-    let names = load::hooks().map(|(name, _)| name).chain([SK_LOOKUP, ITER]);
+    let names = load::hooks()
+        .map(|(name, _)| name)
+        .chain([SK_LOOKUP, ITER])
+        .chain(shortcut::PROGRAMS);
     let check = |name| {
         let loaded = load::load_program(&mut ebpf, name, kernel).and_then(|fd| {
             prog_info(fd).map_err(KernelError::io(

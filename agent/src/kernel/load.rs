@@ -14,9 +14,9 @@ use aya::{
     maps::MapError,
     programs::{Program, ProgramError, ProgramFd},
 };
-use underpass_abi::{reason::code, sock::Offsets, tables::maps};
+use underpass_abi::{reason::code, shortcut::ShortcutOffsets, sock::Offsets, tables::maps};
 
-use super::{CgroupRoot, KernelError, apply::Maps, btf, pins, pins::Pins};
+use super::{CgroupRoot, KernelError, apply::Maps, btf, pins, pins::Pins, shortcut};
 use crate::sys::{
     bpf::{Attach, link_create, link_update, obj_get, obj_pin},
     info::{LinkTarget, link_info, prog_info},
@@ -72,7 +72,9 @@ pub const OPEN_SOCKETS: &str = "open-sockets";
 
 /// True for the name of one of our programs.
 pub fn is_ours(program: &str) -> bool {
-    program == SK_LOOKUP || program == ITER || HOOKS.iter().any(|h| h.program == program)
+    [SK_LOOKUP, ITER].contains(&program)
+        || shortcut::PROGRAMS.contains(&program)
+        || HOOKS.iter().any(|h| h.program == program)
 }
 
 /// Programs and attach points, for `underpass check`.
@@ -84,6 +86,8 @@ pub fn hooks() -> impl Iterator<Item = (&'static str, Attach)> {
 pub struct Source {
     pub object: Cow<'static, [u8]>,
     pub offsets: Offsets,
+    /// `known` is 0 if the kernel lacks a field: then the shortcut is off.
+    pub shortcut: ShortcutOffsets,
     pub pins: Pins,
 }
 
@@ -95,6 +99,7 @@ impl Source {
             loader.map_pin_path(name, self.pins.map(name));
         }
         loader.override_global("OFFSETS", &self.offsets, true);
+        loader.override_global("SHORTCUT_OFFSETS", &self.shortcut, true);
         loader.override_global("NETNS_COOKIE", &netns_cookie, true);
         loader.load(&self.object).map_err(object_error)
     }
@@ -135,6 +140,13 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
             None
         }
     };
+    // Before sock_ops: what enters the map must find its programs there.
+    if let Err(e) = shortcut::attach(&mut ebpf, source) {
+        features.off(shortcut::SHORTCUT, e);
+    }
+    if let Err(e) = shortcut::watch_splice(&mut ebpf, source, btf) {
+        features.off(shortcut::SPLICE_WATCH, e);
+    }
     let mut ours = BTreeSet::new();
     for (hook, program) in ready {
         // A feature works with all its programs or is off with all of them.
@@ -187,6 +199,8 @@ pub fn load_program(
 ) -> Result<OwnedFd, KernelError> {
     if name == ITER {
         load_iter(ebpf, kernel)
+    } else if name == shortcut::SPLICE {
+        shortcut::load_splice(ebpf, kernel)
     } else {
         load_plain(ebpf, name)
     }
@@ -202,6 +216,8 @@ pub fn load_plain(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kernel
         Program::CgroupSock(p) => p.load().and_then(|()| fd_of(p.fd())),
         Program::SockOps(p) => p.load().and_then(|()| fd_of(p.fd())),
         Program::SkLookup(p) => p.load().and_then(|()| fd_of(p.fd())),
+        Program::SkMsg(p) => p.load().and_then(|()| fd_of(p.fd())),
+        Program::SkSkb(p) => p.load().and_then(|()| fd_of(p.fd())),
         _ => {
             let text = format!("{name} is of an unexpected type");
             return Err(KernelError::new(code::NO_OBJECT, text));
@@ -222,11 +238,11 @@ fn load_iter(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<OwnedFd, KernelError>
     loaded.map_err(|e| program_error(ITER, e))
 }
 
-fn absent(name: &str) -> KernelError {
+pub fn absent(name: &str) -> KernelError {
     KernelError::new(code::NO_OBJECT, format!("the object has no program {name}"))
 }
 
-fn fd_of(fd: Result<&ProgramFd, ProgramError>) -> Result<OwnedFd, ProgramError> {
+pub fn fd_of(fd: Result<&ProgramFd, ProgramError>) -> Result<OwnedFd, ProgramError> {
     fd?.as_fd()
         .try_clone_to_owned()
         .map_err(ProgramError::IOError)
@@ -311,10 +327,17 @@ impl Features {
                 detail: e.detail.clone(),
             },
         };
-        [CLOSE_RECORDS, UDP, INBOUND, OPEN_SOCKETS]
-            .into_iter()
-            .map(describe)
-            .collect()
+        [
+            CLOSE_RECORDS,
+            UDP,
+            INBOUND,
+            OPEN_SOCKETS,
+            shortcut::SHORTCUT,
+            shortcut::SPLICE_WATCH,
+        ]
+        .into_iter()
+        .map(describe)
+        .collect()
     }
 }
 
