@@ -1,45 +1,63 @@
 //! The shortcut: non-blocking connections of one node take it, others stay on TCP and say why, and
 //! every byte is the same on either way.
 
+use std::fs;
+
 use serde_json::Value;
+use underpass_abi::{VERSION, shortcut::switch};
+use underpass_agent::kernel::shortcut::{SK_SKB, set_switches};
 use underpass_tests::{
     Result,
     lab::{
         Proc,
         cli::{number, text},
     },
-    scene::{LIMIT, PORT, Scene, service_at},
+    manifest::{self, Source, Target},
+    scene::{EPERM, LIMIT, PORT, Scene, service_at},
 };
 
+const ON: u64 = switch::INSERT | switch::REDIRECT | switch::NODE_ON;
+
 struct Rpc {
-    server: Proc,
+    _server: Proc,
     client: Proc,
 }
 
-fn rpc(scene: &Scene, server: &[&str], client: &[&str]) -> Result<Rpc> {
-    let at = format!("{}:{PORT}", scene.server.v4);
-    let server = scene.lab.run(
-        &scene.server.place,
-        &[&["underpass-peer", "rpc-server", &at], server].concat(),
-    )?;
-    server.wait_listening(at.parse().expect("an address"))?;
-    let to = service_at().to_string();
-    let mut client = scene.lab.run(
-        &scene.client.place,
-        &[&["underpass-peer", "rpc", &to], client].concat(),
-    )?;
-    client.line(0, "local", LIMIT)?;
-    Ok(Rpc { server, client })
+impl Rpc {
+    fn start(scene: &Scene, server: &[&str], client: &[&str]) -> Result<Self> {
+        let at = format!("{}:{PORT}", scene.server.v4);
+        let server = scene.lab.run(
+            &scene.server.place,
+            &[&["underpass-peer", "rpc-server", &at], server].concat(),
+        )?;
+        server.wait_listening(at.parse().expect("an address"))?;
+        let to = service_at().to_string();
+        let mut client = scene.lab.run(
+            &scene.client.place,
+            &[&["underpass-peer", "rpc", &to], client].concat(),
+        )?;
+        client.line(0, "local", LIMIT)?;
+        Ok(Self {
+            _server: server,
+            client,
+        })
+    }
+
+    /// Bytes that went in each direction.
+    fn ask(&mut self, count: usize, size: usize) -> Result<u64> {
+        let answer = self.client.ask(&format!("{count} {size}"))?;
+        Ok(answer["bytes"].as_u64().unwrap_or(0))
+    }
 }
 
-/// The open row of the client.
-fn row(scene: &Scene) -> Result<Value> {
+/// The client's only row in a state, once it says that so much was sent (the agent looks at open
+/// connections several times a second).
+fn row(scene: &Scene, state: &str, sent: u64) -> Result<Value> {
+    let is = |r: &Value| text(r, "/state") == state && number(r, "/bytes_sent") == Some(sent);
     let rows = scene
         .agent
         .cli
-        .rows("the row", &["--from", "app/client"], 1, |r| {
-            text(r, "/state") == "established"
-        })?;
+        .rows("the row", &["--from", "app/client"], 1, is)?;
     Ok(rows[0].clone())
 }
 
@@ -47,22 +65,135 @@ fn shortcut(row: &Value) -> u64 {
     number(row, "/bytes_shortcut").unwrap_or(u64::MAX)
 }
 
+fn counter(scene: &Scene, name: &str) -> Result<u64> {
+    Ok(scene.agent.cli.status()?["counters"][name]
+        .as_u64()
+        .unwrap_or(u64::MAX))
+}
+
+fn switches(scene: &Scene, bits: u64) -> Result<()> {
+    let dir = scene.lab.pin_dir.join(format!("v{VERSION}/maps"));
+    Ok(set_switches(&dir, bits)?)
+}
+
 #[test]
-fn requests_of_every_size_take_the_shortcut() -> Result<()> {
-    let scene = Scene::new("short", &["--shortcut", "on"])?;
-    let mut rpc = rpc(&scene, &[], &[])?;
+fn requests_of_every_size_take_it_and_are_counted_to_the_byte() -> Result<()> {
+    let scene = Scene::new("scsize", &["--shortcut", "on"])?;
+    let mut rpc = Rpc::start(&scene, &[], &[])?;
     let mut sent = 0;
-    for size in [1, 64, 1_000, 16_000, 64 << 10, 128 << 10, 1 << 20] {
-        let answer = rpc.client.ask(&format!("200 {size}"))?;
-        println!("{size}: {answer}");
-        sent += answer["bytes"].as_u64().unwrap_or(0);
+    for size in [0, 1, 64, 1_000, 16_000, 64 << 10, 128 << 10, 1 << 20] {
+        sent += rpc.ask(50, size)?;
     }
-    let row = row(&scene)?;
-    println!("{row}");
-    assert_eq!(number(&row, "/bytes_sent"), Some(sent));
-    assert_eq!(number(&row, "/bytes_received"), Some(sent));
-    assert!(shortcut(&row) > sent, "{row}");
-    println!("{}", scene.agent.cli.status()?);
-    drop(rpc.server);
+    let open = row(&scene, "established", sent)?;
+    assert!(counter(&scene, "shortcut_taken")? > 700, "{open}");
+    rpc.client.finish(LIMIT)?;
+    for row in [open, row(&scene, "closed", sent)?] {
+        assert_eq!(number(&row, "/bytes_received"), Some(sent), "{row}");
+        assert_eq!(number(&row, "/bytes_delivered"), Some(sent), "{row}");
+        assert!(shortcut(&row) > sent, "{row}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_kill_switch_holds_at_the_next_message() -> Result<()> {
+    let scene = Scene::new("sckill", &["--shortcut", "on"])?;
+    let mut rpc = Rpc::start(&scene, &[], &[])?;
+    let mut sent = rpc.ask(10, 100)?;
+    let before = row(&scene, "established", sent)?;
+    let mut by_shortcut = 2 * sent;
+    assert_eq!(shortcut(&before), by_shortcut, "all of it: {before}");
+    // In the map without redirection, then back, many times: no byte is lost or out of order.
+    for round in 0..18 {
+        switches(&scene, switch::INSERT)?;
+        let taken = counter(&scene, "shortcut_taken")?;
+        sent += rpc.ask(10, 1 << round)?;
+        assert_eq!(counter(&scene, "shortcut_taken")?, taken);
+        switches(&scene, ON)?;
+        let bytes = rpc.ask(10, 1 << round)?;
+        (sent, by_shortcut) = (sent + bytes, by_shortcut + 2 * bytes);
+        assert!(counter(&scene, "shortcut_taken")? > taken);
+    }
+    let after = row(&scene, "established", sent)?;
+    assert_eq!(number(&after, "/bytes_received"), Some(sent), "{after}");
+    assert_eq!(shortcut(&after), by_shortcut, "{after}");
+    assert_eq!(text(&after, "/shortcut_reason"), "SHORTCUT_OFF");
+    Ok(())
+}
+
+#[test]
+fn who_stays_on_tcp_says_why() -> Result<()> {
+    let scene = Scene::new("scwhy", &["--shortcut", "on"])?;
+    let ends: [(&[&str], &[&str], &str); 3] = [
+        (&["--blocking"], &[], "SHORTCUT_BLOCKING"),
+        (&[], &["--blocking"], "SHORTCUT_BLOCKING"),
+        (&[], &[], "SHORTCUT_OFF"),
+    ];
+    for (server, client, why) in ends {
+        if why == "SHORTCUT_OFF" {
+            scene.agent.wait_plan(|| {
+                let namespace = manifest::namespace("app")
+                    + "  annotations:\n    underpass.dev/shortcut: \"off\"\n";
+                scene.lab.mesh_file("05-namespace.yaml", &namespace)?;
+                let workloads = scene.lab.mesh_dir().join("10-workloads.yaml");
+                let text = fs::read_to_string(workloads)?;
+                let (_, without) = text.split_once("---\n").unwrap_or_default();
+                scene.lab.mesh_file("10-workloads.yaml", without)
+            })?;
+        }
+        let mut rpc = Rpc::start(&scene, server, client)?;
+        let sent = rpc.ask(10, 1_000)?;
+        let row = row(&scene, "established", sent)?;
+        assert_eq!(text(&row, "/shortcut_reason"), why, "{row}");
+        assert_eq!(shortcut(&row), 0, "{row}");
+        rpc.client.kill9()?;
+        scene
+            .agent
+            .cli
+            .rows("its end", &["--from", "app/client"], 1, |r| {
+                text(r, "/state") == "closed" && text(r, "/id") == text(&row, "/id")
+            })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn without_the_verdict_program_nothing_is_redirected() -> Result<()> {
+    let scene = Scene::new("scverd", &["--shortcut", "on"])?;
+    fs::remove_file(scene.lab.pin_dir.join(format!("v{VERSION}/links/{SK_SKB}")))?;
+    let mut rpc = Rpc::start(&scene, &[], &[])?;
+    let mut sent = rpc.ask(10, 1_000)?;
+    let safe = row(&scene, "established", sent)?;
+    assert_eq!(text(&safe, "/shortcut_reason"), "SHORTCUT_NO_VERDICT");
+    assert_eq!(shortcut(&safe), 0);
+    // The suite's control.
+    switches(&scene, ON | switch::WITHOUT_VERDICT)?;
+    let bytes = rpc.ask(10, 1_000)?;
+    sent += bytes;
+    assert_eq!(shortcut(&row(&scene, "established", sent)?), 2 * bytes);
+    Ok(())
+}
+
+#[test]
+fn policy_and_restart_hold_for_it_too() -> Result<()> {
+    let mut scene = Scene::new("scpol", &["--shortcut", "on"])?;
+    let mut rpc = Rpc::start(&scene, &[], &[])?;
+    let mut sent = rpc.ask(10, 1_000)?;
+    // The kernel's side goes on without the agent, and the next agent adopts it.
+    scene.agent.kill9()?;
+    sent += rpc.ask(10, 1_000)?;
+    scene.agent.restart()?;
+    sent += rpc.ask(10, 1_000)?;
+    let adopted = row(&scene, "established", sent)?;
+    assert_eq!(shortcut(&adopted), 2 * sent, "{adopted}");
+    // A policy that denies the connection ends it.
+    let nobody = Source::Account("app", "nobody");
+    let policy = manifest::allow("app", "nobody", Target::Workload("server"), &[nobody]);
+    scene.policies(&[policy])?;
+    assert!(rpc.ask(1, 1).is_err());
+    drop(rpc);
+    let ended = row(&scene, "closed", sent)?;
+    assert_eq!(text(&ended, "/close_reason"), "POLICY_CHANGED", "{ended}");
+    assert_eq!(scene.errno(&scene.client.place, service_at())?, EPERM);
     Ok(())
 }

@@ -169,7 +169,7 @@ pub fn uninstall(options: &KernelOptions) -> Result<Vec<String>, KernelError> {
     for version in names(&options.pin_dir) {
         let dir = options.pin_dir.join(version);
         // Sockets in the shortcut's map outlive everything here; they go on by TCP.
-        let _ = shortcut::stop(&dir.join("maps"));
+        let _ = shortcut::set_switches(&dir.join("maps"), 0);
         maps.extend(map_ids(&dir.join("maps")));
         for link in names(&dir.join("links")) {
             let path = dir.join("links").join(link);

@@ -136,11 +136,12 @@ fn set(maps: &Maps, index: u32, value: u64) -> Result<(), KernelError> {
         .map_err(apply::failed(maps::SETTINGS))
 }
 
-/// Ends redirection by the maps pinned in `dir`, also those of another version.
-pub fn stop(dir: &Path) -> io::Result<()> {
+/// Sets the bits of [`switch`] in the maps pinned in `dir`; 0 ends redirection. For uninstall, which
+/// meets other versions, and for tests.
+pub fn set_switches(dir: &Path, bits: u64) -> io::Result<()> {
     let settings = Map::new(obj_get(&dir.join(maps::SETTINGS))?, 1)?;
     let index = plain::bytes(&setting::SHORTCUT);
-    settings.put(index, plain::bytes(&0_u64), Put::Any)
+    settings.put(index, plain::bytes(&bits), Put::Any)
 }
 
 /// `tcp_mem[0]`: below it TCP feels no pressure.
