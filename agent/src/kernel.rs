@@ -21,7 +21,7 @@ pub use self::{
     checks::{Check, checks},
     error::KernelError,
     events::{EventRing, EventStream},
-    load::Feature,
+    feature::Feature,
     netns::Netns,
     pins::uninstall,
     usage::MapUse,
@@ -36,12 +36,14 @@ pub mod checks;
 pub mod diag;
 mod error;
 pub mod events;
+pub mod feature;
 pub mod guard;
 pub mod iter;
 pub mod load;
 pub mod netns;
 mod object;
 pub mod pins;
+mod self_test;
 pub mod shortcut;
 pub mod totals;
 pub mod usage;
@@ -108,10 +110,8 @@ impl Kernel {
         let guards = guard::Guards::adopt(&source, loaded.lookup_tag)?;
         let mut features = loaded.features;
         features.push(diag::destroy_feature());
-        let on = features
-            .iter()
-            .any(|f| f.name == shortcut::SHORTCUT && f.on);
-        shortcut::switch_to(&maps, if on { options.shortcut } else { Mode::Off })?;
+        let mode = shortcut::mode(options.shortcut, &source, &btf, &mut features);
+        shortcut::switch_to(&maps, mode)?;
         Ok(Self {
             options: options.clone(),
             cgroup,
@@ -170,7 +170,7 @@ impl Kernel {
     /// Every socket that the programs keep state of, in all namespaces, with its counts so far.
     pub fn sockets(&self) -> Result<Vec<SockState>, KernelError> {
         let Some(program) = &self.iter else {
-            let text = format!("{} is off", load::OPEN_SOCKETS);
+            let text = format!("{} is off", feature::OPEN_SOCKETS);
             return Err(KernelError::new(code::FEATURE_OFF, text));
         };
         iter::sockets(program, self.map(maps::SOCKS)?)

@@ -197,3 +197,25 @@ fn policy_and_restart_hold_for_it_too() -> Result<()> {
     assert_eq!(scene.errno(&scene.client.place, service_at())?, EPERM);
     Ok(())
 }
+
+#[test]
+fn the_self_test_passes_and_status_says_the_mode() -> Result<()> {
+    let scene = Scene::new("scself", &["--shortcut", "auto"])?;
+    let status = scene.agent.cli.status()?;
+    let feature = |name: &str| {
+        let all = status["features"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|f| f["name"] == name)
+    };
+    let shortcut = feature("shortcut").unwrap_or_default();
+    assert_eq!(shortcut["on"], true, "{shortcut}");
+    assert!(
+        text(&shortcut, "/reason").starts_with("mode auto; list 1 "),
+        "{shortcut}"
+    );
+    // tokio is on no list.
+    let mut rpc = Rpc::start(&scene, &[], &[])?;
+    let sent = rpc.ask(10, 1_000)?;
+    let row = row(&scene, "established", sent)?;
+    assert_eq!(text(&row, "/shortcut_reason"), "SHORTCUT_NOT_LISTED");
+    Ok(())
+}

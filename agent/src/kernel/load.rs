@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -16,22 +16,20 @@ use aya::{
 };
 use underpass_abi::{reason::code, shortcut::ShortcutOffsets, sock::Offsets, tables::maps};
 
-use super::{CgroupRoot, KernelError, apply::Maps, btf, pins, pins::Pins, shortcut};
+use super::{
+    CgroupRoot, KernelError,
+    apply::Maps,
+    btf,
+    feature::{CLOSE_RECORDS, Feature, Features, INBOUND, OPEN_SOCKETS, UDP},
+    pins,
+    pins::Pins,
+    shortcut,
+};
 use crate::sys::{
     bpf::{Attach, link_create, link_update, obj_get, obj_pin},
     info::{LinkTarget, link_info, prog_info},
     maps::Map,
 };
-
-/// A part of the mesh that a kernel may lack.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Feature {
-    pub name: &'static str,
-    pub on: bool,
-    /// Why it is off (a code of the registry), 0 if it is on.
-    pub code: u16,
-    pub detail: String,
-}
 
 /// One program at the cgroup root.
 struct Hook {
@@ -65,11 +63,6 @@ const HOOKS: [Hook; 10] = [
 pub const SK_LOOKUP: &str = "up_sk_lookup";
 pub const ITER: &str = "up_iter_socks";
 
-pub const CLOSE_RECORDS: &str = "close-records";
-pub const UDP: &str = "udp-services";
-pub const INBOUND: &str = "inbound-guard";
-pub const OPEN_SOCKETS: &str = "open-sockets";
-
 /// True for the name of one of our programs.
 pub fn is_ours(program: &str) -> bool {
     [SK_LOOKUP, ITER].contains(&program)
@@ -98,9 +91,37 @@ impl Source {
         for name in maps::ALL {
             loader.map_pin_path(name, self.pins.map(name));
         }
+        self.finish(loader, &netns_cookie)
+    }
+
+    /// Parses the object with maps of its own, small and gone with it.
+    pub fn parse_private(&self) -> Result<Ebpf, KernelError> {
+        const HELD_SMALL: [&str; 9] = [
+            maps::AFFINITY,
+            maps::FLOWS,
+            maps::UDP_REVERSE,
+            maps::TOTALS,
+            maps::SLOTS,
+            maps::BACKENDS,
+            maps::RULES,
+            maps::CANDIDATES,
+            maps::MATES,
+        ];
+        let mut loader = EbpfLoader::new();
+        for name in HELD_SMALL {
+            loader.map_max_entries(name, 64);
+        }
+        self.finish(loader, &0)
+    }
+
+    fn finish<'a>(
+        &'a self,
+        mut loader: EbpfLoader<'a>,
+        netns_cookie: &'a u64,
+    ) -> Result<Ebpf, KernelError> {
         loader.override_global("OFFSETS", &self.offsets, true);
         loader.override_global("SHORTCUT_OFFSETS", &self.shortcut, true);
-        loader.override_global("NETNS_COOKIE", &netns_cookie, true);
+        loader.override_global("NETNS_COOKIE", netns_cookie, true);
         loader.load(&self.object).map_err(object_error)
     }
 }
@@ -133,7 +154,7 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
             None
         }
     };
-    let iter = match load_iter(&mut ebpf, btf) {
+    let iter = match load_iter(&mut ebpf, ITER, btf) {
         Ok(fd) => Some(fd),
         Err(e) => {
             features.off(OPEN_SOCKETS, e);
@@ -197,8 +218,8 @@ pub fn load_program(
     name: &'static str,
     kernel: &btf::Btf,
 ) -> Result<OwnedFd, KernelError> {
-    if name == ITER {
-        load_iter(ebpf, kernel)
+    if name == ITER || name == shortcut::ITER {
+        load_iter(ebpf, name, kernel)
     } else if name == shortcut::SPLICE {
         shortcut::load_splice(ebpf, kernel)
     } else {
@@ -226,16 +247,20 @@ pub fn load_plain(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kernel
     loaded.map_err(|e| program_error(name, e))
 }
 
-/// Loads the iterator, which is tied to a function of this kernel.
-fn load_iter(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<OwnedFd, KernelError> {
-    let Some(Program::Iter(program)) = ebpf.program_mut(ITER) else {
-        return Err(absent(ITER));
+/// Loads an iterator, which is tied to a function of this kernel.
+pub fn load_iter(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    kernel: &btf::Btf,
+) -> Result<OwnedFd, KernelError> {
+    let Some(Program::Iter(program)) = ebpf.program_mut(name) else {
+        return Err(absent(name));
     };
     let types = iter_types(kernel)?;
     let loaded = program
         .load("bpf_sk_storage_map", &types)
         .and_then(|()| fd_of(program.fd()));
-    loaded.map_err(|e| program_error(ITER, e))
+    loaded.map_err(|e| program_error(name, e))
 }
 
 pub fn absent(name: &str) -> KernelError {
@@ -297,48 +322,6 @@ pub fn replace_pin(link: &OwnedFd, path: &Path, old: bool) -> Result<(), KernelE
         let _ = fs::remove_file(path);
     }
     obj_pin(link, path).map_err(KernelError::io(code::NO_BPFFS, path.display()))
-}
-
-#[derive(Default)]
-struct Features(BTreeMap<&'static str, KernelError>);
-
-impl Features {
-    /// The first reason stays.
-    fn off(&mut self, name: &'static str, why: KernelError) {
-        self.0.entry(name).or_insert(why);
-    }
-
-    fn is_off(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
-    fn list(self) -> Vec<Feature> {
-        let describe = |name| match self.0.get(name) {
-            None => Feature {
-                name,
-                on: true,
-                code: 0,
-                detail: String::new(),
-            },
-            Some(e) => Feature {
-                name,
-                on: false,
-                code: e.code,
-                detail: e.detail.clone(),
-            },
-        };
-        [
-            CLOSE_RECORDS,
-            UDP,
-            INBOUND,
-            OPEN_SOCKETS,
-            shortcut::SHORTCUT,
-            shortcut::SPLICE_WATCH,
-        ]
-        .into_iter()
-        .map(describe)
-        .collect()
-    }
 }
 
 /// Lines of the verifier's log that are shown.

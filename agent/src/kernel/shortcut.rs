@@ -19,8 +19,9 @@ use super::{
     KernelError,
     apply::{self, Maps},
     btf,
+    feature::Feature,
     load::{self, Source},
-    pins,
+    pins, self_test,
 };
 use crate::sys::{
     bpf::{Attach, link_create, link_create_tracing, link_update, obj_get, prog_attach},
@@ -35,7 +36,9 @@ pub const SPLICE_WATCH: &str = "splice-watch";
 pub const SK_MSG: &str = "up_sk_msg";
 pub const SK_SKB: &str = "up_sk_skb";
 pub const SPLICE: &str = "up_splice";
-pub const PROGRAMS: [&str; 3] = [SK_SKB, SK_MSG, SPLICE];
+/// Of the self-test.
+pub const ITER: &str = "up_iter_ends";
+pub const PROGRAMS: [&str; 4] = [SK_SKB, SK_MSG, SPLICE, ITER];
 
 const TRACEPOINT: &str = "tcp_rcv_space_adjust";
 
@@ -115,6 +118,33 @@ pub fn load_splice(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<OwnedFd, Kernel
         .load(TRACEPOINT, &types)
         .and_then(|()| load::fd_of(program.fd()));
     loaded.map_err(|e| load::program_error(SPLICE, e))
+}
+
+/// The mode that this kernel allows, with what `status` says of it.
+pub fn mode(wanted: Mode, source: &Source, kernel: &btf::Btf, features: &mut [Feature]) -> Mode {
+    let Some(feature) = features.iter_mut().find(|f| f.name == SHORTCUT) else {
+        return Mode::Off;
+    };
+    if !feature.on {
+        return Mode::Off;
+    }
+    if wanted == Mode::Off {
+        feature.on = false;
+        feature.detail = "--shortcut off".into();
+        return Mode::Off;
+    }
+    if let Err(e) = self_test::run(source, kernel) {
+        tracing::warn!("{e}");
+        (feature.on, feature.code, feature.detail) = (false, e.code, e.detail);
+        return Mode::Off;
+    }
+    feature.detail = format!(
+        "mode {}; list {} of tested programs: {}",
+        wanted.name(),
+        programs::VERSION,
+        programs::TESTED.join(", ")
+    );
+    wanted
 }
 
 /// Sets the switches and bounds; holds from the next message on.
