@@ -112,6 +112,8 @@ pub struct End {
     pub pair: u64,
     /// Address of the kernel's count of TCP memory, in pages.
     pub memory: u64,
+    /// Address of the other end's file, 0: not known yet, or not accepted.
+    pub peer_file: u64,
     /// The other end's `write_seq` and `copied_seq` when both were in the map.
     pub peer_write_seq: u32,
     pub peer_copied_seq: u32,
@@ -127,6 +129,8 @@ pub mod end {
     pub const ACTIVE: u32 = 1;
     /// No message of this end is redirected any more; `why` says why.
     pub const OUT: u32 = 2;
+    /// The other end's queue is shared with TCP.
+    pub const SHARED: u32 = 4;
 }
 
 /// Value of `PAIRS`: what both ends of a connection share.
@@ -180,7 +184,7 @@ pub struct ShortcutOffsets {
 
 const _: () = assert!(size_of::<ProgramKey>() == 24);
 const _: () = assert!(size_of::<Candidate>() == 40);
-const _: () = assert!(size_of::<End>() == 64);
+const _: () = assert!(size_of::<End>() == 72);
 const _: () = assert!(size_of::<Pair>() == 56);
 const _: () = assert!(size_of::<ShortcutOffsets>() == 80);
 

@@ -112,6 +112,9 @@ impl Kernel {
         features.push(diag::destroy_feature());
         let mode = shortcut::mode(options.shortcut, &source, &btf, &mut features);
         shortcut::switch_to(&maps, mode)?;
+        if mode == Mode::Off {
+            shortcut::unwatch_splice(&source, &mut features);
+        }
         Ok(Self {
             options: options.clone(),
             cgroup,

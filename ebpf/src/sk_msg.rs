@@ -11,8 +11,9 @@ use underpass_abi::{
 };
 
 use crate::{
+    kernel::offset,
     maps::{ENDS, PAIRS, SETTINGS, SHORTCUT, count, word},
-    shortcut::{count_why, guard::up_guard},
+    shortcut::{count_why, guard},
 };
 
 /// TCP takes the message, unless it was redirected. It is never refused.
@@ -20,25 +21,32 @@ const SK_PASS: u32 = 1;
 
 #[sk_msg]
 pub fn up_sk_msg(ctx: SkMsgContext) -> u32 {
-    // SAFETY: helper call on a live map and the context's socket.
-    let state = unsafe {
+    // SAFETY: helper calls on a live map and the context's socket.
+    let (state, tp) = unsafe {
         let sk = (*ctx.msg).__bindgen_anon_3.sk;
         if sk.is_null() {
             return SK_PASS;
         }
         let map = (&raw const ENDS).cast_mut().cast();
-        h::bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0).cast::<End>()
+        let state = h::bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0).cast::<End>();
+        (state, h::bpf_skc_to_tcp_sock(sk.cast()).cast::<u8>())
     };
     // SAFETY: the socket's own element, alive for the run.
     let Some(e) = (unsafe { state.as_mut() }) else {
         count_why(code::SHORTCUT_UNPAIRED.into());
         return SK_PASS;
     };
+    if tp.is_null() {
+        return SK_PASS;
+    }
+    let mut why = u32::from(code::SHORTCUT_OFF);
     // SAFETY: context field.
     let size = unsafe { core::ptr::read_volatile(&raw const (*ctx.msg).size) };
-    let mut why = u32::from(code::SHORTCUT_OFF);
     if word!(SETTINGS, setting::SHORTCUT) & switch::REDIRECT != 0 {
-        why = up_guard(e, size);
+        why = guard::sender(e, tp);
+        if why == 0 {
+            why = guard::up_reader(e, size, guard::field(tp, offset!(tcp_write_seq)));
+        }
         if why == 0 && !redirect(&ctx, e.peer_cookie) {
             why = code::SHORTCUT_CLOSING.into();
         }

@@ -8,9 +8,9 @@ use underpass_abi::{
 };
 
 use crate::{
-    kernel::{read, zeroed},
+    kernel::zeroed,
     maps::{ENDS, PROGRAMS, entry},
-    shortcut::{at, current_program},
+    shortcut::{at, current_program, guard::field},
 };
 
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
@@ -42,6 +42,6 @@ pub fn up_splice(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn splices() -> bool {
     // SAFETY: plain helper calls.
-    let regs = unsafe { h::bpf_task_pt_regs(h::bpf_get_current_task_btf().cast()) } as u64;
-    u64::from(read::<u32>(regs + at!(regs_syscall))) == at!(splice)
+    let regs = unsafe { h::bpf_task_pt_regs(h::bpf_get_current_task_btf()) } as *const u8;
+    field::<u64>(regs, at!(regs_syscall)) as u32 == at!(splice) as u32
 }

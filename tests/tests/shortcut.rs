@@ -219,3 +219,50 @@ fn the_self_test_passes_and_status_says_the_mode() -> Result<()> {
     assert_eq!(text(&row, "/shortcut_reason"), "SHORTCUT_NOT_LISTED");
     Ok(())
 }
+
+/// A client of the echo server that splices what comes into a pipe, as proxies do: blocking for the
+/// first connect, so that it learns; then as `SPLICER nonblocking` would.
+const SPLICER: &str = "
+import os, socket, sys, time
+def dial():
+    s = socket.socket()
+    s.setblocking(False)
+    try: s.connect((sys.argv[1], int(sys.argv[2])))
+    except BlockingIOError: pass
+    time.sleep(0.1)
+    return s
+r, w = os.pipe()
+for n in range(2):
+    s = dial()
+    s.send(bytes([0, 0, 0, 4]) + b'abcd')
+    time.sleep(0.2)
+    got = 0
+    try: got = os.splice(s.fileno(), w, 100)
+    except OSError as e: got = -e.errno
+    print('spliced', got, flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_program_that_splices_takes_no_part_any_more() -> Result<()> {
+    let scene = Scene::new("scspl", &["--shortcut", "on"])?;
+    let at = format!("{}:{PORT}", scene.server.v4);
+    let server = scene
+        .lab
+        .run(&scene.server.place, &["underpass-peer", "rpc-server", &at])?;
+    server.wait_listening(at.parse().expect("an address"))?;
+    let (ip, port) = (service_at().ip().to_string(), PORT.to_string());
+    let command = ["python3", "-c", SPLICER, &ip, &port];
+    let mut client = scene.lab.run(&scene.client.place, &command)?;
+    // The first was in the map: splice finds nothing there. The second stays on TCP, where it works.
+    client.line(0, "spliced -11", LIMIT)?;
+    client.line(0, "spliced 8", LIMIT)?;
+    let is_second = |r: &Value| text(r, "/shortcut_reason") == "SHORTCUT_SPLICES";
+    let rows = scene
+        .agent
+        .cli
+        .rows("the second", &["--from", "app/client"], 1, is_second)?;
+    assert_eq!(shortcut(&rows[0]), 0);
+    assert_eq!(counter(&scene, "shortcut_splices")?, 1);
+    Ok(())
+}

@@ -91,7 +91,6 @@ struct Bench {
     ends: Map,
     pairs: Map,
     counters: Map,
-    /// The switches of redirection.
     redirect: u64,
     until: Instant,
 }

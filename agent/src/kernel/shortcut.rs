@@ -105,6 +105,15 @@ pub fn watch_splice(
     load::replace_pin(&link, &path, obj_get(&path).is_ok())
 }
 
+/// The watch costs each TCP receive of the node some 50 ns: not while nothing can take the shortcut.
+pub fn unwatch_splice(source: &Source, features: &mut [Feature]) {
+    let _ = pins::unlink_link(&source.pins.link(SPLICE));
+    if let Some(feature) = features.iter_mut().find(|f| f.name == SPLICE_WATCH && f.on) {
+        feature.on = false;
+        feature.detail = "nothing takes the shortcut".into();
+    }
+}
+
 pub fn load_splice(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<OwnedFd, KernelError> {
     let id = kernel.tracepoint(TRACEPOINT).ok_or_else(|| {
         KernelError::new(code::KERNEL_TOO_OLD, format!("no tracepoint {TRACEPOINT}"))
