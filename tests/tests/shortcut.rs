@@ -7,10 +7,11 @@ use serde_json::Value;
 use underpass_abi::{VERSION, shortcut::switch};
 use underpass_agent::kernel::shortcut::{SK_SKB, set_switches};
 use underpass_tests::{
-    Result,
+    Failure, Result,
     lab::{
         Proc,
         cli::{number, text},
+        place,
     },
     manifest::{self, Source, Target},
     scene::{EPERM, LIMIT, PORT, Scene, service_at},
@@ -25,22 +26,40 @@ struct Rpc {
 
 impl Rpc {
     fn start(scene: &Scene, server: &[&str], client: &[&str]) -> Result<Self> {
+        Self::of(
+            scene,
+            ("underpass-peer", server),
+            ("underpass-peer", client),
+        )
+    }
+
+    /// From these programs with these flags.
+    fn of(scene: &Scene, server: (&str, &[&str]), client: (&str, &[&str])) -> Result<Self> {
         let at = format!("{}:{PORT}", scene.server.v4);
         let server = scene.lab.run(
             &scene.server.place,
-            &[&["underpass-peer", "rpc-server", &at], server].concat(),
+            &[&[server.0, "rpc-server", &at], server.1].concat(),
         )?;
         server.wait_listening(at.parse().expect("an address"))?;
         let to = service_at().to_string();
         let mut client = scene.lab.run(
             &scene.client.place,
-            &[&["underpass-peer", "rpc", &to], client].concat(),
+            &[&[client.0, "rpc", &to], client.1].concat(),
         )?;
         client.line(0, "local", LIMIT)?;
         Ok(Self {
             _server: server,
             client,
         })
+    }
+
+    /// Ends both, and waits until the row says so.
+    fn end(mut self, scene: &Scene, row: &Value) -> Result<()> {
+        self.client.kill9()?;
+        let ended = |r: &Value| text(r, "/state") == "closed" && text(r, "/id") == text(row, "/id");
+        let cli = &scene.agent.cli;
+        cli.rows("its end", &["--from", "app/client"], 1, ended)?;
+        Ok(())
     }
 
     /// Bytes that went in each direction.
@@ -146,13 +165,7 @@ fn who_stays_on_tcp_says_why() -> Result<()> {
         let row = row(&scene, "established", sent)?;
         assert_eq!(text(&row, "/shortcut_reason"), why, "{row}");
         assert_eq!(shortcut(&row), 0, "{row}");
-        rpc.client.kill9()?;
-        scene
-            .agent
-            .cli
-            .rows("its end", &["--from", "app/client"], 1, |r| {
-                text(r, "/state") == "closed" && text(r, "/id") == text(&row, "/id")
-            })?;
+        rpc.end(&scene, &row)?;
     }
     Ok(())
 }
@@ -199,24 +212,42 @@ fn policy_and_restart_hold_for_it_too() -> Result<()> {
 }
 
 #[test]
-fn the_self_test_passes_and_status_says_the_mode() -> Result<()> {
+fn the_self_test_passes_and_auto_takes_tested_programs_only() -> Result<()> {
     let scene = Scene::new("scself", &["--shortcut", "auto"])?;
     let status = scene.agent.cli.status()?;
     let feature = |name: &str| {
         let all = status["features"].as_array().cloned().unwrap_or_default();
         all.into_iter().find(|f| f["name"] == name)
     };
-    let shortcut = feature("shortcut").unwrap_or_default();
-    assert_eq!(shortcut["on"], true, "{shortcut}");
-    assert!(
-        text(&shortcut, "/reason").starts_with("mode auto; list 1 "),
-        "{shortcut}"
-    );
-    // tokio is on no list.
-    let mut rpc = Rpc::start(&scene, &[], &[])?;
-    let sent = rpc.ask(10, 1_000)?;
-    let row = row(&scene, "established", sent)?;
-    assert_eq!(text(&row, "/shortcut_reason"), "SHORTCUT_NOT_LISTED");
+    let shortcut_is = feature("shortcut").unwrap_or_default();
+    assert_eq!(shortcut_is["on"], true, "{shortcut_is}");
+    let says = text(&shortcut_is, "/reason");
+    assert!(says.starts_with("mode auto; list 1 "), "{says}");
+    // tokio under its own name is on no list; the executable's name is what counts.
+    let peer = place::binary("underpass-peer")?;
+    let listed = |name: &str| {
+        let path = scene.lab.dir.join(name);
+        fs::copy(&peer, &path)?;
+        Ok::<_, Failure>(path.to_string_lossy().into_owned())
+    };
+    let (server, client) = (listed("redis-server")?, listed("redis-benchmark")?);
+    for (server, client, taken) in [
+        ("underpass-peer", client.as_str(), false),
+        (&server, "underpass-peer", false),
+        (&server, &client, true),
+    ] {
+        let mut rpc = Rpc::of(&scene, (server, &[]), (client, &[]))?;
+        let sent = rpc.ask(10, 1_000)?;
+        let row = row(&scene, "established", sent)?;
+        let why = if taken { "" } else { "SHORTCUT_NOT_LISTED" };
+        assert_eq!(
+            text(&row, "/shortcut_reason"),
+            why,
+            "{server} {client} {row}"
+        );
+        assert_eq!(shortcut(&row), if taken { 2 * sent } else { 0 });
+        rpc.end(&scene, &row)?;
+    }
     Ok(())
 }
 

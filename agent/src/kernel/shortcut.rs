@@ -19,7 +19,7 @@ use super::{
     KernelError,
     apply::{self, Maps},
     btf,
-    feature::Feature,
+    feature::{CLOSE_RECORDS, Feature},
     load::{self, Source},
     pins, self_test,
 };
@@ -131,9 +131,15 @@ pub fn load_splice(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<OwnedFd, Kernel
 
 /// The mode that this kernel allows, with what `status` says of it.
 pub fn mode(wanted: Mode, source: &Source, kernel: &btf::Btf, features: &mut [Feature]) -> Mode {
+    // The last close ends a connection's entry in `PAIRS`.
+    let closes = features.iter().any(|f| f.name == CLOSE_RECORDS && f.on);
     let Some(feature) = features.iter_mut().find(|f| f.name == SHORTCUT) else {
         return Mode::Off;
     };
+    if feature.on && !closes {
+        feature.on = false;
+        (feature.code, feature.detail) = (code::FEATURE_OFF, format!("needs {CLOSE_RECORDS}"));
+    }
     if !feature.on {
         return Mode::Off;
     }
