@@ -25,6 +25,7 @@ pub mod transcript;
 mod cases_accept;
 mod cases_close;
 mod cases_edge;
+mod cases_late;
 mod cases_move;
 mod cases_net;
 mod cases_odd;
@@ -67,6 +68,7 @@ pub fn cases() -> Vec<&'static Case> {
         cases_write::CASES,
         cases_odd::CASES,
         cases_wake::CASES,
+        cases_late::CASES,
         cases_move::CASES,
         cases_close::CASES,
         cases_open::CASES,

@@ -9,6 +9,7 @@ pub mod installed;
 pub mod lab;
 pub mod manifest;
 pub mod scene;
+pub mod soak;
 pub mod stats;
 
 pub use lab::{Failure, Lab, Result};

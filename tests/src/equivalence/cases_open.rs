@@ -7,7 +7,7 @@ use std::{
 
 use rustix::{
     event::PollFlags,
-    net::{Shutdown, bind, connect, getsockname, sockopt},
+    net::{Shutdown, bind, connect, connect_unspec, getsockname, sockopt},
 };
 
 use super::{
@@ -84,6 +84,12 @@ pub const CASES: &[Case] = &[
         about: "getsockname and getpeername at both ends agree",
         takes: Takes::Shortcut,
         run: names,
+    },
+    Case {
+        name: "disconnect",
+        about: "connect(AF_UNSPEC) breaks the connection; the socket dials again",
+        takes: Takes::Shortcut,
+        run: disconnect,
     },
 ];
 
@@ -236,5 +242,27 @@ fn names(stage: &mut Stage) -> Done {
     };
     let agree = local(&client) == remote(&server) && remote(&client) == local(&server);
     stage.note(format!("agree: {}", agree && local(&client).is_some()));
+    Ok(())
+}
+
+fn disconnect(stage: &mut Stage) -> Done {
+    let listener = stage.listener(NONBLOCKING)?;
+    let mut client = stage.dial(NONBLOCKING, listener.at)?;
+    let mut server = listener.accept("server")?;
+    let _ = client.send(100);
+    server.arrived(100);
+    client.note(format!("disconnect = {}", done(connect_unspec(&client))));
+    let _ = client.send(10);
+    server.poll(PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP, QUIET_MS);
+    let _ = server.recv(4096);
+    let _ = server.recv(4096);
+    let again = connect(&client, &listener.at);
+    client.note(format!("connect = {}", done(again)));
+    client.ready(PollFlags::OUT, PATIENCE);
+    let mut second = listener.accept("server2")?;
+    second.got = client.sent;
+    let _ = client.send(100);
+    second.arrived(100);
+    let _ = second.recv(4096);
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
 use super::{Path, engine::without_verdict, play::Outcome, stage::Peer};
 use crate::{
     Failure, Lab, Result,
-    lab::{Agent, Pod, net},
+    lab::{Agent, Pod, Proc, net},
     manifest,
 };
 
@@ -90,6 +90,19 @@ impl Fixture {
         let text = self.lab.output(&self.pods[0].place, &command, LIMIT)?;
         let read = |line| serde_json::from_str(line).map_err(Failure::from);
         text.lines().map(read).collect()
+    }
+
+    /// Starts a program in the first pod.
+    pub fn run(&self, command: &[&str]) -> Result<Proc> {
+        self.lab.run(&self.pods[0].place, command)
+    }
+
+    /// `kill -9`, and a new one; false if there is none.
+    pub fn kill_agent(&mut self) -> Result<bool> {
+        match &mut self.agent {
+            Some(agent) => agent.restart().map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// What the runner must know of the lab.

@@ -32,9 +32,9 @@ pub fn run(verb: &str, args: &[u64]) -> io::Result<()> {
             begin()?;
             server(fd, arg(0)).recv_all(arg(1), 4096);
         }
-        // recv MAX TIMES: single calls.
+        // recv MAX TIMES OFFSET: single calls.
         "recv" => {
-            let mut end = server(fd, 0);
+            let mut end = server(fd, arg(2));
             begin()?;
             for _ in 0..arg(1) {
                 let _ = end.recv(arg(0) as usize);
@@ -47,8 +47,8 @@ pub fn run(verb: &str, args: &[u64]) -> io::Result<()> {
             begin()?;
             let _ = end.send_all(arg(1), 1000);
         }
-        // signals MAX: a blocking recv that a handled signal (SA_RESTART) interrupts.
-        "signals" => signals(server(fd, 0), arg(0) as usize)?,
+        // signals MAX OFFSET: a blocking recv that a handled signal (SA_RESTART) interrupts.
+        "signals" => signals(server(fd, arg(1)), arg(0) as usize)?,
         // passed OFFSET LEN: standard input is a Unix socket that brings the socket.
         "passed" => {
             begin()?;

@@ -106,6 +106,14 @@ impl End {
         Ok(result?)
     }
 
+    pub fn mine(&self) -> Pattern {
+        self.mine
+    }
+
+    pub fn theirs(&self) -> Pattern {
+        self.theirs
+    }
+
     /// The bytes that a call outside this type is about to send.
     pub fn next_bytes(&self, len: usize) -> Vec<u8> {
         self.mine.bytes(self.sent, len)

@@ -173,7 +173,7 @@ impl Stage {
     }
 
     pub fn listener(&self, kind: Kind) -> io::Result<Listener> {
-        Listener::new(&self.log, kind, kind.loopback(), 64)
+        Listener::new(&self.log, kind, kind.loopback(), 128)
     }
 
     pub fn dial(&self, kind: Kind, to: SocketAddr) -> io::Result<End> {

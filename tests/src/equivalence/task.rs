@@ -108,7 +108,8 @@ impl Part {
     }
 
     pub fn on(fd: OwnedFd, log: &Log, name: &str, verb: &str, args: &[u64]) -> io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+        // Not by its path: the file may have been built anew since.
+        let mut child = Command::new("/proc/self/exe")
             .args(["part", verb])
             .args(args.iter().map(u64::to_string))
             .stdin(Stdio::from(fd))
