@@ -14,7 +14,7 @@ use crate::{
     maps::{PAIRS, SETTINGS, word},
 };
 
-/// Neighbouring fields of a socket, copied by one call of the kernel's. Fields that are further apart
+/// Neighboring fields of a socket, copied by one call of the kernel's. Fields that are further apart
 /// in some kernel are read by themselves.
 struct Block {
     from: u64,
