@@ -186,6 +186,7 @@ pub mod tests {
             segments_out: 200,
             retransmits: 1,
             srtt_us: Some(120),
+            bytes_shortcut: 2_048,
             ..Default::default()
         };
         let denied = api::Connection {
@@ -205,6 +206,8 @@ pub mod tests {
             retransmits: 0,
             srtt_us: None,
             close_reason: "POLICY_DENIED".into(),
+            bytes_shortcut: 0,
+            shortcut_reason: "SHORTCUT_BLOCKING".into(),
             ..open.clone()
         };
         let before = api::Connection {
@@ -220,6 +223,7 @@ pub mod tests {
             reporter: "destination".into(),
             opened_at_ms: 0,
             connect_us: None,
+            bytes_shortcut: 0,
             ..open.clone()
         };
         vec![open, denied, before]

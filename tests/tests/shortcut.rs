@@ -297,3 +297,53 @@ fn a_program_that_splices_takes_no_part_any_more() -> Result<()> {
     assert_eq!(counter(&scene, "shortcut_splices")?, 1);
     Ok(())
 }
+
+/// A client that leaves an answer unread and closes; then one that turns blocking on the way.
+const CARELESS: &str = "
+import socket, sys, time
+def dial():
+    s = socket.socket()
+    s.setblocking(False)
+    try: s.connect((sys.argv[1], int(sys.argv[2])))
+    except BlockingIOError: pass
+    time.sleep(0.1)
+    return s
+hello = bytes([0, 0, 0, 96]) + bytes(96)
+s = dial()
+s.send(hello)
+time.sleep(0.1)
+s.recv(40)
+s.close()
+s = dial()
+s.send(hello)
+time.sleep(0.1)
+s.setblocking(True)
+s.send(hello)
+s.setblocking(False)
+s.send(hello)
+time.sleep(0.1)
+print('sent', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn unread_bytes_are_not_received_and_a_blocking_end_is_out_for_good() -> Result<()> {
+    let scene = Scene::new("sccare", &["--shortcut", "on"])?;
+    let at = format!("{}:{PORT}", scene.server.v4);
+    let command = ["underpass-peer", "rpc-server", &at];
+    let server = scene.lab.run(&scene.server.place, &command)?;
+    server.wait_listening(at.parse().expect("an address"))?;
+    let (ip, port) = (service_at().ip().to_string(), PORT.to_string());
+    let command = ["python3", "-c", CARELESS, &ip, &port];
+    let mut client = scene.lab.run(&scene.client.place, &command)?;
+    client.line(0, "sent", LIMIT)?;
+    let unread = row(&scene, "closed", 100)?;
+    assert_eq!(number(&unread, "/bytes_received"), Some(40), "{unread}");
+    assert_eq!(shortcut(&unread), 140, "{unread}");
+    let blocking = row(&scene, "established", 300)?;
+    assert_eq!(text(&blocking, "/shortcut_reason"), "SHORTCUT_BLOCKING");
+    // The first request; no answer was read.
+    assert_eq!(shortcut(&blocking), 100, "{blocking}");
+    assert_eq!(counter(&scene, "shortcut_blocking")?, 2, "{blocking}");
+    Ok(())
+}
