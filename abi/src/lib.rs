@@ -5,6 +5,7 @@
 pub mod addr;
 pub mod plain;
 pub mod reason;
+pub mod shortcut;
 pub mod sock;
 pub mod tables;
 pub mod verdict;
@@ -13,4 +14,4 @@ pub use addr::Ip;
 
 /// Version of everything in this crate; part of the pin directory's path. Two agents with the same
 /// version can adopt each other's maps.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -1,6 +1,6 @@
 //! Views of abi types as bytes, for batched map writes and reads.
 
-use crate::{addr::Ip, sock::*, tables::*, verdict::*};
+use crate::{addr::Ip, shortcut::*, sock::*, tables::*, verdict::*};
 
 /// Types without padding that accept any bit pattern, so that they can cross to the kernel as bytes.
 ///
@@ -48,6 +48,11 @@ plain!(
     TotalKey,
     Total,
     Offsets,
+    ProgramKey,
+    Candidate,
+    End,
+    Pair,
+    ShortcutOffsets,
 );
 
 // SAFETY: integers.

@@ -71,6 +71,25 @@ codes! {
     208 ADDRESS_DIALED "the application dialed an address that is no service's" "";
     209 NOTHING_TO_DECIDE "neither end is guarded by a policy" "";
     210 STILL_OPEN "the connection has not ended" "";
+    // 220-239: why bytes of a connection stayed on TCP (in order of `sock::counter::SHORTCUT_OFF`…)
+    220 SHORTCUT_OFF "the shortcut is off for this connection"
+        "--shortcut, and the annotation `underpass.dev/shortcut` of both ends, switch it on";
+    221 SHORTCUT_NOT_LISTED "mode `auto`, and the program at an end is not on the tested list"
+        "annotate the workload with `underpass.dev/shortcut: on` if it qualifies (docs/explanation/shortcut.md)";
+    222 SHORTCUT_NOT_LOCAL "the other end is not on this node" "";
+    223 SHORTCUT_LISTENER_UNKNOWN "the mesh did not see the destination begin to listen"
+        "restart the server, if it is older than the mesh";
+    224 SHORTCUT_BLOCKING "a socket of this connection is blocking" "use non-blocking sockets at both ends";
+    225 SHORTCUT_SPLICES "the program at an end splices from sockets" "";
+    226 SHORTCUT_SOCKET "a socket has an upper-layer protocol, Multipath TCP, MSG_ZEROCOPY, SO_RCVLOWAT or another user" "";
+    227 SHORTCUT_LATE "bytes were under way before both ends could be paired (Fast Open)" "";
+    228 SHORTCUT_FULL "a table of the shortcut is full" "see `SHORTCUT` and `PAIRS` in `underpass status`";
+    229 SHORTCUT_UNPAIRED "the other end is not in the map" "";
+    230 SHORTCUT_CLOSING "an end is shutting down or gone" "";
+    231 SHORTCUT_UNREAD "earlier bytes went by TCP and are not read yet" "";
+    232 SHORTCUT_QUEUE_FULL "the reader has as much unread as one socket may have" "the reader is slow";
+    233 SHORTCUT_NODE_MEMORY "TCP holds as much memory as the node allows" "see net.ipv4.tcp_mem";
+    234 SHORTCUT_NO_VERDICT "the reader's queue is not shared with TCP" "report it: the socket entered the map without its program";
     // 300-399: configuration
     301 NOT_IMPLEMENTED "this is not built yet" "remove it; the release notes list what is planned";
     302 BAD_YAML "the file is no valid YAML" "fix the named line; the last good plan stays in force";
@@ -110,6 +129,7 @@ codes! {
     420 MORE_PROBLEMS "there are more problems than are shown" "mend those that are shown first; `underpass check -f DIR` lists all of a directory";
     421 NOT_TRIED "what the kernel takes was not tried"
         "mend what other lines name; run as root, with underpass-agent beside `underpass` or named by --agent PATH";
+    422 SHORTCUT_SELF_TEST "this kernel does not do what the shortcut needs, so it is off" "the message names the test that failed; traffic goes by TCP";
     // 500-599: command line
     501 BAD_FILTER "a filter is not understood" "see --help";
     502 NOT_FOUND "no such object" "`underpass status -o wide` lists the workloads, `underpass stat` the services";

@@ -64,6 +64,12 @@ pub mod flag {
     pub const SERVICE: u32 = 1 << 11;
     /// A connect that ended before it was established.
     pub const FAILED: u32 = 1 << 12;
+    /// In the shortcut's map: the connection has an entry in `PAIRS` until its last close.
+    pub const SHORTCUT: u32 = 1 << 13;
+    /// The program that dialed is on the shortcut's list.
+    pub const LISTED: u32 = 1 << 14;
+    /// The program that dialed was seen to splice.
+    pub const SPLICES: u32 = 1 << 15;
 }
 
 /// Per-socket state in `SOCKS` (`BPF_MAP_TYPE_SK_STORAGE`) and the body of every event.
@@ -114,6 +120,9 @@ pub struct SockState {
     pub write_seq_start: u32,
     /// `copied_seq` just before the first payload byte.
     pub copied_seq_start: u32,
+    /// Code: why this connection, or its last message that did, stayed on TCP; 0: nothing did.
+    pub shortcut: u32,
+    pub pad: u32,
     /// What TCP had counted when this copy was made.
     pub tcp: TcpCounts,
 }
@@ -122,9 +131,9 @@ pub struct SockState {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpCounts {
-    /// Accepted from `send`.
+    /// Accepted from `send`, by either path.
     pub sent: u64,
-    /// Read by the application.
+    /// Read by the application, by either path.
     pub received: u64,
     /// Acknowledged by the peer's kernel.
     pub delivered: u64,
@@ -134,6 +143,9 @@ pub struct TcpCounts {
     pub srtt_us: u32,
     /// `sk_err` (an errno) when the connection ended, else 0.
     pub error: u32,
+    /// Of `sent` and `received`, what took the shortcut.
+    pub shortcut_sent: u64,
+    pub shortcut_received: u64,
 }
 
 /// What an event in the ring says.
@@ -215,6 +227,8 @@ pub struct Total {
     pub segments_out: u64,
     /// UDP only: datagrams sent and received on unconnected sockets through a service address.
     pub datagrams: u64,
+    /// Of `sent` and `received` together, what took the shortcut.
+    pub shortcut: u64,
 }
 
 impl TotalKey {
@@ -258,6 +272,7 @@ impl Total {
         self.retransmits += other.retransmits;
         self.segments_out += other.segments_out;
         self.datagrams += other.datagrams;
+        self.shortcut += other.shortcut;
     }
 
     /// The larger of each: a counter that was shown never falls.
@@ -270,6 +285,7 @@ impl Total {
         self.retransmits = self.retransmits.max(before.retransmits);
         self.segments_out = self.segments_out.max(before.segments_out);
         self.datagrams = self.datagrams.max(before.datagrams);
+        self.shortcut = self.shortcut.max(before.shortcut);
     }
 }
 
@@ -290,8 +306,13 @@ pub mod counter {
     pub const STALE_READS: u32 = 6;
     /// Connects of kernel sockets, left alone.
     pub const KERNEL_SOCKETS: u32 = 7;
-    pub const COUNT: usize = 16;
-    pub const NAMES: [&str; 8] = [
+    /// Messages that took the shortcut.
+    pub const SHORTCUT_TAKEN: u32 = 8;
+    /// From here on one for each code from `SHORTCUT_OFF` (220): connections that did not enter the
+    /// map, and messages of those in it that stayed on TCP.
+    pub const SHORTCUT_OFF: u32 = 9;
+    pub const COUNT: usize = 32;
+    pub const NAMES: [&str; 24] = [
         "events_lost",
         "totals_full",
         "flows_full",
@@ -300,6 +321,22 @@ pub mod counter {
         "inbound_untracked",
         "stale_reads",
         "kernel_sockets",
+        "shortcut_taken",
+        "shortcut_off",
+        "shortcut_not_listed",
+        "shortcut_not_local",
+        "shortcut_listener_unknown",
+        "shortcut_blocking",
+        "shortcut_splices",
+        "shortcut_socket",
+        "shortcut_late",
+        "shortcut_full",
+        "shortcut_unpaired",
+        "shortcut_closing",
+        "shortcut_unread",
+        "shortcut_queue_full",
+        "shortcut_node_memory",
+        "shortcut_no_verdict",
     ];
 }
 
@@ -340,7 +377,7 @@ pub struct Offsets {
     pub pad: u32,
 }
 
-const _: () = assert!(size_of::<SockState>() == 184);
-const _: () = assert!(size_of::<Event>() == 200);
+const _: () = assert!(size_of::<SockState>() == 208);
+const _: () = assert!(size_of::<Event>() == 224);
 const _: () = assert!(size_of::<TotalKey>() == 20);
-const _: () = assert!(size_of::<Total>() == 64);
+const _: () = assert!(size_of::<Total>() == 72);

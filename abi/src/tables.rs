@@ -42,9 +42,15 @@ pub mod maps {
     pub const EVENTS: &str = "EVENTS";
     pub const TOTALS: &str = "TOTALS";
     pub const COUNTERS: &str = "COUNTERS";
+    pub const SHORTCUT: &str = "SHORTCUT";
+    pub const ENDS: &str = "ENDS";
+    pub const PAIRS: &str = "PAIRS";
+    pub const MATES: &str = "MATES";
+    pub const CANDIDATES: &str = "CANDIDATES";
+    pub const PROGRAMS: &str = "PROGRAMS";
 
     /// All of them, for pinning, `status` and uninstall.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 30] = [
         SETTINGS,
         SERVICE_IDS,
         SERVICES,
@@ -69,6 +75,12 @@ pub mod maps {
         EVENTS,
         TOTALS,
         COUNTERS,
+        SHORTCUT,
+        ENDS,
+        PAIRS,
+        MATES,
+        CANDIDATES,
+        PROGRAMS,
     ];
 }
 
@@ -90,6 +102,12 @@ pub mod limits {
     pub const UDP_REVERSE: usize = 32_768;
     pub const EVENTS_BYTES: usize = 1 << 20;
     pub const TOTALS: usize = 16_384;
+    /// Sockets in the map: two for each connection.
+    pub const SHORTCUT: usize = 65_536;
+    pub const PAIRS: usize = 32_768;
+    pub const MATES: usize = 8_192;
+    pub const CANDIDATES: usize = 8_192;
+    pub const PROGRAMS: usize = 1_024;
 }
 
 /// Indexes into the `SETTINGS` array of `u64`.
@@ -102,6 +120,12 @@ pub mod setting {
     pub const DEFAULT_POLICY: u32 = 2;
     /// Count of plans applied since the pins were made; shown as the plan's version.
     pub const PLAN_VERSION: u32 = 3;
+    /// Bits of [`crate::shortcut::switch`]. This one and the next two are the agent's, not the plan's.
+    pub const SHORTCUT: u32 = 4;
+    /// Bytes: [`crate::shortcut::bound::SOCKET`].
+    pub const SHORTCUT_SOCKET: u32 = 5;
+    /// Pages of TCP memory on the node: [`crate::shortcut::bound::NODE_PAGES`].
+    pub const SHORTCUT_NODE: u32 = 6;
     pub const COUNT: usize = 16;
 }
 

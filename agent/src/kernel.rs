@@ -9,6 +9,7 @@ use std::{
 use underpass_abi::{
     Ip, plain,
     reason::code,
+    shortcut::Mode,
     sock::{SockState, Total, TotalKey, counter},
     tables::{ListenKey, checked, maps},
 };
@@ -20,7 +21,7 @@ pub use self::{
     checks::{Check, checks},
     error::KernelError,
     events::EventRing,
-    load::Feature,
+    feature::Feature,
     netns::Netns,
     pins::uninstall,
     usage::MapUse,
@@ -35,12 +36,15 @@ pub mod checks;
 pub mod diag;
 mod error;
 pub mod events;
+pub mod feature;
 pub mod guard;
 pub mod iter;
 pub mod load;
 pub mod netns;
 mod object;
 pub mod pins;
+mod self_test;
+pub mod shortcut;
 pub mod totals;
 pub mod usage;
 
@@ -55,6 +59,8 @@ pub struct KernelOptions {
     pub object: Option<PathBuf>,
     /// Mount a bpffs at `/sys/fs/bpf` if there is none.
     pub mount_bpffs: bool,
+    /// `--shortcut`
+    pub shortcut: Mode,
 }
 
 impl Default for KernelOptions {
@@ -64,6 +70,7 @@ impl Default for KernelOptions {
             cgroup_root: None,
             object: None,
             mount_bpffs: true,
+            shortcut: Mode::Auto,
         }
     }
 }
@@ -88,12 +95,14 @@ impl Kernel {
         caps::require()?;
         let btf = btf::Btf::read(Path::new(btf::VMLINUX))?;
         let offsets = btf::offsets(&btf)?;
+        let shortcut = btf::shortcut_offsets(&btf).unwrap_or_default();
         let cgroup = CgroupRoot::find(options.cgroup_root.as_deref())?;
         let pins = pins::Pins::make(options)?;
         let lock = pins::NodeLock::take(&options.pin_dir, &cgroup)?;
         let source = load::Source {
             object,
             offsets,
+            shortcut,
             pins,
         };
         let loaded = load::load(&source, &cgroup, &btf)?;
@@ -101,6 +110,11 @@ impl Kernel {
         let guards = guard::Guards::adopt(&source, loaded.lookup_tag)?;
         let mut features = loaded.features;
         features.push(diag::destroy_feature());
+        let mode = shortcut::mode(options.shortcut, &source, &btf, &mut features);
+        shortcut::switch_to(&maps, mode)?;
+        if mode == Mode::Off {
+            shortcut::unwatch_splice(&source, &mut features);
+        }
         Ok(Self {
             options: options.clone(),
             cgroup,
@@ -159,7 +173,7 @@ impl Kernel {
     /// Every socket that the programs keep state of, in all namespaces, with its counts so far.
     pub fn sockets(&self) -> Result<Vec<SockState>, KernelError> {
         let Some(program) = &self.iter else {
-            let text = format!("{} is off", load::OPEN_SOCKETS);
+            let text = format!("{} is off", feature::OPEN_SOCKETS);
             return Err(KernelError::new(code::FEATURE_OFF, text));
         };
         iter::sockets(program, self.map(maps::SOCKS)?)

@@ -183,7 +183,7 @@ fn per_map(
 /// One family of connections: name, help, value.
 type Column = (&'static str, &'static str, fn(&Total) -> u64);
 
-const TCP_COUNTERS: [Column; 7] = [
+const TCP_COUNTERS: [Column; 8] = [
     ("tcp_open", "Connections that were established.", |s| {
         s.opened
     }),
@@ -209,6 +209,11 @@ const TCP_COUNTERS: [Column; 7] = [
     ("tcp_segments_out", "Segments that were sent.", |s| {
         s.segments_out
     }),
+    (
+        "underpass_shortcut_bytes",
+        "Payload of both directions that went past TCP.",
+        |s| s.shortcut,
+    ),
 ];
 const TCP_OPEN: Column = (
     "tcp_open_connections",

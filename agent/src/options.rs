@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
+use underpass_abi::shortcut::Mode;
 
 use crate::kernel::KernelOptions;
 
@@ -45,6 +46,12 @@ pub struct Options {
     #[arg(long, value_enum, value_name = "POLICY", default_value = "allow")]
     pub default_policy: DefaultPolicy,
 
+    /// Sockets of this node's own connections past TCP: off, auto (programs on the tested list), or on
+    /// (all meshed workloads whose sockets are non-blocking); `underpass.dev/shortcut` on a namespace,
+    /// Pod or Workload overrides auto and on
+    #[arg(long, value_enum, value_name = "MODE", default_value = "auto")]
+    pub shortcut: Shortcut,
+
     /// Form of the log, and of what --check finds, on standard output
     #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
     pub log: LogForm,
@@ -85,6 +92,23 @@ impl DefaultPolicy {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shortcut {
+    Off,
+    Auto,
+    On,
+}
+
+impl Shortcut {
+    pub const fn mode(self) -> Mode {
+        match self {
+            Self::Off => Mode::Off,
+            Self::Auto => Mode::Auto,
+            Self::On => Mode::On,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogForm {
     Text,
     Json,
@@ -96,6 +120,7 @@ impl Options {
             pin_dir: self.pin_dir.clone(),
             cgroup_root: self.cgroup_root.clone(),
             mount_bpffs: !self.no_mount,
+            shortcut: self.shortcut.mode(),
             ..KernelOptions::default()
         }
     }

@@ -240,7 +240,7 @@ fn uninstall_leaves_nothing_and_says_what_it_removed() {
     let removed = uninstall(&node.options).unwrap();
     assert_eq!(
         removed.iter().filter(|r| r.starts_with("link ")).count(),
-        10,
+        13,
         "{removed:?}"
     );
     assert_eq!(

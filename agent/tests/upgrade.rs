@@ -19,7 +19,7 @@ use underpass_abi::{
     tables::{AliasSlot, Backend, ServiceKey, ServiceWord, SlotHeader, maps},
 };
 use underpass_agent::{
-    kernel::{Kernel, KernelOptions, load},
+    kernel::{Kernel, KernelOptions, feature},
     sys::bpf,
 };
 use underpass_mesh::{Change, Round};
@@ -167,12 +167,12 @@ fn an_optional_program_that_fails_turns_its_feature_off_alone() {
     let object = Object::with("up_recvmsg6", "xx_recvmsg6");
     let kernel = Kernel::open(&object.options(&node)).unwrap();
     for f in kernel.features() {
-        assert_eq!(f.on, f.name != load::UDP, "{f:?}");
+        assert_eq!(f.on, f.name != feature::UDP, "{f:?}");
     }
     let udp = kernel
         .features()
         .into_iter()
-        .find(|f| f.name == load::UDP)
+        .find(|f| f.name == feature::UDP)
         .unwrap();
     assert!(
         udp.code != 0 && udp.detail.contains("up_recvmsg6"),

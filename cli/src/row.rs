@@ -76,6 +76,11 @@ pub struct Connection {
     pub srtt_us: Option<u32>,
     /// Why the connection ended: a name of docs/reference/codes.md; null while it is open.
     pub close_reason: Option<String>,
+    /// Of `bytes_sent` and `bytes_received` together, what went past TCP by the shortcut.
+    pub bytes_shortcut: u64,
+    /// Why the connection, or its last bytes that did, stayed on TCP: a name of
+    /// docs/reference/codes.md; null if nothing had to.
+    pub shortcut_reason: Option<String>,
 }
 
 /// One end of a connection.
@@ -119,6 +124,8 @@ impl From<api::Connection> for Connection {
             retransmits: c.retransmits,
             srtt_us: c.srtt_us,
             close_reason: some(c.close_reason),
+            bytes_shortcut: c.bytes_shortcut,
+            shortcut_reason: some(c.shortcut_reason),
         }
     }
 }
@@ -179,6 +186,7 @@ pub mod tests {
             segments_out: 200,
             retransmits: 1,
             srtt_us: Some(120),
+            bytes_shortcut: 2_048,
             ..Default::default()
         };
         let denied = api::Connection {
@@ -198,6 +206,8 @@ pub mod tests {
             retransmits: 0,
             srtt_us: None,
             close_reason: "POLICY_DENIED".into(),
+            bytes_shortcut: 0,
+            shortcut_reason: "SHORTCUT_BLOCKING".into(),
             ..open.clone()
         };
         let before = api::Connection {
@@ -214,6 +224,7 @@ pub mod tests {
             opened_at_ms: 0,
             duration_ms: 0,
             connect_us: None,
+            bytes_shortcut: 0,
             ..open.clone()
         };
         vec![open, denied, before]
@@ -257,7 +268,9 @@ pub mod tests {
   "segments_out": 200,
   "retransmits": 1,
   "srtt_us": 120,
-  "close_reason": null
+  "close_reason": null,
+  "bytes_shortcut": 0,
+  "shortcut_reason": null
 }
 "#;
         assert_eq!(crate::render::json(&row), expected);

@@ -6,6 +6,7 @@ use underpass_abi::sock::{SockState, TcpCounts, flag};
 use crate::{
     connect::TCP,
     kernel::{offset, read, tcp_counts, zeroed},
+    shortcut,
 };
 
 #[repr(C)]
@@ -42,6 +43,7 @@ fn up_iter_socks(ctx: *mut Context) -> i32 {
             zeroed!(counts: TcpCounts);
             tcp_counts(&s, counts);
             s.tcp = *counts;
+            shortcut::add(&mut s);
         }
         s.tcp_state = read(s.tcp_sock + offset!(sk_state));
     }

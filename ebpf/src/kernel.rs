@@ -157,6 +157,8 @@ pub fn tcp_counts(s: &SockState, counts: &mut TcpCounts) {
         retransmits: read(tp + offset!(tcp_total_retrans)),
         srtt_us: srtt >> 3,
         error: read::<u32>(tp + offset!(sk_err)),
+        shortcut_sent: 0,
+        shortcut_received: 0,
     };
 }
 

@@ -11,6 +11,8 @@ mod authorize;
 #[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
+mod iter_ends;
+#[cfg(target_arch = "bpf")]
 mod iter_socks;
 #[cfg(target_arch = "bpf")]
 mod kernel;
@@ -23,11 +25,19 @@ mod record;
 #[cfg(target_arch = "bpf")]
 mod service;
 #[cfg(target_arch = "bpf")]
+mod shortcut;
+#[cfg(target_arch = "bpf")]
 mod sk_lookup;
+#[cfg(target_arch = "bpf")]
+mod sk_msg;
+#[cfg(target_arch = "bpf")]
+mod sk_skb;
 #[cfg(target_arch = "bpf")]
 mod sock_ops;
 #[cfg(target_arch = "bpf")]
 mod sock_release;
+#[cfg(target_arch = "bpf")]
+mod splice;
 #[cfg(target_arch = "bpf")]
 mod udp;
 #[cfg(target_arch = "bpf")]

@@ -5,11 +5,13 @@ use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{
         Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage,
+        SockHash,
     },
     macros::btf_map,
 };
 use underpass_abi::{
     Ip,
+    shortcut::{Candidate, End, Pair, ProgramKey, ShortcutOffsets},
     sock::{Offsets, SockState, Total, TotalKey, counter},
     tables::*,
     verdict::RuleKey,
@@ -73,10 +75,27 @@ pub static EVENTS: RingBuf<(), { limits::EVENTS_BYTES }> = RingBuf::new();
 pub static TOTALS: PerCpuHashMap<TotalKey, Total, { limits::TOTALS }> = PerCpuHashMap::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { counter::COUNT }> = PerCpuArray::new();
+/// Sockets by cookie. `up_sk_msg` and `up_sk_skb` hang on it; entries go when the socket does.
+#[btf_map]
+pub static SHORTCUT: SockHash<u64, { limits::SHORTCUT }> = SockHash::new();
+#[btf_map]
+pub static ENDS: SkStorage<End> = SkStorage::new();
+/// By the dialing end's cookie.
+#[btf_map]
+pub static PAIRS: HashMap<u64, Pair, { limits::PAIRS }, LAZY> = HashMap::new();
+/// From a dialing end that entered the map to its other end: the cookie.
+#[btf_map]
+pub static MATES: LruHashMap<FlowKey, u64, { limits::MATES }> = LruHashMap::new();
+#[btf_map]
+pub static CANDIDATES: LruHashMap<ListenKey, Candidate, { limits::CANDIDATES }> = LruHashMap::new();
+#[btf_map]
+pub static PROGRAMS: HashMap<ProgramKey, u64, { limits::PROGRAMS }, LAZY> = HashMap::new();
 
 /// Kernel field offsets, set by the agent from BTF before the object is loaded.
 #[unsafe(no_mangle)]
 pub static OFFSETS: Global<Offsets> = Global::new(NO_OFFSETS);
+#[unsafe(no_mangle)]
+pub static SHORTCUT_OFFSETS: Global<ShortcutOffsets> = Global::new(NO_SHORTCUT_OFFSETS);
 /// Cookie of the namespace that a `sk_lookup` program guards; the hook itself cannot tell.
 #[unsafe(no_mangle)]
 pub static NETNS_COOKIE: Global<u64> = Global::new(0);
@@ -106,6 +125,29 @@ const NO_OFFSETS: Offsets = Offsets {
     cgroup_ancestors: 0,
     tcp_cb_flags: 0,
     pad: 0,
+};
+
+const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
+    known: 0,
+    sk_cookie: 0,
+    sk_prot: 0,
+    sk_user_data: 0,
+    sk_rmem_alloc: 0,
+    sk_rcvbuf: 0,
+    sk_sndbuf: 0,
+    sk_rcvlowat: 0,
+    icsk_ulp_ops: 0,
+    tcp_is_mptcp: 0,
+    psock_msg_tot_len: 0,
+    psock_skb_verdict: 0,
+    proto_memory_allocated: 0,
+    file_flags: 0,
+    task_mm: 0,
+    mm_exe_file: 0,
+    file_dentry: 0,
+    dentry_name: 0,
+    regs_syscall: 0,
+    splice: 0,
 };
 
 /// Reads one array word once.

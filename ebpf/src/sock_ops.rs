@@ -18,7 +18,7 @@ use crate::{
         self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, offset, read, tcp_counts, zeroed,
     },
     maps::{FLOWS, HOMES, LISTENERS, NETNS, SETTINGS, count, word},
-    record,
+    record, shortcut,
     sock_release::{close_reason, count_closed, fail},
     workload,
 };
@@ -70,6 +70,7 @@ fn connecting(ops: *mut bpf_sock_ops) {
     s.write_seq_start = read::<u32>(tp + offset!(tcp_write_seq)).wrapping_add(1);
     s.flags |= flag::SYN_SENT;
     watch_states(ops);
+    shortcut::connecting(s);
     if s.flags & flag::LOCAL_DESTINATION != 0 {
         let key = flow_key(s);
         let word = FlowWord::new(s.source, s.destination);
@@ -83,19 +84,23 @@ fn connecting(ops: *mut bpf_sock_ops) {
     }
 }
 
+/// The namespace in which this source's SYN arrives, if its destination is on this node.
+#[inline(always)]
+pub fn arrives_in(s: &SockState) -> u64 {
+    if s.remote.is_loopback() || s.remote == s.local {
+        return s.netns;
+    }
+    match word!(HOMES, s.destination) {
+        0 => word!(SETTINGS, setting::HOST_NETNS),
+        home => home,
+    }
+}
+
 /// Key of this source's entry in `FLOWS`.
 #[inline(always)]
 fn flow_key(s: &SockState) -> FlowKey {
-    let netns = if s.remote.is_loopback() || s.remote == s.local {
-        s.netns
-    } else {
-        match word!(HOMES, s.destination) {
-            0 => word!(SETTINGS, setting::HOST_NETNS),
-            home => home,
-        }
-    };
     FlowKey {
-        netns,
+        netns: arrives_in(s),
         source: s.local,
         destination: s.remote,
         source_port: s.local_port,
@@ -127,6 +132,7 @@ fn dialed(ops: *mut bpf_sock_ops) {
     if let Some(t) = record::total(&TotalKey::of(s)) {
         t.opened += 1;
     }
+    shortcut::dialed(ops, s, &flow_key(s));
 }
 
 /// An accepted connection is a row of this node only if its source is not.
@@ -144,6 +150,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         pad: 0,
     };
     if FLOWS.remove(&key).is_ok() {
+        shortcut::accepted(ops, tcp_sock(ops), &key);
         return;
     }
     let owner = workload::of_port(&local, local_port, TCP, netns);
@@ -247,6 +254,7 @@ fn closed(ops: *mut bpf_sock_ops, s: &mut SockState) {
         zeroed!(counts: TcpCounts);
         tcp_counts(s, counts);
         s.tcp = *counts;
+        shortcut::add(s);
     }
     s.flags |= flag::CLOSED;
     s.closed_ns = record::now();
@@ -276,11 +284,13 @@ fn finish(ops: *mut bpf_sock_ops, s: &mut SockState) {
     let fin = u32::from(s.flags & flag::FIN_SENT != 0);
     let write_seq = s
         .write_seq_start
-        .wrapping_add(s.tcp.sent as u32)
+        .wrapping_add(s.tcp.sent.wrapping_sub(s.tcp.shortcut_sent) as u32)
         .wrapping_add(fin);
     let syn_acked = u64::from(s.flags & flag::ACTIVE != 0 && acked > 0);
     let fin_acked = u64::from(fin == 1 && snd_una == write_seq);
-    s.tcp.delivered = acked.wrapping_sub(syn_acked + fin_acked);
+    s.tcp.delivered = acked
+        .wrapping_sub(syn_acked + fin_acked)
+        .wrapping_add(s.tcp.shortcut_sent);
     let error: u32 = read(s.tcp_sock + offset!(sk_err));
     if error != 0 {
         s.tcp.error = error;
@@ -328,6 +338,7 @@ fn listening(ops: *mut bpf_sock_ops) {
     {
         count(counter::LISTENERS_FULL);
     }
+    shortcut::listening(ops, tcp_sock(ops), key);
     if NETNS.get_ptr(&netns).is_none() {
         // SAFETY: plain helper call.
         let pid = unsafe { h::bpf_get_current_pid_tgid() >> 32 } as u32;

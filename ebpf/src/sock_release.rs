@@ -10,7 +10,7 @@ use crate::{
     connect::TCP,
     kernel::{STATE_CB, TCP_CLOSE, TCP_ESTABLISHED, offset, read, tcp_counts, zeroed},
     maps::SOCKS,
-    record,
+    record, shortcut,
     sock_ops::forget_flow,
 };
 
@@ -75,6 +75,7 @@ fn end(s: &mut SockState, redial: bool) {
         zeroed!(counts: TcpCounts);
         tcp_counts(s, counts);
         s.tcp = *counts;
+        shortcut::add(s);
     }
     if s.tcp.error == 0 {
         // The application has fetched the error meanwhile; the state callback kept it.
@@ -105,7 +106,9 @@ pub fn count_closed(s: &SockState) {
         t.received += s.tcp.received;
         t.retransmits += u64::from(s.tcp.retransmits);
         t.segments_out += u64::from(s.tcp.segments_out);
+        t.shortcut += s.tcp.shortcut_sent + s.tcp.shortcut_received;
     }
+    shortcut::forget(s);
 }
 
 /// Ends a connect that was never established; tells once.

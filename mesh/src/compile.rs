@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use underpass_abi::Ip;
+use underpass_abi::{Ip, shortcut::Mode};
 
 use crate::{
     Str,
@@ -78,6 +78,7 @@ impl<'a> World<'a> {
         pod: Option<&k8s::Pod>,
         workload: Option<&k8s::Workload>,
         enrolled_by: Option<Str>,
+        shortcut: Option<Mode>,
     ) {
         let account = workload.and_then(|w| w.spec.service_account_name.as_ref());
         let account = account.or_else(|| pod.and_then(|p| p.spec.service_account_name.as_ref()));
@@ -97,7 +98,7 @@ impl<'a> World<'a> {
         };
         let full_name: Str = format!("{namespace}/{name}").into();
         let place = self.facts.places.get(&full_name);
-        let weight = workload.and_then(|w| w.metadata.annotations.0);
+        let weight = workload.and_then(|w| w.metadata.annotations.weight);
         let mut found = plan::Workload {
             namespace: namespace.clone(),
             name: name.clone(),
@@ -108,7 +109,8 @@ impl<'a> World<'a> {
             cgroups: place.map(|p| levels(&p.cgroups)).unwrap_or_default(),
             netns: place.and_then(|p| p.netns).unwrap_or(0),
             policies,
-            weight: weight.or_else(|| pod.and_then(|p| p.metadata.annotations.0)),
+            weight: weight.or_else(|| pod.and_then(|p| p.metadata.annotations.weight)),
+            shortcut,
             full_name,
         };
         found.addresses = self.own_addresses(&found, pod, workload);

@@ -20,7 +20,7 @@ mod slice;
 mod value;
 
 pub(crate) use field::NOT_IMPLEMENTED;
-pub use field::{Labels, Weight};
+pub use field::{Annotations, Labels};
 pub use policy::*;
 pub use slice::*;
 
@@ -30,6 +30,9 @@ pub const MESH_LABEL: &str = "underpass.dev/mesh";
 /// The annotation that gives an endpoint its weight: on its Pod or Workload, else on its
 /// EndpointSlice. Default 1; 0 means none of the traffic.
 pub const WEIGHT_ANNOTATION: &str = "underpass.dev/weight";
+/// The annotation that says who takes the shortcut past TCP (off, auto, on): on a Pod or Workload, else
+/// on its Namespace, else the node's mode holds.
+pub const SHORTCUT_ANNOTATION: &str = "underpass.dev/shortcut";
 /// The label that ties an EndpointSlice to its Service.
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Largest weight of an endpoint.
@@ -48,9 +51,9 @@ pub struct Meta {
     pub namespace: Str,
     #[serde(default)]
     pub labels: Labels,
-    /// Only [`WEIGHT_ANNOTATION`] is read.
+    /// Only [`WEIGHT_ANNOTATION`] and [`SHORTCUT_ANNOTATION`] are read.
     #[serde(default)]
-    pub annotations: Weight,
+    pub annotations: Annotations,
 }
 
 impl Meta {

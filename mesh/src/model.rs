@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use underpass_abi::reason::code;
+use underpass_abi::{reason::code, shortcut::Mode};
 
 use crate::{
     Str, compile,
@@ -185,7 +185,11 @@ impl Model {
             let workload = workloads
                 .next_if(|(n, _)| *n == name)
                 .map(|(_, h)| &*h.object);
-            world.workload(name, pod, workload, self.enrolled(name, workload));
+            let (enrolled, shortcut) = (
+                self.enrolled(name, workload),
+                self.shortcut(name, pod, workload),
+            );
+            world.workload(name, pod, workload, enrolled, shortcut);
         }
         for (name, _) in self.services.iter() {
             world.service(name);
@@ -227,6 +231,21 @@ impl Model {
         let namespace = self.namespaces.get(&namespace_key(&name.0))?;
         let joined = namespace.object.metadata.mesh() == Some(true);
         joined.then(|| format!("Namespace {}", name.0).into())
+    }
+
+    /// What the annotations of a workload, or of its namespace, say of the shortcut.
+    fn shortcut(
+        &self,
+        name: &Name,
+        pod: Option<&Pod>,
+        workload: Option<&Workload>,
+    ) -> Option<Mode> {
+        let own = workload.and_then(|w| w.metadata.annotations.shortcut);
+        own.or_else(|| pod?.metadata.annotations.shortcut)
+            .or_else(|| {
+                let namespace = self.namespaces.get(&namespace_key(&name.0))?;
+                namespace.object.metadata.annotations.shortcut
+            })
     }
 
     /// True if anything changed.

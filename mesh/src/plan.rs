@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use underpass_abi::{Ip, sock::Layer, verdict::Verdict};
+use underpass_abi::{Ip, shortcut::Mode, sock::Layer, verdict::Verdict};
 
 use crate::{
     Str,
@@ -65,6 +65,8 @@ pub struct Workload {
     /// Position in [`World::policy_sets`].
     pub(crate) policies: u32,
     pub(crate) weight: Option<u32>,
+    /// Its own or its namespace's annotation; `None`: the node's mode.
+    pub shortcut: Option<Mode>,
 }
 
 impl Workload {

@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 
 pub mod bytes;
+pub mod equivalence;
 pub mod foreign;
 pub mod installed;
 pub mod lab;
 pub mod manifest;
 pub mod scene;
+pub mod soak;
 pub mod stats;
 
 pub use lab::{Failure, Lab, Result};

@@ -252,7 +252,10 @@ fn a_missing_bpffs_is_mounted() -> Result<()> {
 
 /// Fills one of the node's hash tables with elements that mean nothing to anybody.
 fn fill(lab: &Lab, name: &str) -> Result<()> {
-    let pin = lab.pin_dir.join("v1/maps").join(name);
+    let pin = lab
+        .pin_dir
+        .join(format!("v{}/maps", underpass_abi::VERSION))
+        .join(name);
     let map = Map::new(obj_get(&pin)?, possible_cpus()?)?;
     let value = vec![0; map.value_len()];
     // Keys start with the number of a network namespace or of a workload: none is that high.

@@ -329,7 +329,12 @@ fn ending_the_agent_detaches_nothing_and_uninstall_everything() -> Result<()> {
     ];
     let said = lab.output(&lab.backstage(), &command, LIMIT)?;
     assert!(said.contains("SERVICES"), "it says what it removed: {said}");
-    assert!(!lab.pin_dir.join("v1").exists(), "{said}");
+    assert!(
+        !lab.pin_dir
+            .join(format!("v{}", underpass_abi::VERSION))
+            .exists(),
+        "{said}"
+    );
     let root = File::open(lab.cgroup_root())?;
     for hook in [
         Attach::CONNECT4,

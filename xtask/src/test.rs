@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     Result, ebpf,
-    flags::{Flags, Verb},
+    flags::{Flag, Flags, Verb},
     process::{self, step, step_lines},
     setup, tidy, verify, vm, workspace,
 };
@@ -17,13 +17,33 @@ use crate::{
 pub const VERB: Verb = Verb {
     name: "test",
     about: "format, lints, all tests (needs root), verify, another kernel, tidy, licenses",
-    flags: &[],
+    flags: &[
+        Flag {
+            name: "--equivalence",
+            value: None,
+            help: "only what applications see over the shortcut, compared with TCP",
+        },
+        Flag {
+            name: "--soak",
+            value: Some("BYTES"),
+            help: "only random schedules over the shortcut until so many bytes were checked",
+        },
+        Flag {
+            name: "--seed",
+            value: Some("N"),
+            help: "of the soak; replays a failure",
+        },
+    ],
     rest: None,
     run,
 };
 
 /// Tests that may be skipped, `name: reason` each.
 const SKIPPED: &str = "tests/skipped.txt";
+/// The program of the equivalence suite and the soak.
+const SUITE: &str = "underpass-equivalence";
+/// Of the soak in a run of everything.
+const SOAK: &str = "1G";
 const MINUTES: fn(u64) -> Duration = |n| Duration::from_secs(60 * n);
 
 #[derive(Default)]
@@ -34,9 +54,13 @@ struct Tally {
     skipped: BTreeSet<String>,
 }
 
-fn run(_: &Flags) -> Result<()> {
+fn run(flags: &Flags) -> Result<()> {
     let mut tally = Tally::default();
-    let complete = all(&mut tally);
+    let complete = if flags.has("--equivalence") || flags.has("--soak") {
+        shortcut(&mut tally, flags)
+    } else {
+        all(&mut tally)
+    };
     if let Err(why) = complete {
         tally.count(Err(why));
     }
@@ -82,10 +106,41 @@ fn all(tally: &mut Tally) -> Result<()> {
         tests(tally, &mut cargo(&["test", "--no-fail-fast"]), limit);
         tally.count(verify::check());
         tally.count(vm::check());
+        tally.count(equivalence());
+        tally.count(soak(SOAK, None));
     }
     tally.count(tidy::check().map(|_| ()));
     deny(tally)?;
     skipped(tally)
+}
+
+/// The parts that can be asked for alone.
+fn shortcut(tally: &mut Tally, flags: &Flags) -> Result<()> {
+    setup::build_tools()?;
+    ebpf::build_default()?;
+    step("build", &mut process::cargo(&["build"]), MINUTES(30))?;
+    if flags.has("--equivalence") {
+        tally.count(equivalence());
+    }
+    if let Some(bytes) = flags.get("--soak") {
+        tally.count(soak(bytes, flags.get("--seed")));
+    }
+    Ok(())
+}
+
+fn equivalence() -> Result<()> {
+    let mut suite = Command::new(workspace::target().join("debug").join(SUITE));
+    step("equivalence", suite.arg("run"), MINUTES(15))
+}
+
+fn soak(bytes: &str, seed: Option<&str>) -> Result<()> {
+    let mut suite = Command::new(workspace::target().join("debug").join(SUITE));
+    suite.args(["soak", "--bytes", bytes]);
+    if let Some(seed) = seed {
+        suite.args(["--seed", seed]);
+    }
+    // The soak itself ends after a time that follows from the bytes.
+    step("soak", &mut suite, MINUTES(24 * 60))
 }
 
 fn tests(tally: &mut Tally, cargo: &mut Command, limit: Duration) {

@@ -246,6 +246,7 @@ fn shape(s: &DiagSocket, netns: u64, listening: &HashSet<(u64, u16)>) -> SockSta
             retransmits: tcp.retransmits,
             srtt_us: tcp.srtt_us,
             error: 0,
+            ..TcpCounts::default()
         },
         ..SockState::default()
     }

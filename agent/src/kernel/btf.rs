@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use underpass_abi::{reason::code, sock::Offsets};
+use underpass_abi::{reason::code, shortcut::ShortcutOffsets, sock::Offsets};
 
 use super::KernelError;
 
@@ -75,9 +75,9 @@ impl Btf {
         self.find(FUNC, name)
     }
 
-    /// Id of a typedef, as the kernel has one for each tracepoint.
-    pub fn typedef(&self, name: &str) -> Option<u32> {
-        self.find(TYPEDEF, name)
+    /// Id of a tracepoint's type.
+    pub fn tracepoint(&self, name: &str) -> Option<u32> {
+        self.find(TYPEDEF, &format!("btf_trace_{name}"))
     }
 
     fn find(&self, kind: u32, name: &str) -> Option<u32> {
@@ -124,6 +124,15 @@ impl Btf {
 /// A BTF in which only the function `name` exists, under the kernel's own id: all that aya wants to
 /// know when it loads an iterator, at a tenth of the memory of the real one.
 pub fn only_function(id: u32, name: &str) -> Vec<u8> {
+    only(FUNC, id, name)
+}
+
+/// The same with a tracepoint.
+pub fn only_tracepoint(id: u32, name: &str) -> Vec<u8> {
+    only(TYPEDEF, id, &format!("btf_trace_{name}"))
+}
+
+fn only(kind: u32, id: u32, name: &str) -> Vec<u8> {
     let types = 12 * id;
     let strings = [b"\0", name.as_bytes(), b"\0"].concat();
     let mut out = Vec::with_capacity(HEADER + types as usize + strings.len());
@@ -132,9 +141,9 @@ pub fn only_function(id: u32, name: &str) -> Vec<u8> {
     for w in [HEADER as u32, 0, types, types, strings.len() as u32] {
         out.extend(w.to_ne_bytes());
     }
-    // Fillers are pointers to void; the function's type is void too.
+    // Fillers are pointers to void; what is asked for refers to void too.
     for n in 1..=id {
-        let (name, kind) = if n == id { (1_u32, FUNC) } else { (0, 2) };
+        let (name, kind) = if n == id { (1_u32, kind) } else { (0, 2) };
         for w in [name, kind << 24, 0] {
             out.extend(w.to_ne_bytes());
         }
@@ -172,6 +181,39 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, KernelError> {
         cgroup_ancestors: btf.offset("cgroup", "ancestors")?,
         tcp_cb_flags: tcp("bpf_sock_ops_cb_flags")?,
         pad: 0,
+    })
+}
+
+/// What the shortcut needs beyond [`offsets`].
+pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
+    let sk = |m| btf.offset("sock", m);
+    let regs = if cfg!(target_arch = "aarch64") {
+        "syscallno"
+    } else {
+        "orig_ax"
+    };
+    Ok(ShortcutOffsets {
+        known: 1,
+        sk_cookie: sk("__sk_common.skc_cookie")?,
+        sk_prot: sk("__sk_common.skc_prot")?,
+        sk_user_data: sk("sk_user_data")?,
+        sk_rmem_alloc: sk("sk_backlog.rmem_alloc")?,
+        sk_rcvbuf: sk("sk_rcvbuf")?,
+        sk_sndbuf: sk("sk_sndbuf")?,
+        sk_rcvlowat: sk("sk_rcvlowat")?,
+        icsk_ulp_ops: btf.offset("inet_connection_sock", "icsk_ulp_ops")?,
+        tcp_is_mptcp: btf.offset("tcp_sock", "is_mptcp").unwrap_or(0),
+        psock_msg_tot_len: btf.offset("sk_psock", "msg_tot_len")?,
+        psock_skb_verdict: btf.offset("sk_psock", "progs.skb_verdict")?,
+        proto_memory_allocated: btf.offset("proto", "memory_allocated")?,
+        file_flags: btf.offset("file", "f_flags")?,
+        task_mm: btf.offset("task_struct", "mm")?,
+        mm_exe_file: btf.offset("mm_struct", "exe_file")?,
+        // Both are `const` in newer kernels, which the dotted form does not look through.
+        file_dentry: btf.offset("file", "f_path")? + btf.offset("path", "dentry")?,
+        dentry_name: btf.offset("dentry", "d_name")? + btf.offset("qstr", "name")?,
+        regs_syscall: btf.offset("pt_regs", regs)?,
+        splice: libc::SYS_splice as u32,
     })
 }
 
@@ -294,5 +336,8 @@ mod tests {
         let o = offsets(&btf).unwrap();
         assert!(o.tcp_write_seq > o.sk_flags, "{o:?}");
         assert!(btf.function("bpf_iter_bpf_sk_storage_map").is_some());
+        assert!(btf.tracepoint("tcp_rcv_space_adjust").is_some());
+        let shortcut = shortcut_offsets(&btf).unwrap();
+        assert!(shortcut.dentry_name > 0 && shortcut.psock_msg_tot_len > 0);
     }
 }

@@ -20,6 +20,7 @@ use super::{
     load::{self, ITER, SK_LOOKUP},
     object,
     pins::{self, Pins},
+    shortcut,
 };
 use crate::sys::{
     bpf::{Attach, attached},
@@ -197,7 +198,12 @@ fn programs(
             (result, _) => Check::new(&line, result),
         }
     };
-    hooks.chain([lookup, (ITER, None)]).map(check).collect()
+    let others = shortcut::PROGRAMS.into_iter().chain([ITER]);
+    hooks
+        .chain([lookup])
+        .chain(others.map(|name| (name, None)))
+        .map(check)
+        .collect()
 }
 
 /// `up_connect4` → `connect4`

@@ -16,6 +16,21 @@ const CHUNK: usize = 32 << 10;
 /// Reads that may yield nothing before the pass is given up.
 const PATIENCE: u32 = 1_000;
 
+/// Runs an iterator that writes nothing.
+pub fn pass(program: impl AsFd, map: impl AsFd) -> io::Result<()> {
+    let link = link_create_iter(program, map)?;
+    let mut file = File::from(iter_create(&link)?);
+    let mut patience = PATIENCE;
+    loop {
+        match file.read(&mut [0; 64]) {
+            Ok(0) => return Ok(()),
+            Ok(_) => return Err(io::Error::other("the iterator wrote something")),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && patience > 0 => patience -= 1,
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 pub fn sockets(program: impl AsFd, map: impl AsFd) -> io::Result<Vec<SockState>> {
     let link = link_create_iter(program, map)?;
     let mut file = File::from(iter_create(&link)?);

@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -14,24 +14,22 @@ use aya::{
     maps::MapError,
     programs::{Program, ProgramError, ProgramFd},
 };
-use underpass_abi::{reason::code, sock::Offsets, tables::maps};
+use underpass_abi::{reason::code, shortcut::ShortcutOffsets, sock::Offsets, tables::maps};
 
-use super::{CgroupRoot, KernelError, apply::Maps, btf, pins, pins::Pins};
+use super::{
+    CgroupRoot, KernelError,
+    apply::Maps,
+    btf,
+    feature::{CLOSE_RECORDS, Feature, Features, INBOUND, OPEN_SOCKETS, UDP},
+    pins,
+    pins::Pins,
+    shortcut,
+};
 use crate::sys::{
     bpf::{Attach, link_create, link_update, obj_get, obj_pin},
     info::{LinkTarget, link_info, prog_info},
     maps::Map,
 };
-
-/// A part of the mesh that a kernel may lack.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Feature {
-    pub name: &'static str,
-    pub on: bool,
-    /// Why it is off (a code of the registry), 0 if it is on.
-    pub code: u16,
-    pub detail: String,
-}
 
 /// One program at the cgroup root.
 struct Hook {
@@ -65,14 +63,11 @@ const HOOKS: [Hook; 10] = [
 pub const SK_LOOKUP: &str = "up_sk_lookup";
 pub const ITER: &str = "up_iter_socks";
 
-pub const CLOSE_RECORDS: &str = "close-records";
-pub const UDP: &str = "udp-services";
-pub const INBOUND: &str = "inbound-guard";
-pub const OPEN_SOCKETS: &str = "open-sockets";
-
 /// True for the name of one of our programs.
 pub fn is_ours(program: &str) -> bool {
-    program == SK_LOOKUP || program == ITER || HOOKS.iter().any(|h| h.program == program)
+    [SK_LOOKUP, ITER].contains(&program)
+        || shortcut::PROGRAMS.contains(&program)
+        || HOOKS.iter().any(|h| h.program == program)
 }
 
 /// The feature that is off without this program; `None`: the agent does not start without it.
@@ -93,6 +88,8 @@ pub fn hooks() -> impl Iterator<Item = (&'static str, Attach)> {
 pub struct Source {
     pub object: Cow<'static, [u8]>,
     pub offsets: Offsets,
+    /// `known` is 0 if the kernel lacks a field: then the shortcut is off.
+    pub shortcut: ShortcutOffsets,
     pub pins: Pins,
 }
 
@@ -103,8 +100,37 @@ impl Source {
         for name in maps::ALL {
             loader.map_pin_path(name, self.pins.map(name));
         }
+        self.finish(loader, &netns_cookie)
+    }
+
+    /// Parses the object with maps of its own, small and gone with it.
+    pub fn parse_private(&self) -> Result<Ebpf, KernelError> {
+        const HELD_SMALL: [&str; 9] = [
+            maps::AFFINITY,
+            maps::FLOWS,
+            maps::UDP_REVERSE,
+            maps::TOTALS,
+            maps::SLOTS,
+            maps::BACKENDS,
+            maps::RULES,
+            maps::CANDIDATES,
+            maps::MATES,
+        ];
+        let mut loader = EbpfLoader::new();
+        for name in HELD_SMALL {
+            loader.map_max_entries(name, 64);
+        }
+        self.finish(loader, &0)
+    }
+
+    fn finish<'a>(
+        &'a self,
+        mut loader: EbpfLoader<'a>,
+        netns_cookie: &'a u64,
+    ) -> Result<Ebpf, KernelError> {
         loader.override_global("OFFSETS", &self.offsets, true);
-        loader.override_global("NETNS_COOKIE", &netns_cookie, true);
+        loader.override_global("SHORTCUT_OFFSETS", &self.shortcut, true);
+        loader.override_global("NETNS_COOKIE", netns_cookie, true);
         loader.load(&self.object).map_err(object_error)
     }
 }
@@ -137,13 +163,20 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
             None
         }
     };
-    let iter = match load_iter(&mut ebpf, btf) {
+    let iter = match load_iter(&mut ebpf, ITER, btf) {
         Ok(fd) => Some(fd),
         Err(e) => {
             features.off(OPEN_SOCKETS, e);
             None
         }
     };
+    // Before sock_ops: what enters the map must find its programs there.
+    if let Err(e) = shortcut::attach(&mut ebpf, source) {
+        features.off(shortcut::SHORTCUT, e);
+    }
+    if let Err(e) = shortcut::watch_splice(&mut ebpf, source, btf) {
+        features.off(shortcut::SPLICE_WATCH, e);
+    }
     let mut ours = BTreeSet::new();
     for (hook, program) in ready {
         // A feature works with all its programs or is off with all of them.
@@ -194,8 +227,10 @@ pub fn load_program(
     name: &'static str,
     kernel: &btf::Btf,
 ) -> Result<OwnedFd, KernelError> {
-    if name == ITER {
-        load_iter(ebpf, kernel)
+    if name == ITER || name == shortcut::ITER {
+        load_iter(ebpf, name, kernel)
+    } else if name == shortcut::SPLICE {
+        shortcut::load_splice(ebpf, kernel)
     } else {
         load_plain(ebpf, name)
     }
@@ -211,6 +246,8 @@ pub fn load_plain(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kernel
         Program::CgroupSock(p) => p.load().and_then(|()| fd_of(p.fd())),
         Program::SockOps(p) => p.load().and_then(|()| fd_of(p.fd())),
         Program::SkLookup(p) => p.load().and_then(|()| fd_of(p.fd())),
+        Program::SkMsg(p) => p.load().and_then(|()| fd_of(p.fd())),
+        Program::SkSkb(p) => p.load().and_then(|()| fd_of(p.fd())),
         _ => {
             let text = format!("{name} is of an unexpected type");
             return Err(KernelError::new(code::NO_OBJECT, text));
@@ -219,23 +256,27 @@ pub fn load_plain(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kernel
     loaded.map_err(|e| program_error(name, e))
 }
 
-/// Loads the iterator, which is tied to a function of this kernel.
-fn load_iter(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<OwnedFd, KernelError> {
-    let Some(Program::Iter(program)) = ebpf.program_mut(ITER) else {
-        return Err(absent(ITER));
+/// Loads an iterator, which is tied to a function of this kernel.
+pub fn load_iter(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    kernel: &btf::Btf,
+) -> Result<OwnedFd, KernelError> {
+    let Some(Program::Iter(program)) = ebpf.program_mut(name) else {
+        return Err(absent(name));
     };
     let types = iter_types(kernel)?;
     let loaded = program
         .load("bpf_sk_storage_map", &types)
         .and_then(|()| fd_of(program.fd()));
-    loaded.map_err(|e| program_error(ITER, e))
+    loaded.map_err(|e| program_error(name, e))
 }
 
-fn absent(name: &str) -> KernelError {
+pub fn absent(name: &str) -> KernelError {
     KernelError::new(code::NO_OBJECT, format!("the object has no program {name}"))
 }
 
-fn fd_of(fd: Result<&ProgramFd, ProgramError>) -> Result<OwnedFd, ProgramError> {
+pub fn fd_of(fd: Result<&ProgramFd, ProgramError>) -> Result<OwnedFd, ProgramError> {
     fd?.as_fd()
         .try_clone_to_owned()
         .map_err(ProgramError::IOError)
@@ -290,41 +331,6 @@ pub fn replace_pin(link: &OwnedFd, path: &Path, old: bool) -> Result<(), KernelE
         let _ = fs::remove_file(path);
     }
     obj_pin(link, path).map_err(KernelError::io(code::NO_BPFFS, path.display()))
-}
-
-#[derive(Default)]
-struct Features(BTreeMap<&'static str, KernelError>);
-
-impl Features {
-    /// The first reason stays.
-    fn off(&mut self, name: &'static str, why: KernelError) {
-        self.0.entry(name).or_insert(why);
-    }
-
-    fn is_off(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
-    fn list(self) -> Vec<Feature> {
-        let describe = |name| match self.0.get(name) {
-            None => Feature {
-                name,
-                on: true,
-                code: 0,
-                detail: String::new(),
-            },
-            Some(e) => Feature {
-                name,
-                on: false,
-                code: e.code,
-                detail: e.detail.clone(),
-            },
-        };
-        [CLOSE_RECORDS, UDP, INBOUND, OPEN_SOCKETS]
-            .into_iter()
-            .map(describe)
-            .collect()
-    }
 }
 
 /// Lines of the verifier's log that are shown.

@@ -18,7 +18,7 @@ use rustix::{
 };
 use underpass_abi::{VERSION, reason::code};
 
-use super::{CgroupRoot, KernelError, KernelOptions, caps, load};
+use super::{CgroupRoot, KernelError, KernelOptions, caps, load, shortcut};
 use crate::sys::{
     bpf::{link_detach, obj_get},
     info::{LinkTarget, link_by_id, link_ids, link_info, map_info, prog_by_id, prog_info},
@@ -174,6 +174,8 @@ pub fn uninstall(options: &KernelOptions) -> Result<Vec<String>, KernelError> {
     let mut maps = BTreeSet::new();
     for version in names(&options.pin_dir) {
         let dir = options.pin_dir.join(version);
+        // Sockets in the shortcut's map outlive everything here; they go on by TCP.
+        let _ = shortcut::set_switches(&dir.join("maps"), 0);
         maps.extend(map_ids(&dir.join("maps")));
         for link in names(&dir.join("links")) {
             let path = dir.join("links").join(link);
@@ -235,7 +237,7 @@ pub fn detach_strays(
         }
         let here = match info.target {
             LinkTarget::Cgroup(at, _) => cgroup.is_some_and(|c| c.id() == at),
-            LinkTarget::Netns(..) | LinkTarget::Other(_) => false,
+            LinkTarget::Netns(..) | LinkTarget::Sockmap(..) | LinkTarget::Other(_) => false,
         };
         if (here || prog.maps.iter().any(|m| maps.contains(m))) && link_detach(&link).is_ok() {
             removed.push(format!("unpinned link {id} of program {}", prog.name));

@@ -14,6 +14,7 @@ use super::Raw;
 
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
+const PROG_ATTACH: u32 = 8;
 const PROG_QUERY: u32 = 16;
 const LINK_CREATE: u32 = 28;
 const LINK_UPDATE: u32 = 29;
@@ -26,17 +27,20 @@ pub struct Attach(pub u32);
 
 impl Attach {
     pub const SOCK_OPS: Self = Self(3);
+    pub const SK_MSG: Self = Self(7);
     pub const CONNECT4: Self = Self(10);
     pub const CONNECT6: Self = Self(11);
     pub const SENDMSG4: Self = Self(14);
     pub const SENDMSG6: Self = Self(15);
     pub const RECVMSG4: Self = Self(19);
     pub const RECVMSG6: Self = Self(20);
+    pub const TRACE_RAW_TP: Self = Self(23);
     pub const ITER: Self = Self(28);
     pub const GETPEERNAME4: Self = Self(29);
     pub const GETPEERNAME6: Self = Self(30);
     pub const SOCK_RELEASE: Self = Self(34);
     pub const SK_LOOKUP: Self = Self(36);
+    pub const SK_SKB: Self = Self(38);
 }
 
 /// Calls bpf(2). `T` mirrors a prefix of `union bpf_attr`; what lies behind counts as zero.
@@ -117,7 +121,7 @@ struct LinkCreate {
 // SAFETY: integers, no padding.
 unsafe impl Raw for LinkCreate {}
 
-/// Attaches a program to a cgroup directory or to a network namespace.
+/// Attaches a program to a cgroup directory, a network namespace or (from 6.10 on) a socket map.
 pub fn link_create(prog: impl AsFd, target: impl AsFd, attach: Attach) -> io::Result<OwnedFd> {
     let mut attr = LinkCreate {
         prog: prog.as_fd().as_raw_fd() as u32,
@@ -127,6 +131,41 @@ pub fn link_create(prog: impl AsFd, target: impl AsFd, attach: Attach) -> io::Re
     };
     // SAFETY: no pointers.
     unsafe { bpf(LINK_CREATE, &mut attr) }.map(owned)
+}
+
+/// Attaches a tracing program to the tracepoint for which it was loaded.
+pub fn link_create_tracing(prog: impl AsFd) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate {
+        prog: prog.as_fd().as_raw_fd() as u32,
+        attach: Attach::TRACE_RAW_TP.0,
+        ..LinkCreate::default()
+    };
+    // SAFETY: no pointers.
+    unsafe { bpf(LINK_CREATE, &mut attr) }.map(owned)
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct ProgAttach {
+    target: u32,
+    prog: u32,
+    attach: u32,
+    flags: u32,
+}
+// SAFETY: integers, no padding.
+unsafe impl Raw for ProgAttach {}
+
+/// Attaches a program to a socket map without a link: it stays as long as the map, and takes the
+/// place of an earlier one.
+pub fn prog_attach(prog: impl AsFd, map: impl AsFd, attach: Attach) -> io::Result<()> {
+    let mut attr = ProgAttach {
+        target: map.as_fd().as_raw_fd() as u32,
+        prog: prog.as_fd().as_raw_fd() as u32,
+        attach: attach.0,
+        flags: 0,
+    };
+    // SAFETY: no pointers.
+    unsafe { bpf(PROG_ATTACH, &mut attr) }.map(drop)
 }
 
 /// Makes a link of an iterator program over the elements of a map.

@@ -104,6 +104,8 @@ pub enum LinkTarget {
     Cgroup(u64, u32),
     /// Inode of the network namespace, attach type; 0: gone.
     Netns(u32, u32),
+    /// Id of the socket map, attach type.
+    Sockmap(u32, u32),
     Other(u32),
 }
 
@@ -122,6 +124,7 @@ unsafe impl Raw for RawLink {}
 pub fn link_info(fd: impl AsFd) -> io::Result<LinkInfo> {
     const CGROUP: u32 = 3;
     const NETNS: u32 = 5;
+    const SOCKMAP: u32 = 14;
     let mut raw = RawLink::default();
     info(fd, &mut raw)?;
     let w = raw.words;
@@ -134,6 +137,7 @@ pub fn link_info(fd: impl AsFd) -> io::Result<LinkInfo> {
             )
         }
         NETNS => LinkTarget::Netns(w[0], w[1]),
+        SOCKMAP => LinkTarget::Sockmap(w[0], w[1]),
         kind => LinkTarget::Other(kind),
     };
     Ok(LinkInfo {

@@ -304,6 +304,16 @@ impl Map {
     }
 
     fn each_singly(&self, mut f: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        self.each_key(|key| {
+            if let Some(value) = self.get(key)? {
+                f(key, &value);
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `f` with every key, also of maps whose values user space cannot read.
+    pub fn each_key(&self, mut f: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut key: Option<Vec<u8>> = None;
         // A key deleted under us starts the walk again, so bound it.
         for _ in 0..4 * u64::from(self.info.max_entries.max(1)) {
@@ -320,9 +330,7 @@ impl Map {
                 Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
                 Err(e) => return Err(e),
             }
-            if let Some(value) = self.get(&next)? {
-                f(&next, &value);
-            }
+            f(&next)?;
             key = Some(next);
         }
         Err(io::Error::other(

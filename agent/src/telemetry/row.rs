@@ -252,6 +252,8 @@ pub fn to_api(
         segments_out: s.tcp.segments_out,
         retransmits: s.tcp.retransmits,
         srtt_us: (measured && s.tcp.srtt_us != 0).then_some(s.tcp.srtt_us),
+        bytes_shortcut: s.tcp.shortcut_sent + s.tcp.shortcut_received,
+        shortcut_reason: reason::name(s.shortcut as u16).into(),
         close_reason: if !ended && s.closed_ns == 0 {
             String::new()
         } else if destroyed {

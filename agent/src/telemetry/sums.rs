@@ -49,6 +49,7 @@ pub fn by_name(totals: &[(TotalKey, Total)], open: &[SockState], names: &dyn Nam
                 received: state.tcp.received,
                 retransmits: state.tcp.retransmits.into(),
                 segments_out: state.tcp.segments_out.into(),
+                shortcut: state.tcp.shortcut_sent + state.tcp.shortcut_received,
                 ..Total::default()
             });
     }

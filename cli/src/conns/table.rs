@@ -44,6 +44,7 @@ impl Columns {
                 ("DURATION", Right),
                 ("DIALED", Left),
                 ("DELIVERED", Right),
+                ("SHORTCUT", Right),
                 ("SEGS", Right),
                 ("CLOSE_REASON", Left),
                 ("OPENED_AT", Left),
@@ -144,6 +145,10 @@ pub fn cells(row: &api::Connection, columns: Columns, now_ms: u64) -> Vec<Cell> 
             or_why(&duration, unseen),
             or_why(&row.original_destination, unseen),
             Cell::new(render::bytes(row.bytes_delivered)),
+            match row.shortcut_reason.as_str() {
+                why if row.bytes_shortcut == 0 && !why.is_empty() => or_why("", why),
+                _ => Cell::new(render::bytes(row.bytes_shortcut)),
+            },
             Cell::new(row.segments_out.to_string()),
             or_why(
                 &row.close_reason,

@@ -79,7 +79,7 @@ fn endpoints(
             let ip = Ip::from(e.address);
             let workload = behind(world, slice, e);
             let own = workload.and_then(|w| world.workloads[w as usize].weight);
-            let weight = own.or(slice.metadata.annotations.0).unwrap_or(1);
+            let weight = own.or(slice.metadata.annotations.weight).unwrap_or(1);
             let endpoint = Endpoint {
                 ip,
                 port: number,

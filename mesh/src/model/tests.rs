@@ -2,6 +2,8 @@ use std::sync::Arc;
 
 use underpass_abi::{reason::code, sock::Layer, verdict::Verdict};
 
+use underpass_abi::shortcut::Mode;
+
 use super::*;
 use crate::{
     DestRef, SourceRef,
@@ -254,4 +256,27 @@ fn wanted_are_the_workloads_of_this_node() {
         wanted[3].locator,
         Locator::Netns(NetnsRef::Path("/run/netns/web".into()))
     );
+}
+
+#[test]
+fn the_shortcut_is_the_workloads_word_else_its_namespaces() {
+    let mode = |of_namespace: &str, own: &str| {
+        let annotations = |mode: &str| match mode {
+            "" => String::new(),
+            mode => format!(", annotations: {{underpass.dev/shortcut: '{mode}'}}"),
+        };
+        let (ns, own) = (annotations(of_namespace), annotations(own));
+        let text = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: a, labels: {{underpass.dev/mesh: enabled}}{ns}}}\n\
+             ---\napiVersion: underpass.dev/v1alpha1\nkind: Workload\nmetadata: {{name: w, namespace: a{own}}}\nspec: {{cgroup: x}}\n"
+        );
+        let mut model = Model::default();
+        let outcome = model.set_file("f.yaml", &text);
+        let plan = model.compile(&facts());
+        (outcome, plan.workload("a/w").and_then(|w| w.shortcut))
+    };
+    assert_eq!(mode("", "").1, None);
+    assert_eq!(mode("off", "").1, Some(Mode::Off));
+    assert_eq!(mode("off", "on").1, Some(Mode::On));
+    assert_eq!(mode("", "maybe").0, Outcome::Rejected);
 }

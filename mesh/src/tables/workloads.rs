@@ -9,6 +9,7 @@ use std::{
 use underpass_abi::{
     Ip,
     plain::{Plain, bytes},
+    shortcut::Mode,
     tables::{AddressWord, Entry, IdentityPair, limits, maps},
     verdict::subject,
 };
@@ -82,7 +83,10 @@ impl Workloads {
                 },
                 // A word of 0 says that the workload is not in the mesh.
                 word: match workload.enrolled() {
-                    true => u64::from(tables[workload.policies as usize]),
+                    true => {
+                        let mode = workload.shortcut.map_or(0, |m| m as u64);
+                        u64::from(tables[workload.policies as usize]) | mode << Mode::SHIFT
+                    }
                     false => 0,
                 },
                 home: workload.netns,

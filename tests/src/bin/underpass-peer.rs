@@ -11,6 +11,7 @@ mod peer {
     pub mod fetch;
     pub mod pass;
     pub mod rate;
+    pub mod rpc;
     pub mod sink;
     pub mod socket;
     pub mod udp;
@@ -41,6 +42,10 @@ enum Verb {
     PassDial(peer::pass::DialArgs),
     /// Prints the body of an HTTP/1.1 answer.
     Fetch(peer::fetch::FetchArgs),
+    /// Gives back requests.
+    RpcServer(peer::rpc::ServerArgs),
+    /// Requests over one connection, told by lines of standard input.
+    Rpc(peer::rpc::ClientArgs),
     /// Answers every datagram with its own bytes.
     UdpEcho(peer::udp::EchoArgs),
     /// Sends datagrams and prints who answered.
@@ -57,6 +62,8 @@ fn main() -> ExitCode {
         Verb::PassSend(args) => peer::pass::send(&args),
         Verb::PassDial(args) => peer::pass::dial(&args),
         Verb::Fetch(args) => peer::fetch::run(&args),
+        Verb::RpcServer(args) => peer::rpc::serve(&args),
+        Verb::Rpc(args) => peer::rpc::dial(&args),
         Verb::UdpEcho(args) => peer::udp::echo(&args),
         Verb::Udp(args) => peer::udp::client(&args),
     };

@@ -18,6 +18,7 @@ use underpass_agent::{
         KernelOptions, btf,
         load::{self, Source},
         pins::Pins,
+        shortcut,
     },
     sys::{bpf::obj_get, info::prog_info},
 };
@@ -51,12 +52,14 @@ fn print_costs(object: &Path) -> Result<(), Box<dyn Error>> {
     let source = Source {
         object: Cow::Owned(fs::read(object)?),
         offsets: btf::offsets(&kernel)?,
+        shortcut: btf::shortcut_offsets(&kernel)?,
         pins: Pins::make(&options)?,
     };
     let mut ebpf = source.parse(0)?;
     for name in load::hooks()
         .map(|(name, _)| name)
         .chain([load::SK_LOOKUP, load::ITER])
+        .chain(shortcut::PROGRAMS)
     {
         let info = prog_info(load::load_program(&mut ebpf, name, &kernel)?.as_fd())?;
         println!(

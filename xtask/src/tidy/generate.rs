@@ -12,6 +12,9 @@ use super::{
 #[expect(dead_code, reason = "only the registry itself is used here")]
 mod reason;
 
+#[path = "../../../tests/src/equivalence/exceptions.rs"]
+mod exceptions;
+
 const AGENT: &str = "agent/src/options.rs";
 const CLI: &str = "cli/src/options.rs";
 const ROW: &str = "cli/src/row.rs";
@@ -28,6 +31,7 @@ pub fn pages(repository: &Repository) -> Vec<(&'static str, String)> {
             fields_of_rows(repository),
         ),
         ("docs/reference/capabilities.md", capabilities(repository)),
+        ("docs/reference/shortcut-differences.md", differences()),
     ]
 }
 
@@ -178,6 +182,36 @@ pub fn needed(source: &str) -> Vec<(&str, String)> {
     entries
         .filter_map(|text| entry(text).map(|(end, why)| (&text[..end], why)))
         .collect()
+}
+
+/// What an application can notice of the shortcut.
+fn differences() -> String {
+    let mut text = head(
+        "What an application can notice of the shortcut",
+        "tests/src/equivalence/exceptions.rs",
+    );
+    text += "`cargo xtask test --equivalence` runs scripts of system calls over plain TCP, over sockets \
+             that are in the shortcut's map while nothing is redirected, and over the shortcut, and compares \
+             what they see. Nothing else differs: a difference that is not listed here fails, and so does \
+             a listed one that is none. Sockets that are blocking when they connect or listen never enter the map: theirs is TCP's behavior.\n\n\
+             | what | over TCP | over the shortcut | in the map without redirection | cases |\n|---|---|---|---|---|\n";
+    for e in exceptions::EXCEPTIONS {
+        let mapped = match (e.mapped, e.shortcut) {
+            (true, true) => "as over the shortcut",
+            (true, false) => "differs",
+            (false, _) => "as over TCP",
+        };
+        let cases: Vec<String> = e.cases.iter().map(|c| format!("`{c}`")).collect();
+        let row = [e.what, e.tcp, e.here, mapped, &cases.join(", ")].map(cell);
+        text += &format!("| {} |\n", row.join(" | "));
+    }
+    text +=
+        "\n## Why, and what protects the user\n\n| what | reason | protection |\n|---|---|---|\n";
+    for e in exceptions::EXCEPTIONS {
+        let row = [e.what, e.reason, e.protection].map(cell);
+        text += &format!("| {} |\n", row.join(" | "));
+    }
+    text
 }
 
 #[cfg(test)]

@@ -208,8 +208,9 @@ impl WorkloadSpec {
         };
         let weight = weight.map_or(String::new(), |w| {
             format!(
-                ", annotations: {{ underpass.dev/weight: '{}' }}",
-                u32::from(w) * 30
+                ", annotations: {{ underpass.dev/weight: '{}', underpass.dev/shortcut: '{}' }}",
+                u32::from(w) * 30,
+                ["off", "auto", "on"][usize::from(w) % 3]
             )
         });
         let locator = match place {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use underpass_abi::{
     Ip,
     plain::{bytes, from_bytes},
+    shortcut::Mode,
     tables::*,
     verdict::{PolicyHeader, RuleKey, RuleWord, subject},
 };
@@ -37,6 +38,7 @@ struct WorkloadView {
     identity: (String, String),
     policy: Option<PolicyView>,
     home: u64,
+    pub shortcut: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -229,6 +231,7 @@ fn workload(store: &Store, index: u32) -> WorkloadView {
     WorkloadView {
         identity: (who(store, pair.identity, 0), who(store, pair.namespace, 0)),
         policy: (table != 0).then(|| policy(store, table)),
+        shortcut: (store.word(maps::WORKLOADS, index) >> Mode::SHIFT) as u32,
         home: store.word(maps::HOMES, index),
     }
 }

@@ -1,0 +1,209 @@
+//! The shortcut past TCP for two sockets of one node: per-socket and per-connection state, switches,
+//! modes. Why it is built so: `docs/explanation/shortcut.md`.
+
+/// Bits of `SETTINGS[setting::SHORTCUT]`. Zero: nothing new enters the map, and no message of a
+/// socket that is in it leaves TCP.
+pub mod switch {
+    /// New connections may enter the map.
+    pub const INSERT: u64 = 1;
+    /// Messages may be redirected: taking this bit away holds from the next message on.
+    pub const REDIRECT: u64 = 2;
+    /// What holds for whoever has no mode of its own: set, mode `on`; else `auto`.
+    pub const NODE_ON: u64 = 4;
+    /// Redirect also where the reader has no verdict program. Only for the test suite's control, which
+    /// must fail: without that program the reader's wake-ups get lost when paths change.
+    pub const WITHOUT_VERDICT: u64 = 8;
+}
+
+/// Who takes the shortcut. In the upper half of a `WORKLOADS` word; 0 there means the node's mode.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mode {
+    Off = 1,
+    /// Programs on the tested list.
+    Auto = 2,
+    /// The owner says that the workload qualifies.
+    On = 3,
+}
+
+impl Mode {
+    /// Bit position in a `WORKLOADS` word.
+    pub const SHIFT: u32 = 32;
+
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "off" => Some(Self::Off),
+            "auto" => Some(Self::Auto),
+            "on" => Some(Self::On),
+            _ => None,
+        }
+    }
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+            Self::On => "on",
+        }
+    }
+}
+
+/// Defaults of the bounds.
+pub mod bound {
+    /// Bytes that may wait unread in one socket's queue, the message's own included
+    /// (`SETTINGS[SHORTCUT_SOCKET]`). Measured: 1 MB costs streams their gain.
+    pub const SOCKET: u64 = 4 << 20;
+    /// Pages of socket memory that TCP may hold on the node, all sockets together, while messages are
+    /// redirected (`SETTINGS[SHORTCUT_NODE]`), if the kernel's own mark of no pressure, `tcp_mem[0]`,
+    /// cannot be read.
+    pub const NODE_PAGES: u64 = 65_536;
+}
+
+/// Programs that were tested with the shortcut, by the name of their executable: mode `auto` takes
+/// no others.
+pub mod programs {
+    /// Grows with each change of [`TESTED`].
+    pub const VERSION: u32 = 1;
+    pub const TESTED: [&str; 2] = ["redis-server", "redis-benchmark"];
+    /// Bit of a `PROGRAMS` value: on the list.
+    pub const LISTED: u64 = 1;
+    /// It was seen to splice from a TCP socket.
+    pub const SPLICES: u64 = 2;
+}
+
+/// Key of `PROGRAMS`: the first bytes of the executable's file name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ProgramKey {
+    pub name: [u8; 24],
+}
+
+impl ProgramKey {
+    pub fn new(name: &str) -> Self {
+        let mut key = Self::default();
+        // The last byte stays zero, as in the kernel's copy.
+        for (to, from) in key.name[..23].iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        key
+    }
+}
+
+/// Value of `CANDIDATES`, by [`crate::tables::ListenKey`]: a listener of a meshed workload.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Candidate {
+    /// Kernel address; believed only together with the cookie.
+    pub sk: u64,
+    pub cookie: u64,
+    /// The program that listened.
+    pub program: ProgramKey,
+}
+
+/// Per-socket state in `ENDS` (socket storage): one end of a connection in the map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct End {
+    pub sk: u64,
+    pub cookie: u64,
+    /// The other end's kernel address and cookie; 0: not known yet.
+    pub peer: u64,
+    pub peer_cookie: u64,
+    /// Key in `PAIRS`: the dialing end's cookie.
+    pub pair: u64,
+    /// Address of the kernel's count of TCP memory, in pages.
+    pub memory: u64,
+    /// Address of the other end's file, 0: not known yet, or not accepted.
+    pub peer_file: u64,
+    /// The other end's `write_seq` and `copied_seq` when both were in the map.
+    pub peer_write_seq: u32,
+    pub peer_copied_seq: u32,
+    /// Bits of [`end`].
+    pub flags: u32,
+    /// Code of the last message that stayed on TCP, 0: none did.
+    pub why: u32,
+}
+
+/// Bits of [`End::flags`].
+pub mod end {
+    /// This end dialed.
+    pub const ACTIVE: u32 = 1;
+    /// No message of this end is redirected any more; `why` says why.
+    pub const OUT: u32 = 2;
+    /// The other end's queue is shared with TCP.
+    pub const SHARED: u32 = 4;
+}
+
+/// Value of `PAIRS`: what both ends of a connection share.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pair {
+    pub active: u64,
+    pub passive: u64,
+    pub active_cookie: u64,
+    /// Written last: 0 until the passive end is in the map.
+    pub passive_cookie: u64,
+    /// Bytes redirected to each end.
+    pub to_passive: u64,
+    pub to_active: u64,
+    /// Code of the last message that stayed on TCP, of either end.
+    pub why: u32,
+    pub pad: u32,
+}
+
+/// Offsets of kernel fields that only the shortcut needs; `known` is 0 if this kernel lacks one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShortcutOffsets {
+    pub known: u32,
+    /// `sock.__sk_common.skc_cookie`
+    pub sk_cookie: u32,
+    pub sk_prot: u32,
+    pub sk_user_data: u32,
+    /// `sock.sk_backlog.rmem_alloc`
+    pub sk_rmem_alloc: u32,
+    pub sk_rcvbuf: u32,
+    pub sk_sndbuf: u32,
+    pub sk_rcvlowat: u32,
+    pub icsk_ulp_ops: u32,
+    /// 0 if the kernel has no Multipath TCP.
+    pub tcp_is_mptcp: u32,
+    pub psock_msg_tot_len: u32,
+    pub psock_skb_verdict: u32,
+    pub proto_memory_allocated: u32,
+    pub file_flags: u32,
+    pub task_mm: u32,
+    pub mm_exe_file: u32,
+    /// `file.f_path.dentry`
+    pub file_dentry: u32,
+    /// `dentry.d_name.name`
+    pub dentry_name: u32,
+    /// Where `pt_regs` holds the number of the system call (the low half), and splice's number.
+    pub regs_syscall: u32,
+    pub splice: u32,
+}
+
+const _: () = assert!(size_of::<ProgramKey>() == 24);
+const _: () = assert!(size_of::<Candidate>() == 40);
+const _: () = assert!(size_of::<End>() == 72);
+const _: () = assert!(size_of::<Pair>() == 56);
+const _: () = assert!(size_of::<ShortcutOffsets>() == 80);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_round_trip() {
+        for mode in [Mode::Off, Mode::Auto, Mode::On] {
+            assert_eq!(Mode::parse(mode.name()), Some(mode));
+        }
+        assert_eq!(Mode::parse("maybe"), None);
+    }
+
+    #[test]
+    fn long_names_are_cut_and_end_in_zero() {
+        let key = ProgramKey::new("a-program-with-a-very-long-name");
+        assert_eq!(key.name[23], 0);
+        assert_eq!(key, ProgramKey::new("a-program-with-a-very-long-name-2"));
+    }
+}

@@ -1,0 +1,284 @@
+//! Whether one message may be redirected. Everything is read anew: what held at the last message may
+//! not hold now.
+
+use aya_ebpf::helpers::generated as h;
+use underpass_abi::{
+    reason::code,
+    shortcut::{End, end, switch},
+    tables::setting,
+};
+
+use super::at;
+use crate::{
+    kernel::{TCP_ESTABLISHED, offset, read},
+    maps::{PAIRS, SETTINGS, word},
+};
+
+/// Neighboring fields of a socket, copied by one call of the kernel's. Fields that are further apart
+/// in some kernel are read by themselves.
+struct Block {
+    from: u64,
+    start: u64,
+    words: [u64; Self::WORDS],
+}
+
+impl Block {
+    const WORDS: usize = 14;
+    const BYTES: u64 = 8 * Self::WORDS as u64;
+
+    #[inline(always)]
+    fn get<T: Copy + Default>(&self, offset: u64) -> T {
+        let within = offset.wrapping_sub(self.start);
+        if within > Self::BYTES - size_of::<T>() as u64 {
+            return read(self.from + offset);
+        }
+        let bytes = (&raw const self.words).cast::<u8>();
+        // SAFETY: within the block. Fields are aligned in the kernel, and the block starts at a
+        // multiple of 8.
+        unsafe { core::ptr::read_volatile(bytes.add(within as usize).cast::<T>()) }
+    }
+}
+
+/// Declares a [`Block`] that ends with the 8 bytes at an offset, or begins at it.
+macro_rules! block {
+    ($name:ident: $from:expr, ending $last:expr) => {
+        block!($name: $from, ($last & !7).saturating_sub(Block::BYTES - 8))
+    };
+    ($name:ident: $from:expr, $start:expr) => {
+        let start: u64 = $start & !7;
+        let mut slot = core::mem::MaybeUninit::<Block>::uninit();
+        // SAFETY: the helper writes all words, zeros if it fails; then the two others are written.
+        let $name = unsafe {
+            let p = slot.as_mut_ptr();
+            let words = (&raw mut (*p).words).cast();
+            h::bpf_probe_read_kernel(words, Block::BYTES as u32, ($from + start) as *const _);
+            (*p).from = $from;
+            (*p).start = start;
+            slot.assume_init_ref()
+        };
+    };
+}
+
+const O_NONBLOCK: u32 = 0o4000;
+/// `SOCK_ZEROCOPY` in `sk_flags`.
+const SOCK_ZEROCOPY: u64 = 1 << 18;
+/// `SK_USER_DATA_PSOCK` and all flag bits of `sk_user_data`.
+const USER_DATA_PSOCK: u64 = 4;
+const USER_DATA_FLAGS: u64 = 7;
+
+/// What the sender's own end says: 0, or the code why its message stays on TCP. The context's socket is
+/// typed, so its fields are plain loads.
+#[inline(always)]
+pub fn sender(e: &mut End, tp: *const u8) -> u32 {
+    if e.flags & end::OUT != 0 {
+        return e.why;
+    }
+    let state: u8 = field(tp, offset!(sk_state));
+    let shutdown: u8 = field(tp, offset!(sk_shutdown));
+    let why = if u32::from(state) != TCP_ESTABLISHED || shutdown != 0 {
+        code::SHORTCUT_CLOSING
+    } else if field::<u64>(tp, at!(icsk_ulp_ops)) != 0
+        || field::<u64>(tp, offset!(sk_flags)) & SOCK_ZEROCOPY != 0
+    {
+        code::SHORTCUT_SOCKET
+    } else if own_file_blocks(tp) {
+        e.flags |= end::OUT;
+        code::SHORTCUT_BLOCKING
+    } else {
+        0
+    };
+    why.into()
+}
+
+#[inline(always)]
+fn own_file_blocks(tp: *const u8) -> bool {
+    let socket: *const u8 = field(tp, offset!(sk_socket));
+    if socket.is_null() {
+        return true;
+    }
+    let file: *const u8 = field(socket, offset!(socket_file));
+    file.is_null() || field::<u32>(file, at!(file_flags)) & O_NONBLOCK == 0
+}
+
+/// A field of a kernel structure that the verifier knows by type; the offset is a constant to it.
+#[inline(always)]
+pub fn field<T: Copy>(of: *const u8, offset: u64) -> T {
+    // SAFETY: the verifier checks the access; the kernel reads zero where the memory is gone.
+    unsafe { core::ptr::read_volatile(of.add(offset as usize).cast::<T>()) }
+}
+
+/// What the reader's end says: 0, or the code why a message of `size` bytes stays on TCP.
+/// `write_seq`: the sender's. A global function (see `workload.rs`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn up_reader(e: *mut End, size: u32, write_seq: u32) -> u32 {
+    // SAFETY: the sending socket's own element.
+    let Some(e) = (unsafe { e.as_mut() }) else {
+        return code::SHORTCUT_UNPAIRED.into();
+    };
+    if e.peer == 0 && !meet(e) {
+        return code::SHORTCUT_UNPAIRED.into();
+    }
+    let peer = e.peer;
+    let unread = write_seq != read(peer + offset!(tcp_copied_seq));
+    // After the reading: the memory of a freed socket stays a socket's, but may be another's.
+    block!(ids: peer, ending at!(sk_cookie));
+    let cookie: u64 = ids.get(at!(sk_cookie));
+    let state: u8 = ids.get(offset!(sk_state));
+    block!(queue: peer, ending at!(sk_user_data));
+    let shutdown: u8 = queue.get(offset!(sk_shutdown));
+    let why = if cookie != e.peer_cookie || u32::from(state) != TCP_ESTABLISHED || shutdown != 0 {
+        code::SHORTCUT_CLOSING
+    } else if unread {
+        code::SHORTCUT_UNREAD
+    } else if blocks(e) {
+        code::SHORTCUT_BLOCKING
+    } else {
+        let data: u64 = queue.get(at!(sk_user_data));
+        let sndbuf: u32 = queue.get(at!(sk_sndbuf));
+        room(e, size, psock_of(data), sndbuf)
+    };
+    why.into()
+}
+
+/// Takes the other end's address from what both share.
+#[inline(always)]
+fn meet(e: &mut End) -> bool {
+    let Some(p) = PAIRS.get_ptr(&e.pair) else {
+        return false;
+    };
+    // SAFETY: elements stay readable for the run; an entry of other sockets is told by the cookie.
+    let (active, passive, active_cookie, passive_cookie) = unsafe {
+        let passive_cookie = core::ptr::read_volatile(&raw const (*p).passive_cookie);
+        (
+            (*p).active,
+            (*p).passive,
+            (*p).active_cookie,
+            passive_cookie,
+        )
+    };
+    if passive_cookie == 0 || active_cookie != e.pair {
+        return false;
+    }
+    if e.flags & end::ACTIVE != 0 {
+        e.peer_cookie = passive_cookie;
+        e.peer = passive;
+    } else {
+        e.peer_cookie = active_cookie;
+        e.peer = active;
+    }
+    true
+}
+
+/// True if the reader is blocking. Then the connection stays on TCP for good, unless its application
+/// has only just accepted it and may still set the flag.
+#[inline(always)]
+fn blocks(e: &mut End) -> bool {
+    if e.peer_file == 0 {
+        // Not accepted yet: no file. Its listener was non-blocking when the connection entered the map.
+        e.peer_file = file(e.peer);
+        if e.peer_file == 0 {
+            return false;
+        }
+    }
+    if read::<u32>(e.peer_file + at!(file_flags)) & O_NONBLOCK != 0 {
+        return false;
+    }
+    let write_seq: u32 = read(e.peer + offset!(tcp_write_seq));
+    let copied_seq: u32 = read(e.peer + offset!(tcp_copied_seq));
+    if write_seq != e.peer_write_seq || copied_seq != e.peer_copied_seq {
+        e.flags |= end::OUT;
+    }
+    true
+}
+
+#[inline(always)]
+fn file(sk: u64) -> u64 {
+    let socket: u64 = read(sk + offset!(sk_socket));
+    if socket == 0 {
+        return 0;
+    }
+    read(socket + offset!(socket_file))
+}
+
+/// True if the socket's file is blocking, or if it has none.
+#[inline(always)]
+pub fn is_blocking(sk: u64) -> bool {
+    let file = file(sk);
+    file == 0 || read::<u32>(file + at!(file_flags)) & O_NONBLOCK == 0
+}
+
+/// Somebody works below or beside plain TCP, or waits for what the map does not give.
+#[inline(always)]
+pub fn is_unusual(sk: u64) -> bool {
+    let mptcp = at!(tcp_is_mptcp);
+    read::<u64>(sk + at!(icsk_ulp_ops)) != 0
+        || read::<u64>(sk + offset!(sk_flags)) & SOCK_ZEROCOPY != 0
+        || read::<u32>(sk + at!(sk_rcvlowat)) > 1
+        || (mptcp != 0 && read::<u8>(sk + mptcp) & 1 != 0)
+}
+
+/// The socket's psock, 0 if it has none.
+#[inline(always)]
+fn psock_of(user_data: u64) -> u64 {
+    if user_data & USER_DATA_PSOCK == 0 {
+        0
+    } else {
+        user_data & !USER_DATA_FLAGS
+    }
+}
+
+/// 0, or the code of the bound that the message would pass.
+#[inline(always)]
+fn room(e: &mut End, size: u32, psock: u64, sndbuf: u32) -> u16 {
+    if psock == 0 {
+        return code::SHORTCUT_UNPAIRED;
+    }
+    if e.flags & end::SHARED == 0 {
+        // Programs of a socket never change.
+        let control = word!(SETTINGS, setting::SHORTCUT) & switch::WITHOUT_VERDICT != 0;
+        if read::<u64>(psock + at!(psock_skb_verdict)) == 0 && !control {
+            return code::SHORTCUT_NO_VERDICT;
+        }
+        e.flags |= end::SHARED;
+    }
+    block!(memory: e.peer, at!(sk_rmem_alloc));
+    if memory.get::<u32>(at!(sk_rcvlowat)) > 1 {
+        return code::SHORTCUT_SOCKET;
+    }
+    // A segment that comes while the reader holds its socket is dropped if more than this is charged to
+    // it (`tcp_add_backlog`), and then TCP waits for a retransmission timer.
+    let charged: u32 = memory.get(at!(sk_rmem_alloc));
+    let rcvbuf: u32 = memory.get(at!(sk_rcvbuf));
+    let backlog = 2 * u64::from(rcvbuf) + u64::from(sndbuf / 2);
+    let queued: u32 = read(psock + at!(psock_msg_tot_len));
+    let size = u64::from(size);
+    if u64::from(queued) + size > word!(SETTINGS, setting::SHORTCUT_SOCKET)
+        || u64::from(charged) + size > backlog
+    {
+        return code::SHORTCUT_QUEUE_FULL;
+    }
+    // Signed: CPUs keep reserves of their own, so a quiet node's count may be below zero.
+    if read::<i64>(e.memory) > word!(SETTINGS, setting::SHORTCUT_NODE) as i64 {
+        return code::SHORTCUT_NODE_MEMORY;
+    }
+    0
+}
+
+/// Redirected bytes that the socket's application has not read: what its queue holds beyond TCP's.
+#[inline(always)]
+pub fn unread(sk: u64) -> u64 {
+    let psock = psock_of(read(sk + at!(sk_user_data)));
+    if psock == 0 {
+        return 0;
+    }
+    let queued: u32 = read(psock + at!(psock_msg_tot_len));
+    let rcv_nxt: u32 = read(sk + offset!(tcp_rcv_nxt));
+    let copied_seq: u32 = read(sk + offset!(tcp_copied_seq));
+    let by_tcp = rcv_nxt.wrapping_sub(copied_seq);
+    if queued > by_tcp {
+        u64::from(queued - by_tcp)
+    } else {
+        0
+    }
+}

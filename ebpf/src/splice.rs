@@ -1,0 +1,47 @@
+//! `tp_btf/tcp_rcv_space_adjust`: fires when a task splices from a TCP socket, also from one in the
+//! map, where splice finds nothing. The program is no candidate any more.
+
+use aya_ebpf::{helpers::generated as h, macros::btf_tracepoint, programs::BtfTracePointContext};
+use underpass_abi::{
+    reason::code,
+    shortcut::{End, ProgramKey, end, programs},
+};
+
+use crate::{
+    kernel::zeroed,
+    maps::{ENDS, PROGRAMS, entry},
+    shortcut::{at, current_program, guard::field},
+};
+
+#[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+pub fn up_splice(ctx: BtfTracePointContext) -> i32 {
+    if !splices() {
+        return 0;
+    }
+    zeroed!(key: ProgramKey);
+    current_program(key);
+    let known = entry!(PROGRAMS, &*key).unwrap_or(0);
+    if known & programs::SPLICES == 0 {
+        let _ = PROGRAMS.insert(&*key, &(known | programs::SPLICES), 0);
+    }
+    // SAFETY: the tracepoint's argument, and a helper call on a live map.
+    let state = unsafe {
+        let sk: *mut core::ffi::c_void = ctx.arg(0);
+        let map = (&raw const ENDS).cast_mut().cast();
+        h::bpf_sk_storage_get(map, sk, core::ptr::null_mut(), 0).cast::<End>()
+    };
+    // SAFETY: the socket's own element, alive for the run.
+    if let Some(e) = unsafe { state.as_mut() } {
+        e.flags |= end::OUT;
+        e.why = code::SHORTCUT_SPLICES.into();
+    }
+    0
+}
+
+/// True if the current task is in splice(2).
+#[inline(always)]
+fn splices() -> bool {
+    // SAFETY: plain helper calls.
+    let regs = unsafe { h::bpf_task_pt_regs(h::bpf_get_current_task_btf()) } as *const u8;
+    field::<u64>(regs, at!(regs_syscall)) as u32 == at!(splice) as u32
+}

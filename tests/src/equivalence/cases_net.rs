@@ -1,0 +1,186 @@
+//! Other roads than one loopback: veth between namespaces, equal addresses in two of them, and a
+//! node whose socket memory is short.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    thread,
+};
+
+use rustix::net::{Shutdown, bind, connect};
+
+use super::{
+    Case, Done, Stage, Takes,
+    cases_open::exchange,
+    pattern::Pattern,
+    script::{End, PATIENCE},
+    stage::{Listener, NONBLOCKING, in_netns},
+    task::Task,
+};
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "veth",
+        about: "between two pods over veth",
+        takes: Takes::Shortcut,
+        run: |s| {
+            let (client, server) = s.veth_pair()?;
+            exchange(s, client, server)
+        },
+    },
+    Case {
+        name: "veth_data_before_accept",
+        about: "between two pods, with data before accept",
+        takes: Takes::Either,
+        run: veth_before_accept,
+    },
+    Case {
+        name: "veth_bulk",
+        about: "8 MB each way over veth (packet steering on), the path changes now and then",
+        takes: Takes::Shortcut,
+        run: veth_bulk,
+    },
+    Case {
+        name: "equal_addresses",
+        about: "three namespaces use the same addresses and ports at once; none sees another's bytes",
+        takes: Takes::Shortcut,
+        run: equal_addresses,
+    },
+    Case {
+        name: "many_stalled",
+        about: "100 connections whose readers stop, all full at once, then all are read",
+        takes: Takes::Shortcut,
+        run: many_stalled,
+    },
+];
+
+fn veth_before_accept(stage: &mut Stage) -> Done {
+    let peer = stage.peers[0].clone();
+    let log = stage.log.clone();
+    for len in [100, 50_000] {
+        let listener = in_netns(&peer, || {
+            Listener::new(&log, NONBLOCKING, peer.v4.into(), 64)
+        })?;
+        let mut client = stage.dial(NONBLOCKING, listener.at)?;
+        client.send_all(len, 1000).ok();
+        let mut server = listener.accept("server")?;
+        client.send_all(500, 500).ok();
+        client.shutdown(Shutdown::Write);
+        server.drain(len + 500);
+    }
+    Ok(())
+}
+
+fn veth_bulk(stage: &mut Stage) -> Done {
+    let (mut client, mut server) = stage.veth_pair()?;
+    for round in 0_usize..8 {
+        stage.engine.redirect(round % 4 != 2)?;
+        let chunk = [700, 9_000, 64 << 10, 1 << 20][round % 4];
+        let writer = Task::start(client, move |end| {
+            let _ = end.send_all(1 << 20, chunk);
+        })?;
+        server.recv_all(1 << 20, 64 << 10);
+        client = writer.join()?;
+        let writer = Task::start(server, move |end| {
+            let _ = end.send_all(1 << 20, chunk);
+        })?;
+        client.recv_all(1 << 20, 64 << 10);
+        server = writer.join()?;
+    }
+    Ok(())
+}
+
+/// The same four-tuple in each namespace: bytes that cross over are found, since each connection
+/// has its own.
+fn equal_addresses(stage: &mut Stage) -> Done {
+    let ports = (40_001, 40_002);
+    let mut pairs = vec![tuple_pair(stage, ports, 0)?];
+    for (i, peer) in stage.peers.clone().iter().enumerate() {
+        let stage = &*stage;
+        pairs.push(in_netns(peer, move || {
+            tuple_pair(stage, ports, i as u64 + 1)
+        })?);
+    }
+    for _ in 0..5 {
+        for (client, _) in &mut pairs {
+            let _ = client.send(100);
+            let _ = client.send(2000);
+        }
+        for (_, server) in &mut pairs {
+            server.recv_all(2100, 4096);
+            let _ = server.send(100);
+        }
+        for (client, _) in &mut pairs {
+            client.recv_all(100, 4096);
+        }
+    }
+    // Without TIME_WAIT, so that the next run finds the ports free.
+    for (client, _) in pairs {
+        client.abort();
+    }
+    Ok(())
+}
+
+fn tuple_pair(stage: &Stage, ports: (u16, u16), i: u64) -> io::Result<(End, End)> {
+    let ip = Ipv4Addr::LOCALHOST;
+    let fd = NONBLOCKING.socket()?;
+    let at = SocketAddr::from((ip, ports.1));
+    let listener = Listener::on(&stage.log, NONBLOCKING, fd, at, 8)?;
+    let fd = NONBLOCKING.socket()?;
+    bind(&fd, &SocketAddr::from((ip, ports.0)))?;
+    let _ = connect(&fd, &listener.at);
+    let server = listener.accept("server")?.into_fd();
+    let (up, down) = (10 + i, 20 + i);
+    let client = End::new(&format!("client{i}"), fd, &stage.log, (up, down));
+    let server = End::new(&format!("server{i}"), server, &stage.log, (down, up));
+    Ok((client, server))
+}
+
+fn many_stalled(stage: &mut Stage) -> Done {
+    const COUNT: usize = 100;
+    const EACH_MAX: usize = 1 << 20;
+    let mut pairs = Vec::new();
+    for _ in 0..COUNT {
+        pairs.push(stage.pair()?);
+    }
+    let pattern = Pattern::new(1);
+    let mut total = 0;
+    for (client, _) in &mut pairs {
+        while client.sent < EACH_MAX as u64 {
+            let bytes = pattern.bytes(client.sent, 16 << 10);
+            match rustix::net::send(&*client, &bytes, rustix::net::SendFlags::NOSIGNAL) {
+                Ok(n) => client.sent += n as u64,
+                Err(_) => break,
+            }
+        }
+        total += client.sent;
+    }
+    let readers: Vec<_> = pairs
+        .into_iter()
+        .map(|(client, server)| thread::spawn(move || read_quietly(client, server)))
+        .collect();
+    let mut got = 0;
+    for reader in readers {
+        let (count, wrong) = reader.join().map_err(|_| io::Error::other("panicked"))?;
+        got += count;
+        stage.note_unless(wrong.is_empty(), &wrong);
+    }
+    stage.note(format!("all bytes came: {}", got == total));
+    Ok(())
+}
+
+/// Reads what the client sent; without a line for each of a hundred connections.
+fn read_quietly(client: End, mut server: End) -> (u64, String) {
+    let mut buffer = vec![0; 64 << 10];
+    let mut wrong = String::new();
+    while server.got < client.sent && server.ready(rustix::event::PollFlags::IN, PATIENCE) {
+        let flags = rustix::net::RecvFlags::empty();
+        let n = rustix::net::recv(&server, &mut buffer[..], flags).map_or(0, |(n, _)| n);
+        wrong += &server.check(&buffer[..n]);
+        server.got += n as u64;
+        if n == 0 {
+            break;
+        }
+    }
+    (server.got, wrong)
+}

@@ -1,0 +1,349 @@
+//! The shortcut: non-blocking connections of one node take it, others stay on TCP and say why, and
+//! every byte is the same on either way.
+
+use std::fs;
+
+use serde_json::Value;
+use underpass_abi::{VERSION, shortcut::switch};
+use underpass_agent::kernel::shortcut::{SK_SKB, set_switches};
+use underpass_tests::{
+    Failure, Result,
+    lab::{
+        Proc,
+        cli::{number, text},
+        place,
+    },
+    manifest::{self, Source, Target},
+    scene::{EPERM, LIMIT, PORT, Scene, service_at},
+};
+
+const ON: u64 = switch::INSERT | switch::REDIRECT | switch::NODE_ON;
+
+struct Rpc {
+    _server: Proc,
+    client: Proc,
+}
+
+impl Rpc {
+    fn start(scene: &Scene, server: &[&str], client: &[&str]) -> Result<Self> {
+        Self::of(
+            scene,
+            ("underpass-peer", server),
+            ("underpass-peer", client),
+        )
+    }
+
+    /// From these programs with these flags.
+    fn of(scene: &Scene, server: (&str, &[&str]), client: (&str, &[&str])) -> Result<Self> {
+        let at = format!("{}:{PORT}", scene.server.v4);
+        let server = scene.lab.run(
+            &scene.server.place,
+            &[&[server.0, "rpc-server", &at], server.1].concat(),
+        )?;
+        server.wait_listening(at.parse().expect("an address"))?;
+        let to = service_at().to_string();
+        let mut client = scene.lab.run(
+            &scene.client.place,
+            &[&[client.0, "rpc", &to], client.1].concat(),
+        )?;
+        client.line(0, "local", LIMIT)?;
+        Ok(Self {
+            _server: server,
+            client,
+        })
+    }
+
+    /// Ends both, and waits until the row says so.
+    fn end(mut self, scene: &Scene, row: &Value) -> Result<()> {
+        self.client.kill9()?;
+        let ended = |r: &Value| text(r, "/state") == "closed" && text(r, "/id") == text(row, "/id");
+        let cli = &scene.agent.cli;
+        cli.rows("its end", &["--from", "app/client"], 1, ended)?;
+        Ok(())
+    }
+
+    /// Bytes that went in each direction.
+    fn ask(&mut self, count: usize, size: usize) -> Result<u64> {
+        let answer = self.client.ask(&format!("{count} {size}"))?;
+        Ok(answer["bytes"].as_u64().unwrap_or(0))
+    }
+}
+
+/// The client's only row in a state, once it says that so much was sent (the agent looks at open
+/// connections several times a second).
+fn row(scene: &Scene, state: &str, sent: u64) -> Result<Value> {
+    let is = |r: &Value| text(r, "/state") == state && number(r, "/bytes_sent") == Some(sent);
+    let rows = scene
+        .agent
+        .cli
+        .rows("the row", &["--from", "app/client"], 1, is)?;
+    Ok(rows[0].clone())
+}
+
+fn shortcut(row: &Value) -> u64 {
+    number(row, "/bytes_shortcut").unwrap_or(u64::MAX)
+}
+
+fn counter(scene: &Scene, name: &str) -> Result<u64> {
+    Ok(scene.agent.cli.status()?["counters"][name]
+        .as_u64()
+        .unwrap_or(u64::MAX))
+}
+
+fn switches(scene: &Scene, bits: u64) -> Result<()> {
+    let dir = scene.lab.pin_dir.join(format!("v{VERSION}/maps"));
+    Ok(set_switches(&dir, bits)?)
+}
+
+#[test]
+fn requests_of_every_size_take_it_and_are_counted_to_the_byte() -> Result<()> {
+    let scene = Scene::new("scsize", &["--shortcut", "on"])?;
+    let mut rpc = Rpc::start(&scene, &[], &[])?;
+    let mut sent = 0;
+    for size in [0, 1, 64, 1_000, 16_000, 64 << 10, 128 << 10, 1 << 20] {
+        sent += rpc.ask(50, size)?;
+    }
+    let open = row(&scene, "established", sent)?;
+    assert!(counter(&scene, "shortcut_taken")? > 700, "{open}");
+    rpc.client.finish(LIMIT)?;
+    for row in [open, row(&scene, "closed", sent)?] {
+        assert_eq!(number(&row, "/bytes_received"), Some(sent), "{row}");
+        assert_eq!(number(&row, "/bytes_delivered"), Some(sent), "{row}");
+        assert!(shortcut(&row) > sent, "{row}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_kill_switch_holds_at_the_next_message() -> Result<()> {
+    let scene = Scene::new("sckill", &["--shortcut", "on"])?;
+    let mut rpc = Rpc::start(&scene, &[], &[])?;
+    let mut sent = rpc.ask(10, 100)?;
+    let before = row(&scene, "established", sent)?;
+    let mut by_shortcut = 2 * sent;
+    assert_eq!(shortcut(&before), by_shortcut, "all of it: {before}");
+    // In the map without redirection, then back, many times: no byte is lost or out of order.
+    for round in 0..18 {
+        switches(&scene, switch::INSERT)?;
+        let taken = counter(&scene, "shortcut_taken")?;
+        sent += rpc.ask(10, 1 << round)?;
+        assert_eq!(counter(&scene, "shortcut_taken")?, taken);
+        switches(&scene, ON)?;
+        let bytes = rpc.ask(10, 1 << round)?;
+        (sent, by_shortcut) = (sent + bytes, by_shortcut + 2 * bytes);
+        assert!(counter(&scene, "shortcut_taken")? > taken);
+    }
+    let after = row(&scene, "established", sent)?;
+    assert_eq!(number(&after, "/bytes_received"), Some(sent), "{after}");
+    assert_eq!(shortcut(&after), by_shortcut, "{after}");
+    assert_eq!(text(&after, "/shortcut_reason"), "SHORTCUT_OFF");
+    Ok(())
+}
+
+#[test]
+fn who_stays_on_tcp_says_why() -> Result<()> {
+    let scene = Scene::new("scwhy", &["--shortcut", "on"])?;
+    let ends: [(&[&str], &[&str], &str); 3] = [
+        (&["--blocking"], &[], "SHORTCUT_BLOCKING"),
+        (&[], &["--blocking"], "SHORTCUT_BLOCKING"),
+        (&[], &[], "SHORTCUT_OFF"),
+    ];
+    for (server, client, why) in ends {
+        if why == "SHORTCUT_OFF" {
+            scene.agent.wait_plan(|| {
+                let namespace = manifest::namespace("app")
+                    + "  annotations:\n    underpass.dev/shortcut: \"off\"\n";
+                scene.lab.mesh_file("05-namespace.yaml", &namespace)?;
+                let workloads = scene.lab.mesh_dir().join("10-workloads.yaml");
+                let text = fs::read_to_string(workloads)?;
+                let (_, without) = text.split_once("---\n").unwrap_or_default();
+                scene.lab.mesh_file("10-workloads.yaml", without)
+            })?;
+        }
+        let mut rpc = Rpc::start(&scene, server, client)?;
+        let sent = rpc.ask(10, 1_000)?;
+        let row = row(&scene, "established", sent)?;
+        assert_eq!(text(&row, "/shortcut_reason"), why, "{row}");
+        assert_eq!(shortcut(&row), 0, "{row}");
+        rpc.end(&scene, &row)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn without_the_verdict_program_nothing_is_redirected() -> Result<()> {
+    let scene = Scene::new("scverd", &["--shortcut", "on"])?;
+    fs::remove_file(scene.lab.pin_dir.join(format!("v{VERSION}/links/{SK_SKB}")))?;
+    let mut rpc = Rpc::start(&scene, &[], &[])?;
+    let mut sent = rpc.ask(10, 1_000)?;
+    let safe = row(&scene, "established", sent)?;
+    assert_eq!(text(&safe, "/shortcut_reason"), "SHORTCUT_NO_VERDICT");
+    assert_eq!(shortcut(&safe), 0);
+    // The suite's control.
+    switches(&scene, ON | switch::WITHOUT_VERDICT)?;
+    let bytes = rpc.ask(10, 1_000)?;
+    sent += bytes;
+    assert_eq!(shortcut(&row(&scene, "established", sent)?), 2 * bytes);
+    Ok(())
+}
+
+#[test]
+fn policy_and_restart_hold_for_it_too() -> Result<()> {
+    let mut scene = Scene::new("scpol", &["--shortcut", "on"])?;
+    let mut rpc = Rpc::start(&scene, &[], &[])?;
+    let mut sent = rpc.ask(10, 1_000)?;
+    // The kernel's side goes on without the agent, and the next agent adopts it.
+    scene.agent.kill9()?;
+    sent += rpc.ask(10, 1_000)?;
+    scene.agent.restart()?;
+    sent += rpc.ask(10, 1_000)?;
+    let adopted = row(&scene, "established", sent)?;
+    assert_eq!(shortcut(&adopted), 2 * sent, "{adopted}");
+    // A policy that denies the connection ends it.
+    let nobody = Source::Account("app", "nobody");
+    let policy = manifest::allow("app", "nobody", Target::Workload("server"), &[nobody]);
+    scene.policies(&[policy])?;
+    assert!(rpc.ask(1, 1).is_err());
+    drop(rpc);
+    let ended = row(&scene, "closed", sent)?;
+    assert_eq!(text(&ended, "/close_reason"), "POLICY_CHANGED", "{ended}");
+    assert_eq!(scene.errno(&scene.client.place, service_at())?, EPERM);
+    Ok(())
+}
+
+#[test]
+fn the_self_test_passes_and_auto_takes_tested_programs_only() -> Result<()> {
+    let scene = Scene::new("scself", &["--shortcut", "auto"])?;
+    let status = scene.agent.cli.status()?;
+    let feature = |name: &str| {
+        let all = status["features"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|f| f["name"] == name)
+    };
+    let shortcut_is = feature("shortcut").unwrap_or_default();
+    assert_eq!(shortcut_is["on"], true, "{shortcut_is}");
+    let says = text(&shortcut_is, "/reason");
+    assert!(says.starts_with("mode auto; list 1 "), "{says}");
+    // tokio under its own name is on no list; the executable's name is what counts.
+    let peer = place::binary("underpass-peer")?;
+    let listed = |name: &str| {
+        let path = scene.lab.dir.join(name);
+        fs::copy(&peer, &path)?;
+        Ok::<_, Failure>(path.to_string_lossy().into_owned())
+    };
+    let (server, client) = (listed("redis-server")?, listed("redis-benchmark")?);
+    for (server, client, taken) in [
+        ("underpass-peer", client.as_str(), false),
+        (&server, "underpass-peer", false),
+        (&server, &client, true),
+    ] {
+        let mut rpc = Rpc::of(&scene, (server, &[]), (client, &[]))?;
+        let sent = rpc.ask(10, 1_000)?;
+        let row = row(&scene, "established", sent)?;
+        let why = if taken { "" } else { "SHORTCUT_NOT_LISTED" };
+        assert_eq!(
+            text(&row, "/shortcut_reason"),
+            why,
+            "{server} {client} {row}"
+        );
+        assert_eq!(shortcut(&row), if taken { 2 * sent } else { 0 });
+        rpc.end(&scene, &row)?;
+    }
+    Ok(())
+}
+
+/// A client of the echo server that splices what comes into a pipe, as proxies do: blocking for the
+/// first connect, so that it learns; then as `SPLICER nonblocking` would.
+const SPLICER: &str = "
+import os, socket, sys, time
+def dial():
+    s = socket.socket()
+    s.setblocking(False)
+    try: s.connect((sys.argv[1], int(sys.argv[2])))
+    except BlockingIOError: pass
+    time.sleep(0.1)
+    return s
+r, w = os.pipe()
+for n in range(2):
+    s = dial()
+    s.send(bytes([0, 0, 0, 4]) + b'abcd')
+    time.sleep(0.2)
+    got = 0
+    try: got = os.splice(s.fileno(), w, 100)
+    except OSError as e: got = -e.errno
+    print('spliced', got, flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_program_that_splices_takes_no_part_any_more() -> Result<()> {
+    let scene = Scene::new("scspl", &["--shortcut", "on"])?;
+    let at = format!("{}:{PORT}", scene.server.v4);
+    let server = scene
+        .lab
+        .run(&scene.server.place, &["underpass-peer", "rpc-server", &at])?;
+    server.wait_listening(at.parse().expect("an address"))?;
+    let (ip, port) = (service_at().ip().to_string(), PORT.to_string());
+    let command = ["python3", "-c", SPLICER, &ip, &port];
+    let mut client = scene.lab.run(&scene.client.place, &command)?;
+    // The first was in the map: splice finds nothing there. The second stays on TCP, where it works.
+    client.line(0, "spliced -11", LIMIT)?;
+    client.line(0, "spliced 8", LIMIT)?;
+    let is_second = |r: &Value| text(r, "/shortcut_reason") == "SHORTCUT_SPLICES";
+    let rows = scene
+        .agent
+        .cli
+        .rows("the second", &["--from", "app/client"], 1, is_second)?;
+    assert_eq!(shortcut(&rows[0]), 0);
+    assert_eq!(counter(&scene, "shortcut_splices")?, 1);
+    Ok(())
+}
+
+/// A client that leaves an answer unread and closes; then one that turns blocking on the way.
+const CARELESS: &str = "
+import socket, sys, time
+def dial():
+    s = socket.socket()
+    s.setblocking(False)
+    try: s.connect((sys.argv[1], int(sys.argv[2])))
+    except BlockingIOError: pass
+    time.sleep(0.1)
+    return s
+hello = bytes([0, 0, 0, 96]) + bytes(96)
+s = dial()
+s.send(hello)
+time.sleep(0.1)
+s.recv(40)
+s.close()
+s = dial()
+s.send(hello)
+time.sleep(0.1)
+s.setblocking(True)
+s.send(hello)
+s.setblocking(False)
+s.send(hello)
+time.sleep(0.1)
+print('sent', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn unread_bytes_are_not_received_and_a_blocking_end_is_out_for_good() -> Result<()> {
+    let scene = Scene::new("sccare", &["--shortcut", "on"])?;
+    let at = format!("{}:{PORT}", scene.server.v4);
+    let command = ["underpass-peer", "rpc-server", &at];
+    let server = scene.lab.run(&scene.server.place, &command)?;
+    server.wait_listening(at.parse().expect("an address"))?;
+    let (ip, port) = (service_at().ip().to_string(), PORT.to_string());
+    let command = ["python3", "-c", CARELESS, &ip, &port];
+    let mut client = scene.lab.run(&scene.client.place, &command)?;
+    client.line(0, "sent", LIMIT)?;
+    let unread = row(&scene, "closed", 100)?;
+    assert_eq!(number(&unread, "/bytes_received"), Some(40), "{unread}");
+    assert_eq!(shortcut(&unread), 140, "{unread}");
+    let blocking = row(&scene, "established", 300)?;
+    assert_eq!(text(&blocking, "/shortcut_reason"), "SHORTCUT_BLOCKING");
+    // The first request; no answer was read.
+    assert_eq!(shortcut(&blocking), 100, "{blocking}");
+    assert_eq!(counter(&scene, "shortcut_blocking")?, 2, "{blocking}");
+    Ok(())
+}
