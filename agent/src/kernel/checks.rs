@@ -136,8 +136,11 @@ fn agent(options: &KernelOptions, cgroup: Option<&CgroupRoot>) -> Result<String,
 
 fn programs(options: &KernelOptions, kernel: &btf::Btf, offsets: &Offsets) -> Vec<Check> {
     let parsed = object::bytes(options).and_then(|object| {
+        let shortcut = btf::shortcut_offsets(kernel).unwrap_or_default();
+        let object = load::with_kernel_function(&object, shortcut.rdonly_cast);
         EbpfLoader::new()
             .override_global("OFFSETS", offsets, true)
+            .override_global("SHORTCUT_OFFSETS", &shortcut, true)
             .load(&object)
             .map_err(load::object_error)
     });
