@@ -110,10 +110,6 @@ pub struct End {
     pub peer_cookie: u64,
     /// Key in `PAIRS`: the dialing end's cookie.
     pub pair: u64,
-    /// Address of the kernel's count of TCP memory, in pages.
-    pub memory: u64,
-    /// Address of the other end's file, 0: not known yet, or not accepted.
-    pub peer_file: u64,
     /// The other end's `write_seq` and `copied_seq` when both were in the map.
     pub peer_write_seq: u32,
     pub peer_copied_seq: u32,
@@ -129,8 +125,6 @@ pub mod end {
     pub const ACTIVE: u32 = 1;
     /// No message of this end is redirected any more; `why` says why.
     pub const OUT: u32 = 2;
-    /// The other end's queue is shared with TCP.
-    pub const SHARED: u32 = 4;
 }
 
 /// Value of `PAIRS`: what both ends of a connection share.
@@ -180,13 +174,24 @@ pub struct ShortcutOffsets {
     /// Where `pt_regs` holds the number of the system call (the low half), and splice's number.
     pub regs_syscall: u32,
     pub splice: u32,
+    /// BTF ids of types that the programs cast addresses to.
+    pub type_tcp_sock: u32,
+    pub type_psock: u32,
+    /// BTF id of the kernel function `bpf_rdonly_cast`; the loader puts it in the place of
+    /// [`RDONLY_CAST`].
+    pub rdonly_cast: u32,
+    pub pad: u32,
 }
+
+/// Stands in the object for calls of `bpf_rdonly_cast`: Rust has no way to name a kernel function. As a
+/// helper's number it does not exist, so an object that was not patched is refused.
+pub const RDONLY_CAST: u32 = 0x7e57_0001;
 
 const _: () = assert!(size_of::<ProgramKey>() == 24);
 const _: () = assert!(size_of::<Candidate>() == 40);
-const _: () = assert!(size_of::<End>() == 72);
+const _: () = assert!(size_of::<End>() == 56);
 const _: () = assert!(size_of::<Pair>() == 56);
-const _: () = assert!(size_of::<ShortcutOffsets>() == 80);
+const _: () = assert!(size_of::<ShortcutOffsets>() == 96);
 
 #[cfg(test)]
 mod tests {

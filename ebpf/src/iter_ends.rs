@@ -3,10 +3,7 @@
 
 use underpass_abi::shortcut::End;
 
-use crate::{
-    kernel::{self, offset, read},
-    shortcut::at,
-};
+use crate::kernel::{self, offset, read};
 
 /// `struct bpf_iter__bpf_sk_storage_map` (net/core/bpf_sk_storage.c).
 #[repr(C)]
@@ -26,7 +23,6 @@ fn up_iter_ends(ctx: *mut Context) -> i32 {
     let Some(e) = value else { return 0 };
     let sk = kernel::address(sk);
     e.sk = sk;
-    e.memory = read(read::<u64>(sk + at!(sk_prot)) + at!(proto_memory_allocated));
     e.peer_write_seq = read(sk + offset!(tcp_rcv_nxt));
     e.peer_copied_seq = read(sk + offset!(tcp_snd_una));
     0

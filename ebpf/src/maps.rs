@@ -148,6 +148,10 @@ const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
     dentry_name: 0,
     regs_syscall: 0,
     splice: 0,
+    type_tcp_sock: 0,
+    type_psock: 0,
+    rdonly_cast: 0,
+    pad: 0,
 };
 
 /// Reads one array word once.

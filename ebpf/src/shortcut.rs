@@ -227,9 +227,7 @@ fn enter(ops: *mut bpf_sock_ops, sk: u64, cookie: u64, pair: u64, flags: u32) ->
     e.cookie = cookie;
     e.peer = 0;
     e.peer_cookie = 0;
-    e.peer_file = 0;
     e.pair = pair;
-    e.memory = read(read::<u64>(sk + at!(sk_prot)) + at!(proto_memory_allocated));
     // Nothing was sent yet, so the other end's numbers are ours crossed over.
     e.peer_write_seq = read(sk + offset!(tcp_rcv_nxt));
     e.peer_copied_seq = read(sk + offset!(tcp_snd_una));

@@ -75,6 +75,12 @@ impl Btf {
         self.find(FUNC, name)
     }
 
+    /// Id of a structure.
+    fn structure(&self, name: &str) -> Result<u32, KernelError> {
+        let missing = || KernelError::new(code::KERNEL_TOO_OLD, format!("no type {name}"));
+        self.find(STRUCT, name).ok_or_else(missing)
+    }
+
     /// Id of a tracepoint's type.
     pub fn tracepoint(&self, name: &str) -> Option<u32> {
         self.find(TYPEDEF, &format!("btf_trace_{name}"))
@@ -214,6 +220,12 @@ pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
         dentry_name: btf.offset("dentry", "d_name")? + btf.offset("qstr", "name")?,
         regs_syscall: btf.offset("pt_regs", regs)?,
         splice: libc::SYS_splice as u32,
+        type_tcp_sock: btf.structure("tcp_sock")?,
+        type_psock: btf.structure("sk_psock")?,
+        rdonly_cast: btf.function("bpf_rdonly_cast").ok_or_else(|| {
+            KernelError::new(code::KERNEL_TOO_OLD, "no kernel function bpf_rdonly_cast")
+        })?,
+        pad: 0,
     })
 }
 

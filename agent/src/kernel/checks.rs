@@ -172,12 +172,15 @@ fn programs(
 ) -> Vec<Check> {
     let pins = Pins::of(options);
     let parsed = object::bytes(options).and_then(|object| {
+        let shortcut = btf::shortcut_offsets(kernel).unwrap_or_default();
+        let object = load::with_kernel_function(&object, shortcut.rdonly_cast);
         let mut loader = EbpfLoader::new();
         // What is pinned must fit; other maps live as long as this check.
         for name in maps::ALL.into_iter().filter(|m| pins.map(m).exists()) {
             loader.map_pin_path(name, pins.map(name));
         }
         loader.override_global("OFFSETS", offsets, true);
+        loader.override_global("SHORTCUT_OFFSETS", &shortcut, true);
         loader.load(&object).map_err(load::object_error)
     });
     let netns = File::open(NETNS).map_err(KernelError::io(code::NETNS_UNREACHABLE, NETNS));

@@ -1,10 +1,9 @@
 //! Whether one message may be redirected. Everything is read anew: what held at the last message may
 //! not hold now.
 
-use aya_ebpf::helpers::generated as h;
 use underpass_abi::{
     reason::code,
-    shortcut::{End, end, switch},
+    shortcut::{End, RDONLY_CAST, end, switch},
     tables::setting,
 };
 
@@ -13,51 +12,6 @@ use crate::{
     kernel::{TCP_ESTABLISHED, offset, read},
     maps::{PAIRS, SETTINGS, word},
 };
-
-/// Neighboring fields of a socket, copied by one call of the kernel's. Fields that are further apart
-/// in some kernel are read by themselves.
-struct Block {
-    from: u64,
-    start: u64,
-    words: [u64; Self::WORDS],
-}
-
-impl Block {
-    const WORDS: usize = 14;
-    const BYTES: u64 = 8 * Self::WORDS as u64;
-
-    #[inline(always)]
-    fn get<T: Copy + Default>(&self, offset: u64) -> T {
-        let within = offset.wrapping_sub(self.start);
-        if within > Self::BYTES - size_of::<T>() as u64 {
-            return read(self.from + offset);
-        }
-        let bytes = (&raw const self.words).cast::<u8>();
-        // SAFETY: within the block. Fields are aligned in the kernel, and the block starts at a
-        // multiple of 8.
-        unsafe { core::ptr::read_volatile(bytes.add(within as usize).cast::<T>()) }
-    }
-}
-
-/// Declares a [`Block`] that ends with the 8 bytes at an offset, or begins at it.
-macro_rules! block {
-    ($name:ident: $from:expr, ending $last:expr) => {
-        block!($name: $from, ($last & !7).saturating_sub(Block::BYTES - 8))
-    };
-    ($name:ident: $from:expr, $start:expr) => {
-        let start: u64 = $start & !7;
-        let mut slot = core::mem::MaybeUninit::<Block>::uninit();
-        // SAFETY: the helper writes all words, zeros if it fails; then the two others are written.
-        let $name = unsafe {
-            let p = slot.as_mut_ptr();
-            let words = (&raw mut (*p).words).cast();
-            h::bpf_probe_read_kernel(words, Block::BYTES as u32, ($from + start) as *const _);
-            (*p).from = $from;
-            (*p).start = start;
-            slot.assume_init_ref()
-        };
-    };
-}
 
 const O_NONBLOCK: u32 = 0o4000;
 /// `SOCK_ZEROCOPY` in `sk_flags`.
@@ -81,7 +35,7 @@ pub fn sender(e: &mut End, tp: *const u8) -> u32 {
         || field::<u64>(tp, offset!(sk_flags)) & SOCK_ZEROCOPY != 0
     {
         code::SHORTCUT_SOCKET
-    } else if own_file_blocks(tp) {
+    } else if own_is_blocking(tp) {
         e.flags |= end::OUT;
         code::SHORTCUT_BLOCKING
     } else {
@@ -90,14 +44,19 @@ pub fn sender(e: &mut End, tp: *const u8) -> u32 {
     why.into()
 }
 
+/// The open file behind a socket; none before the connection is accepted.
 #[inline(always)]
-fn own_file_blocks(tp: *const u8) -> bool {
+fn file_of(tp: *const u8) -> *const u8 {
     let socket: *const u8 = field(tp, offset!(sk_socket));
     if socket.is_null() {
-        return true;
+        return socket;
     }
-    let file: *const u8 = field(socket, offset!(socket_file));
-    file.is_null() || field::<u32>(file, at!(file_flags)) & O_NONBLOCK == 0
+    field(socket, offset!(socket_file))
+}
+
+#[inline(always)]
+fn is_nonblocking(file: *const u8) -> bool {
+    field::<u32>(file, at!(file_flags)) & O_NONBLOCK != 0
 }
 
 /// A field of a kernel structure that the verifier knows by type; the offset is a constant to it.
@@ -105,6 +64,18 @@ fn own_file_blocks(tp: *const u8) -> bool {
 pub fn field<T: Copy>(of: *const u8, offset: u64) -> T {
     // SAFETY: the verifier checks the access; the kernel reads zero where the memory is gone.
     unsafe { core::ptr::read_volatile(of.add(offset as usize).cast::<T>()) }
+}
+
+/// An address as a pointer of a type that the verifier knows, for loads only. Reading so costs a
+/// nanosecond where a call of `bpf_probe_read_kernel` costs some 70 (measured).
+#[inline(always)]
+fn cast(address: u64, kind: u64) -> *const u8 {
+    // SAFETY: a call of the kernel's `bpf_rdonly_cast` once the loader has patched it.
+    unsafe {
+        let number = RDONLY_CAST as usize;
+        let f: unsafe extern "C" fn(u64, u64) -> *const u8 = core::mem::transmute(number);
+        f(address, kind)
+    }
 }
 
 /// What the reader's end says: 0, or the code why a message of `size` bytes stays on TCP.
@@ -119,24 +90,25 @@ pub extern "C" fn up_reader(e: *mut End, size: u32, write_seq: u32) -> u32 {
     if e.peer == 0 && !meet(e) {
         return code::SHORTCUT_UNPAIRED.into();
     }
-    let peer = e.peer;
-    let unread = write_seq != read(peer + offset!(tcp_copied_seq));
+    let peer = cast(e.peer, at!(type_tcp_sock));
+    let unread = write_seq != field(peer, offset!(tcp_copied_seq));
+    let state: u8 = field(peer, offset!(sk_state));
+    let shutdown: u8 = field(peer, offset!(sk_shutdown));
     // After the reading: the memory of a freed socket stays a socket's, but may be another's.
-    block!(ids: peer, ending at!(sk_cookie));
-    let cookie: u64 = ids.get(at!(sk_cookie));
-    let state: u8 = ids.get(offset!(sk_state));
-    block!(queue: peer, ending at!(sk_user_data));
-    let shutdown: u8 = queue.get(offset!(sk_shutdown));
-    let why = if cookie != e.peer_cookie || u32::from(state) != TCP_ESTABLISHED || shutdown != 0 {
+    let why = if field::<u64>(peer, at!(sk_cookie)) != e.peer_cookie
+        || u32::from(state) != TCP_ESTABLISHED
+        || shutdown != 0
+    {
         code::SHORTCUT_CLOSING
     } else if unread {
         code::SHORTCUT_UNREAD
-    } else if blocks(e) {
+    } else if blocks(e, peer) {
         code::SHORTCUT_BLOCKING
+    } else if field::<u64>(peer, at!(icsk_ulp_ops)) != 0 || field::<u32>(peer, at!(sk_rcvlowat)) > 1
+    {
+        code::SHORTCUT_SOCKET
     } else {
-        let data: u64 = queue.get(at!(sk_user_data));
-        let sndbuf: u32 = queue.get(at!(sk_sndbuf));
-        room(e, size, psock_of(data), sndbuf)
+        room(peer, size)
     };
     why.into()
 }
@@ -170,22 +142,23 @@ fn meet(e: &mut End) -> bool {
     true
 }
 
+#[inline(always)]
+fn own_is_blocking(tp: *const u8) -> bool {
+    let file = file_of(tp);
+    file.is_null() || !is_nonblocking(file)
+}
+
 /// True if the reader is blocking. Then the connection stays on TCP for good, unless its application
 /// has only just accepted it and may still set the flag.
 #[inline(always)]
-fn blocks(e: &mut End) -> bool {
-    if e.peer_file == 0 {
-        // Not accepted yet: no file. Its listener was non-blocking when the connection entered the map.
-        e.peer_file = file(e.peer);
-        if e.peer_file == 0 {
-            return false;
-        }
-    }
-    if read::<u32>(e.peer_file + at!(file_flags)) & O_NONBLOCK != 0 {
+fn blocks(e: &mut End, peer: *const u8) -> bool {
+    let file = file_of(peer);
+    // Not accepted yet: its listener was non-blocking when the connection entered the map.
+    if file.is_null() || is_nonblocking(file) {
         return false;
     }
-    let write_seq: u32 = read(e.peer + offset!(tcp_write_seq));
-    let copied_seq: u32 = read(e.peer + offset!(tcp_copied_seq));
+    let write_seq: u32 = field(peer, offset!(tcp_write_seq));
+    let copied_seq: u32 = field(peer, offset!(tcp_copied_seq));
     if write_seq != e.peer_write_seq || copied_seq != e.peer_copied_seq {
         e.flags |= end::OUT;
     }
@@ -230,36 +203,34 @@ fn psock_of(user_data: u64) -> u64 {
 
 /// 0, or the code of the bound that the message would pass.
 #[inline(always)]
-fn room(e: &mut End, size: u32, psock: u64, sndbuf: u32) -> u16 {
+fn room(peer: *const u8, size: u32) -> u16 {
+    let psock = psock_of(field(peer, at!(sk_user_data)));
     if psock == 0 {
         return code::SHORTCUT_UNPAIRED;
     }
-    if e.flags & end::SHARED == 0 {
-        // Programs of a socket never change.
-        let control = word!(SETTINGS, setting::SHORTCUT) & switch::WITHOUT_VERDICT != 0;
-        if read::<u64>(psock + at!(psock_skb_verdict)) == 0 && !control {
-            return code::SHORTCUT_NO_VERDICT;
-        }
-        e.flags |= end::SHARED;
-    }
-    block!(memory: e.peer, at!(sk_rmem_alloc));
-    if memory.get::<u32>(at!(sk_rcvlowat)) > 1 {
-        return code::SHORTCUT_SOCKET;
+    let psock = cast(psock, at!(type_psock));
+    if field::<u64>(psock, at!(psock_skb_verdict)) == 0
+        && word!(SETTINGS, setting::SHORTCUT) & switch::WITHOUT_VERDICT == 0
+    {
+        return code::SHORTCUT_NO_VERDICT;
     }
     // A segment that comes while the reader holds its socket is dropped if more than this is charged to
     // it (`tcp_add_backlog`), and then TCP waits for a retransmission timer.
-    let charged: u32 = memory.get(at!(sk_rmem_alloc));
-    let rcvbuf: u32 = memory.get(at!(sk_rcvbuf));
+    let rcvbuf: u32 = field(peer, at!(sk_rcvbuf));
+    let sndbuf: u32 = field(peer, at!(sk_sndbuf));
     let backlog = 2 * u64::from(rcvbuf) + u64::from(sndbuf / 2);
-    let queued: u32 = read(psock + at!(psock_msg_tot_len));
+    let charged: u32 = field(peer, at!(sk_rmem_alloc));
+    let queued: u32 = field(psock, at!(psock_msg_tot_len));
     let size = u64::from(size);
     if u64::from(queued) + size > word!(SETTINGS, setting::SHORTCUT_SOCKET)
         || u64::from(charged) + size > backlog
     {
         return code::SHORTCUT_QUEUE_FULL;
     }
+    let protocol: *const u8 = field(peer, at!(sk_prot));
+    let memory: *const u8 = field(protocol, at!(proto_memory_allocated));
     // Signed: CPUs keep reserves of their own, so a quiet node's count may be below zero.
-    if read::<i64>(e.memory) > word!(SETTINGS, setting::SHORTCUT_NODE) as i64 {
+    if field::<i64>(memory, 0) > word!(SETTINGS, setting::SHORTCUT_NODE) as i64 {
         return code::SHORTCUT_NODE_MEMORY;
     }
     0
