@@ -24,6 +24,8 @@ pub struct Ended {
     sent: u64,
     received: u64,
     delivered: u64,
+    /// Of `sent` and `received` together.
+    shortcut: u64,
     /// When it last changed, as a count of changes of the table.
     pub changed: u64,
     pub labels: Arc<Labels>,
@@ -37,6 +39,8 @@ pub struct Ended {
     remote_port: u16,
     dialed_port: u16,
     reason: u16,
+    /// Why bytes stayed on TCP, as in [`SockState`].
+    no_shortcut: u16,
     proto: u8,
     layer: u8,
     verdict: u8,
@@ -47,7 +51,7 @@ pub struct Ended {
     pub open_ended: bool,
 }
 
-const _: () = assert!(size_of::<Ended>() <= 160);
+const _: () = assert!(size_of::<Ended>() <= 176);
 
 impl Ended {
     pub fn new(s: &SockState, seen: Seen, labels: Arc<Labels>) -> Self {
@@ -66,6 +70,7 @@ impl Ended {
             sent: s.tcp.sent,
             received: s.tcp.received,
             delivered: s.tcp.delivered,
+            shortcut: s.tcp.shortcut_sent + s.tcp.shortcut_received,
             changed: 0,
             labels,
             segments_out: s.tcp.segments_out,
@@ -78,6 +83,7 @@ impl Ended {
             remote_port: s.remote_port,
             dialed_port: s.dialed_port,
             reason: s.reason,
+            no_shortcut: s.shortcut as u16,
             proto: s.proto,
             layer: s.layer,
             verdict: s.verdict,
@@ -148,6 +154,7 @@ impl Ended {
             flags: self.flags,
             reason: self.reason,
             verdict: self.verdict,
+            shortcut: self.no_shortcut.into(),
             tcp: TcpCounts {
                 sent: self.sent,
                 received: self.received,
@@ -155,6 +162,7 @@ impl Ended {
                 segments_out: self.segments_out,
                 retransmits: self.retransmits,
                 srtt_us: self.srtt_us,
+                shortcut_sent: self.shortcut,
                 ..TcpCounts::default()
             },
             ..SockState::default()
@@ -183,6 +191,8 @@ fn merged(old: &SockState, new: &SockState) -> SockState {
         tcp: TcpCounts {
             sent: released.tcp.sent,
             received: released.tcp.received,
+            shortcut_sent: released.tcp.shortcut_sent,
+            shortcut_received: released.tcp.shortcut_received,
             ..closed.tcp
         },
         ..*closed

@@ -88,7 +88,7 @@ pub fn tracing(report: &mut Report) {
     let file_permission = function("security_file_permission");
     let tracepoint = btf
         .as_ref()
-        .and_then(|b| b.typedef("btf_trace_tcp_rcv_space_adjust"));
+        .and_then(|b| b.tracepoint("tcp_rcv_space_adjust"));
     report.probe(
         "tp_btf tcp_rcv_space_adjust",
         attached(Tracing::Tracepoint, tracepoint, &NOTHING).map(|_| String::new()),
