@@ -347,3 +347,31 @@ fn unread_bytes_are_not_received_and_a_blocking_end_is_out_for_good() -> Result<
     assert_eq!(counter(&scene, "shortcut_blocking")?, 2, "{blocking}");
     Ok(())
 }
+
+#[test]
+fn a_connection_that_took_it_outlives_uninstall() -> Result<()> {
+    let scene = Scene::new("scgone", &["--shortcut", "on"])?;
+    let mut rpc = Rpc::start(&scene, &[], &[])?;
+    let sent = rpc.ask(10, 100_000)?;
+    assert_eq!(shortcut(&row(&scene, "established", sent)?), 2 * sent);
+    scene.agent.terminate()?;
+    let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let lab = &scene.lab;
+    let command = [
+        "underpass-agent",
+        "--uninstall",
+        "--cgroup-root",
+        &path(&lab.cgroup_root()),
+        "--pin-dir",
+        &path(&lab.pin_dir),
+        "--state-dir",
+        &path(&lab.dir.join("state")),
+    ];
+    lab.output(&lab.backstage(), &command, LIMIT)?;
+    assert!(!lab.pin_dir.exists());
+    // Its sockets keep the program and its switches, which are off: the client compares each byte.
+    for size in [1, 1_000, 1 << 20] {
+        rpc.ask(20, size)?;
+    }
+    Ok(())
+}

@@ -13,6 +13,7 @@ use super::{
     Case, Done, Stage, Takes,
     cases_open::exchange,
     pattern::Pattern,
+    poller::{Poller, Reader},
     script::{End, PATIENCE},
     stage::{Listener, NONBLOCKING, in_netns},
     task::Task,
@@ -45,6 +46,12 @@ pub const CASES: &[Case] = &[
         about: "three namespaces use the same addresses and ports at once; none sees another's bytes",
         takes: Takes::Shortcut,
         run: equal_addresses,
+    },
+    Case {
+        name: "node_memory_short",
+        about: "the node's bound on socket memory is passed in mid-stream, with unread bytes, and is kept again",
+        takes: Takes::Shortcut,
+        run: node_memory_short,
     },
     Case {
         name: "many_stalled",
@@ -134,6 +141,22 @@ fn tuple_pair(stage: &Stage, ports: (u16, u16), i: u64) -> io::Result<(End, End)
     let client = End::new(&format!("client{i}"), fd, &stage.log, (up, down));
     let server = End::new(&format!("server{i}"), server, &stage.log, (down, up));
     Ok((client, server))
+}
+
+fn node_memory_short(stage: &mut Stage) -> Done {
+    let (mut client, mut server) = stage.pair()?;
+    let poller = Poller::new(&server, Reader::EdgeShortRead.flags())?;
+    for _ in 0..3 {
+        let _ = client.send(3000);
+        stage.engine.short_of_memory(true)?;
+        let sent = client.send(3000);
+        stage.engine.short_of_memory(false)?;
+        sent?;
+        server.arrived(6000);
+        poller.read(&mut server, Reader::EdgeShortRead, 8192);
+    }
+    stage.note(format!("{} of {} read", server.got, client.sent));
+    Ok(())
 }
 
 fn many_stalled(stage: &mut Stage) -> Done {

@@ -7,13 +7,13 @@ use underpass_abi::{
     plain,
     shortcut::{ProgramKey, switch},
     sock::counter,
-    tables::maps,
+    tables::{maps, setting},
 };
 use underpass_agent::{
     kernel::shortcut::set_switches,
     sys::{
         bpf::{link_detach, obj_get},
-        maps::Map,
+        maps::{Map, Put},
     },
 };
 
@@ -43,6 +43,8 @@ pub struct Engine {
     /// Changes from one path to the other that scripts made.
     pub mixes: u64,
     on: bool,
+    /// The engine's own, while it is replaced.
+    node_bound: Option<Vec<u8>>,
 }
 
 impl Engine {
@@ -56,6 +58,7 @@ impl Engine {
             pins,
             mixes: 0,
             on: false,
+            node_bound: None,
         };
         engine.forget_splices()?;
         engine.redirect(true)?;
@@ -81,6 +84,24 @@ impl Engine {
         match &self.pins {
             Some(pins) if self.path != Path::Tcp => set_switches(&pins.join("maps"), bits),
             _ => Ok(()),
+        }
+    }
+
+    /// As if TCP's memory on the node were short, or the bound as it was.
+    pub fn short_of_memory(&mut self, short: bool) -> io::Result<()> {
+        let Some(map) = self.map(maps::SETTINGS)? else {
+            return Ok(());
+        };
+        let index = plain::bytes(&setting::SHORTCUT_NODE);
+        if short {
+            self.mixes += u64::from(self.path == Path::Shortcut);
+            self.node_bound = map.get(index)?;
+            // Signed: a quiet node's count may be below zero.
+            map.put(index, plain::bytes(&(1_u64 << 63)), Put::Any)
+        } else if let Some(bound) = self.node_bound.take() {
+            map.put(index, &bound, Put::Any)
+        } else {
+            Ok(())
         }
     }
 
