@@ -70,7 +70,7 @@ impl Default for KernelOptions {
             cgroup_root: None,
             object: None,
             mount_bpffs: true,
-            shortcut: Mode::Auto,
+            shortcut: Mode::Off,
         }
     }
 }

@@ -49,7 +49,7 @@ pub struct Options {
     /// Sockets of this node's own connections past TCP: off, auto (programs on the tested list), or on
     /// (all meshed workloads whose sockets are non-blocking); `underpass.dev/shortcut` on a namespace,
     /// Pod or Workload overrides auto and on
-    #[arg(long, value_enum, value_name = "MODE", default_value = "auto")]
+    #[arg(long, value_enum, value_name = "MODE", default_value = "off")]
     pub shortcut: Shortcut,
 
     /// Form of the log, and of what --check finds, on standard output
