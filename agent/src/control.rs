@@ -102,8 +102,8 @@ pub struct Control {
     keep_denied: bool,
     /// Compile again at the next tick: the last attempt failed.
     retry: bool,
-    /// A large change or listing left much free memory behind.
-    give_back: bool,
+    /// A large change or answer left much free memory behind.
+    pub(crate) give_back: bool,
     ticks: u32,
     ring_rests_until: Instant,
 }
@@ -265,9 +265,9 @@ impl Control {
             self.namespaces.prune(&self.kernel);
             // So that those that end leave a row with what was seen last.
             self.older_connections();
-        }
-        if std::mem::take(&mut self.give_back) {
-            sys::memory::give_back();
+            if std::mem::take(&mut self.give_back) {
+                sys::memory::give_back();
+            }
         }
         let addresses_changed = slow && self.read_addresses();
         if self.discovery.sweep(slow) || addresses_changed || (self.retry && slow) {

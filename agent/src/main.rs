@@ -17,6 +17,7 @@ use underpass_agent::{
     metrics::{Exporter, http},
     options::Options,
     problem::Problem,
+    sys,
 };
 
 fn main() -> ExitCode {
@@ -56,6 +57,7 @@ fn uninstall(options: &Options) -> Result<(), Problem> {
 }
 
 fn run(options: &Options) -> Result<(), Problem> {
+    sys::memory::keep_little();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -161,6 +161,7 @@ impl Control {
             row.segments_out = sum.segments_out;
         }
         self.add_round_trips(&mut rows, &sample, now);
+        self.give_back = true;
         let mut items = Vec::new();
         for ((name, _), row) in rows {
             if filter::is_service(&name, &request.service)? {
@@ -208,6 +209,7 @@ impl Control {
             ),
         ];
         own.extend(crate::api_server::own_counters());
+        self.give_back = true;
         Ok(Scrape {
             sums: self.sums(&sample),
             maps: self.map_use(),

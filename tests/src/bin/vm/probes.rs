@@ -11,7 +11,6 @@ use std::{
 use rustix::{
     io::Errno,
     pipe::{SpliceFlags, pipe, splice},
-    system::uname,
 };
 use underpass_agent::{
     kernel::{
@@ -30,7 +29,6 @@ pub fn facts(report: &mut Report) {
     // The active one is in brackets.
     let lockdown = read("/sys/kernel/security/lockdown");
     let active = lockdown.split(['[', ']']).nth(1).unwrap_or(&lockdown);
-    report.fact("kernel", &uname().release().to_string_lossy());
     report.fact(
         "JIT",
         match read("/proc/sys/net/core/bpf_jit_enable").as_str() {
