@@ -100,7 +100,8 @@ fn veth_bulk(stage: &mut Stage) -> Done {
 /// The same four-tuple in each namespace: bytes that cross over are found, since each connection
 /// has its own.
 fn equal_addresses(stage: &mut Stage) -> Done {
-    let ports = (40_001, 40_002);
+    // Outside the range from which the kernel takes ports for others.
+    let ports = (20_001, 20_002);
     let mut pairs = vec![tuple_pair(stage, ports, 0)?];
     for (i, peer) in stage.peers.clone().iter().enumerate() {
         let stage = &*stage;

@@ -42,7 +42,8 @@ struct Totals {
     redirected: u64,
     stayed: u64,
     flips: u64,
-    slowest_ms: u64,
+    /// Milliseconds and seed.
+    slowest: (u64, u64),
 }
 
 impl Totals {
@@ -53,20 +54,36 @@ impl Totals {
         self.redirected += o.counters.redirected;
         self.stayed += o.counters.stayed;
         self.flips += o.flips;
-        self.slowest_ms = self.slowest_ms.max(o.ms);
+        self.slowest = self.slowest.max((o.ms, o.seed));
+    }
+
+    fn read(&mut self, lines: &[String]) -> Result<()> {
+        for line in lines {
+            let outcome: Outcome = serde_json::from_str(line)?;
+            self.add(&outcome);
+            if !outcome.problems.is_empty() {
+                return Err(Failure(format!(
+                    "{}\nTo replay: cargo xtask test --soak 1 --seed {}",
+                    outcome.problems.join("\n"),
+                    outcome.seed
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn print(&self, kills: u64, since: Instant) {
         println!(
             "{} bursts, {} connections, {:.2} GB right; {} messages redirected, {} stayed on TCP, {} mixes, \
-             {kills} agent kills; slowest burst {} ms; {:.0} s",
+             {kills} agent kills; slowest burst {} ms (seed {}); {:.0} s",
             self.bursts,
             self.connections,
             self.bytes as f64 / 1e9,
             self.redirected,
             self.stayed,
             self.flips,
-            self.slowest_ms,
+            self.slowest.0,
+            self.slowest.1,
             since.elapsed().as_secs_f64(),
         );
     }
@@ -86,17 +103,9 @@ pub fn run(args: &SoakArgs) -> Result<()> {
     loop {
         let running = alive(runner.pid());
         let lines = runner.stdout();
-        for line in &lines[seen..] {
-            let outcome: Outcome = serde_json::from_str(line)?;
-            totals.add(&outcome);
-            if !outcome.problems.is_empty() {
-                totals.print(kills, start);
-                return Err(Failure(format!(
-                    "{}\nTo replay: cargo xtask test --soak 1 --seed {}",
-                    outcome.problems.join("\n"),
-                    outcome.seed
-                )));
-            }
+        if let Err(failure) = totals.read(&lines[seen..]) {
+            totals.print(kills, start);
+            return Err(failure);
         }
         seen = lines.len();
         if told.elapsed() > Duration::from_secs(30) {
@@ -115,8 +124,10 @@ pub fn run(args: &SoakArgs) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    totals.print(kills, start);
     let ended = runner.finish(Duration::from_secs(10))?;
+    let lines: Vec<String> = ended.stdout.lines().map(str::to_owned).collect();
+    totals.read(&lines[seen..])?;
+    totals.print(kills, start);
     if ended.code != Some(0) || totals.bytes < args.bytes {
         return Err(Failure(format!("the runner ended early: {}", ended.stderr)));
     }
