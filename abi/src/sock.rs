@@ -374,7 +374,11 @@ pub struct Offsets {
     pub cgroup_ancestors: u32,
     /// `tcp_sock.bpf_sock_ops_cb_flags` (one byte).
     pub tcp_cb_flags: u32,
-    pub pad: u32,
+    /// `task_struct.cgroups`.
+    pub task_cgroups: u32,
+    pub task_tgid: u32,
+    /// `css_set.dfl_cgrp`.
+    pub css_set_cgroup: u32,
 }
 
 const _: () = assert!(size_of::<SockState>() == 208);

@@ -124,7 +124,9 @@ const NO_OFFSETS: Offsets = Offsets {
     cgroup_level: 0,
     cgroup_ancestors: 0,
     tcp_cb_flags: 0,
-    pad: 0,
+    task_cgroups: 0,
+    task_tgid: 0,
+    css_set_cgroup: 0,
 };
 
 const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {

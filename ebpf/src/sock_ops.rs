@@ -318,7 +318,8 @@ fn listening(ops: *mut bpf_sock_ops) {
     // SAFETY: plain helper call.
     let netns = unsafe { h::bpf_get_netns_cookie(ops.cast()) };
     let (local, port, _, _) = ends(ops);
-    let owner = workload::of_caller(netns);
+    let task = workload::Task::current();
+    let owner = task.workload(netns);
     zeroed!(key: ListenKey);
     key.netns = netns;
     key.port = port;
@@ -340,11 +341,9 @@ fn listening(ops: *mut bpf_sock_ops) {
     }
     shortcut::listening(ops, tcp_sock(ops), key);
     if NETNS.get_ptr(&netns).is_none() {
-        // SAFETY: plain helper call.
-        let pid = unsafe { h::bpf_get_current_pid_tgid() >> 32 } as u32;
         zeroed!(about: TotalKey);
         about.destination = owner;
-        record::refused(EventKind::Unguarded, pid, about, |s| {
+        record::refused(EventKind::Unguarded, task.process(), about, |s| {
             s.netns = netns;
             s.local_port = port;
         });

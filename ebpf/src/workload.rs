@@ -38,6 +38,33 @@ pub extern "C" fn up_of_current_cgroup() -> u32 {
     found
 }
 
+/// The calling task, where the hook has no helper that says its cgroup or its id (sock_ops before
+/// Linux 6.12).
+pub struct Task(u64);
+
+impl Task {
+    #[inline(always)]
+    pub fn current() -> Self {
+        // SAFETY: plain helper call.
+        Self(unsafe { h::bpf_get_current_task() })
+    }
+
+    #[inline(always)]
+    pub fn process(&self) -> u32 {
+        read(self.0 + offset!(task_tgid))
+    }
+
+    /// As [`of_caller`].
+    #[inline(always)]
+    pub fn workload(&self, netns: u64) -> u32 {
+        let set: u64 = read(self.0 + offset!(task_cgroups));
+        match up_of_cgroup(read(set + offset!(css_set_cgroup))) {
+            0 => of_netns(netns).unwrap_or(0),
+            found => found,
+        }
+    }
+}
+
 /// The workload of the cgroup in which the socket was made, 0 if none. `None`: it is the caller's
 /// own cgroup (the usual case).
 #[inline(always)]

@@ -186,7 +186,9 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, KernelError> {
         cgroup_level: btf.offset("cgroup", "level")?,
         cgroup_ancestors: btf.offset("cgroup", "ancestors")?,
         tcp_cb_flags: tcp("bpf_sock_ops_cb_flags")?,
-        pad: 0,
+        task_cgroups: btf.offset("task_struct", "cgroups")?,
+        task_tgid: btf.offset("task_struct", "tgid")?,
+        css_set_cgroup: btf.offset("css_set", "dfl_cgrp")?,
     })
 }
 
