@@ -66,7 +66,7 @@ impl<'de> Deserialize<'de> for Labels {
 
 /// Of annotations only the weight; the rest is skipped without a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Weight(pub Option<u32>);
+pub struct Weight(pub Option<u16>);
 
 impl<'de> Deserialize<'de> for Weight {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -84,7 +84,7 @@ impl<'de> Deserialize<'de> for Weight {
                 while let Some(Text(key)) = map.next_key()? {
                     if &*key == WEIGHT_ANNOTATION {
                         let Text(text) = map.next_value()?;
-                        let number = text.parse().ok().filter(|w| *w <= WEIGHT_MAX);
+                        let number = text.parse().ok();
                         weight = Some(number.ok_or_else(|| {
                             A::Error::custom(format!(
                                 "{WEIGHT_ANNOTATION}: `{text}` is no number from 0 to {WEIGHT_MAX}"
