@@ -8,7 +8,7 @@ use underpass_abi::{
 };
 use underpass_api::v1alpha1 as api;
 use underpass_mesh::{
-    Choice, Decision, DestRef, Explained, Plan, SourceRef, plan::ExplainedEndpoint,
+    Choice, Decision, DestRef, Explained, Plan, SourceRef, plan::ExplainedEndpoint, split_name,
 };
 
 use crate::problem::Problem;
@@ -60,21 +60,15 @@ fn destination(plan: &Plan, text: &str, port: (u16, u8)) -> Result<DestRef, Prob
     // A headless service has no address to dial: its workloads are meant.
     let services: Vec<_> = plan
         .services()
-        .filter(|s| !s.ports.is_empty() && is_called(&s.namespace, &s.name, text))
+        .filter(|s| !s.ports.is_empty() && is_called(&s.full_name, text))
         .collect();
     if !services.is_empty() {
-        let names = services
-            .iter()
-            .map(|s| format!("{}/{}", s.namespace, s.name))
-            .collect();
+        let names = services.iter().map(|s| s.full_name.to_string()).collect();
         one(text, names, "service")?;
         let service = services[0];
         let ports = service.ports.iter().map(|p| (p.port, p.proto));
         if ports.clone().any(|p| p == port) {
-            return Ok(DestRef::Service {
-                namespace: service.namespace.clone(),
-                name: service.name.clone(),
-            });
+            return Ok(DestRef::Service(service.full_name.clone()));
         }
         if workloads(plan, text).is_empty() {
             // One for each family.
@@ -98,16 +92,13 @@ fn workloads(plan: &Plan, text: &str) -> Vec<String> {
     let all = plan
         .workloads()
         .iter()
-        .filter(|w| is_called(&w.namespace, &w.name, text));
+        .filter(|w| is_called(&w.full_name, text));
     all.map(|w| w.full_name.to_string()).collect()
 }
 
 /// `text` is `namespace/name` or `name`.
-fn is_called(namespace: &str, name: &str, text: &str) -> bool {
-    match text.split_once('/') {
-        Some((wanted, rest)) => wanted == namespace && rest == name,
-        None => name == text,
-    }
+fn is_called(full_name: &str, text: &str) -> bool {
+    full_name == text || split_name(full_name).1 == text
 }
 
 fn one(text: &str, found: Vec<String>, kind: &str) -> Result<String, Problem> {
@@ -136,8 +127,7 @@ fn source_name(source: &SourceRef, explained: &Explained) -> String {
 fn destination_name(destination: &DestRef, explained: &Explained, port: u16) -> String {
     match (&explained.service, destination) {
         (Some(service), _) => service.to_string(),
-        (None, DestRef::Service { namespace, name }) => format!("{namespace}/{name}:{port}"),
-        (None, DestRef::Workload(name)) => format!("{name}:{port}"),
+        (None, DestRef::Service(name) | DestRef::Workload(name)) => format!("{name}:{port}"),
         (None, DestRef::Address(ip)) => std::net::SocketAddr::new(*ip, port).to_string(),
     }
 }

@@ -10,9 +10,10 @@ use underpass_abi::{Ip, shortcut::Mode};
 
 use crate::{
     Str,
-    facts::{Cgroup, Facts},
+    facts::{Facts, Place},
     k8s::{self, AuthorizationPolicy, Cidr, PolicyTarget, TargetKind},
-    plan::{self, Owner, PolicySet, SetPolicy},
+    plan::{self, EnrolledBy, Owner, PolicySet, SetPolicy},
+    split_name,
 };
 
 mod services;
@@ -27,102 +28,81 @@ const CGROUP_LEVELS: std::ops::Range<u32> = 1..16;
 pub(crate) struct World<'a> {
     facts: &'a Facts,
     /// By namespace, sorted by name.
-    policies: BTreeMap<Str, Vec<SetPolicy>>,
+    policies: BTreeMap<&'a str, Vec<SetPolicy>>,
     sets: HashMap<Vec<Str>, u32>,
-    identities: HashMap<(Str, Str), Str>,
-    enrolled_by: BTreeSet<Str>,
+    /// By namespace and service account.
+    identities: HashMap<(&'a str, &'a str), Str>,
     world: plan::World,
 }
 
 impl<'a> World<'a> {
     pub(crate) fn new(facts: &'a Facts) -> Self {
-        let mut world = plan::World {
+        let world = plan::World {
             default_policy: facts.default_policy,
             host_netns: facts.host_netns,
             policy_sets: vec![PolicySet::default()],
             ..plan::World::default()
         };
-        for ip in &facts.addresses {
-            let shared = Owner {
-                workload: None,
-                local: true,
-                shared: true,
-            };
-            world.addresses.insert(Ip::from(*ip), shared);
-        }
-        Self {
+        let mut world = Self {
             facts,
             policies: BTreeMap::new(),
             sets: HashMap::new(),
             identities: HashMap::new(),
-            enrolled_by: BTreeSet::new(),
             world,
+        };
+        for ip in &facts.addresses {
+            world.shared(Ip::from(*ip), true);
         }
+        world
     }
 
-    pub(crate) fn policy(&mut self, policy: &Arc<AuthorizationPolicy>) {
-        let name = policy.metadata.full_name();
-        let of_namespace = self
-            .policies
-            .entry(policy.metadata.namespace.clone())
-            .or_default();
-        of_namespace.push(SetPolicy {
-            name,
+    pub(crate) fn policy(&mut self, policy: &'a Arc<AuthorizationPolicy>) {
+        let namespace = policy.metadata.namespace();
+        self.policies.entry(namespace).or_default().push(SetPolicy {
+            name: policy.metadata.full_name.clone(),
             object: policy.clone(),
         });
     }
 
     pub(crate) fn workload(
         &mut self,
-        (namespace, name): &(Str, Str),
-        pod: Option<&k8s::Pod>,
-        workload: Option<&k8s::Workload>,
-        enrolled_by: Option<Str>,
+        full_name: &'a Str,
+        pod: Option<&'a k8s::Pod>,
+        workload: Option<&'a k8s::Workload>,
+        enrolled_by: Option<EnrolledBy>,
         shortcut: Option<Mode>,
     ) {
-        let account = workload.and_then(|w| w.spec.service_account_name.as_ref());
-        let account = account.or_else(|| pod.and_then(|p| p.spec.service_account_name.as_ref()));
-        let identity = self.identity(namespace, account);
-        let enrolled_by = enrolled_by.map(|by| {
-            if let Some(known) = self.enrolled_by.get(&by) {
-                return known.clone();
-            }
-            self.enrolled_by.insert(by.clone());
-            by
-        });
-        let policies = match &enrolled_by {
+        let (namespace, name) = split_name(full_name);
+        let account = workload.and_then(|w| w.spec.service_account_name.as_deref());
+        let account = account.or_else(|| pod.and_then(|p| p.service_account_name.as_deref()));
+        let policies = match enrolled_by {
             Some(_) => self
                 .set_of(namespace, |p| selects(p, name, pod, workload))
                 .unwrap_or(0),
             None => 0,
         };
-        let full_name: Str = format!("{namespace}/{name}").into();
-        let place = self.facts.places.get(&full_name);
+        let place = self.facts.places.get(full_name);
         let weight = workload.and_then(|w| w.metadata.annotations.weight);
         let mut found = plan::Workload {
-            namespace: namespace.clone(),
-            name: name.clone(),
-            identity,
+            full_name: full_name.clone(),
+            identity: self.identity(namespace, account.unwrap_or("default")),
             enrolled_by,
             local: place.is_some() || workload.is_some_and(|w| w.spec.locator.is_some()),
             addresses: Box::default(),
-            cgroups: place.map(|p| levels(&p.cgroups)).unwrap_or_default(),
-            netns: place.and_then(|p| p.netns).unwrap_or(0),
+            place: place.map(|p| Box::new(within_levels(p))),
             policies,
             weight: weight.or_else(|| pod.and_then(|p| p.metadata.annotations.weight)),
             shortcut,
-            full_name,
         };
         found.addresses = self.own_addresses(&found, pod, workload);
         self.add(found);
     }
 
     /// A service may have policies of its own: their set must be known before it is compiled.
-    pub(crate) fn service(&mut self, (namespace, name): &(Str, Str)) {
+    pub(crate) fn service(&mut self, full_name: &Str) {
+        let (namespace, name) = split_name(full_name);
         if let Some(set) = self.set_of(namespace, |p| names_service(p, name)) {
-            self.world
-                .service_sets
-                .insert((namespace.clone(), name.clone()), set);
+            self.world.service_sets.insert(full_name.clone(), set);
         }
     }
 
@@ -146,12 +126,26 @@ impl<'a> World<'a> {
             });
         }
         self.world.blocks = blocks.into_iter().collect();
+        self.world.workloads.shrink_to_fit();
+        // Who claims an address alone owns it; of several it proves nobody's identity.
+        let addresses = &mut self.world.addresses;
+        addresses.sort_by_key(|(ip, _)| *ip);
+        addresses.dedup_by(|(ip, other), (first_ip, first)| {
+            if ip == first_ip {
+                *first = Owner {
+                    workload: None,
+                    local: first.local || other.local,
+                    shared: true,
+                };
+            }
+            ip == first_ip
+        });
+        addresses.shrink_to_fit();
         self.world
     }
 
-    fn identity(&mut self, namespace: &Str, account: Option<&Str>) -> Str {
-        let account = account.cloned().unwrap_or_else(|| "default".into());
-        let made = self.identities.entry((namespace.clone(), account));
+    fn identity(&mut self, namespace: &'a str, account: &'a str) -> Str {
+        let made = self.identities.entry((namespace, account));
         made.or_insert_with_key(|(ns, sa)| plan::spiffe(ns, sa))
             .clone()
     }
@@ -185,27 +179,30 @@ impl<'a> World<'a> {
         pod: Option<&k8s::Pod>,
         workload: Option<&k8s::Workload>,
     ) -> Box<[Ip]> {
-        let of_pod = pod.into_iter().flat_map(|p| p.addresses());
-        let of_workload = workload
-            .into_iter()
-            .flat_map(|w| w.spec.addresses.iter().copied());
-        let mut all: Vec<Ip> = of_pod.chain(of_workload).map(Ip::from).collect();
+        let of_pod = pod.into_iter().flat_map(|p| &p.addresses);
+        let of_workload = workload.into_iter().flat_map(|w| &w.spec.addresses);
+        let mut all: Vec<Ip> = of_pod.chain(of_workload).map(|ip| Ip::from(*ip)).collect();
         all.retain(|ip| !ip.is_loopback());
         all.sort();
         all.dedup();
-        let on_host = found.netns != 0 && found.netns == self.facts.host_netns;
-        if on_host || pod.is_some_and(|p| p.spec.host_network) {
+        let on_host = found.netns() != 0 && found.netns() == self.facts.host_netns;
+        if on_host || pod.is_some_and(|p| p.host_network) {
             // Other processes of that node have the same address.
             for ip in &all {
-                let owner = self.world.addresses.entry(*ip).or_default();
-                *owner = Owner {
-                    workload: None,
-                    local: owner.local || on_host,
-                    shared: true,
-                };
+                self.shared(*ip, on_host);
             }
         }
         all.into()
+    }
+
+    /// An address that is nobody's alone.
+    fn shared(&mut self, ip: Ip, local: bool) {
+        let owner = Owner {
+            workload: None,
+            local,
+            shared: true,
+        };
+        self.world.addresses.push((ip, owner));
     }
 
     fn add(&mut self, workload: plan::Workload) {
@@ -216,37 +213,28 @@ impl<'a> World<'a> {
                 local: workload.local,
                 shared: false,
             };
-            let owner = self.world.addresses.entry(*ip).or_insert(mine);
-            if owner.workload != Some(position) {
-                // Two claim it: it proves nobody's identity.
-                let local = owner.local || workload.local;
-                *owner = Owner {
-                    workload: None,
-                    local,
-                    shared: true,
-                };
-            }
+            self.world.addresses.push((*ip, mine));
         }
-        if workload.netns != 0 {
-            let host = workload.netns == self.facts.host_netns;
-            let shared = host || self.world.netns.contains_key(&workload.netns);
-            self.world
-                .netns
-                .insert(workload.netns, if shared { None } else { Some(position) });
+        let netns = workload.netns();
+        if netns != 0 {
+            let shared = netns == self.facts.host_netns || self.world.netns.contains_key(&netns);
+            let owner = if shared { None } else { Some(position) };
+            self.world.netns.insert(netns, owner);
         }
-        for cgroup in &workload.cgroups {
+        for cgroup in workload.place.iter().flat_map(|p| &p.cgroups) {
             self.world.cgroups.entry(cgroup.id).or_insert(position);
         }
         self.world.workloads.push(workload);
     }
 }
 
-fn levels(cgroups: &[Cgroup]) -> Box<[Cgroup]> {
-    cgroups
-        .iter()
-        .filter(|c| CGROUP_LEVELS.contains(&c.level))
-        .copied()
-        .collect()
+fn within_levels(place: &Place) -> Place {
+    let cgroups = place.cgroups.iter();
+    let within = cgroups.filter(|c| CGROUP_LEVELS.contains(&c.level));
+    Place {
+        cgroups: within.copied().collect(),
+        netns: place.netns,
+    }
 }
 
 /// True if the policy protects the workload.

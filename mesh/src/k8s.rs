@@ -12,15 +12,17 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde::Deserialize;
 
-use crate::Str;
+use crate::{Str, split_name};
 
 mod field;
+mod pod;
 mod policy;
 mod slice;
 mod value;
 
 pub(crate) use field::NOT_IMPLEMENTED;
 pub use field::{Annotations, Labels};
+pub use pod::Pod;
 pub use policy::*;
 pub use slice::*;
 
@@ -36,30 +38,49 @@ pub const SHORTCUT_ANNOTATION: &str = "underpass.dev/shortcut";
 /// The label that ties an EndpointSlice to its Service.
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Largest weight of an endpoint.
-pub const WEIGHT_MAX: u32 = 65_535;
+pub const WEIGHT_MAX: u16 = 65_535;
 
 /// What the mesh reads of `metadata`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "RawMeta")]
 pub struct Meta {
+    /// `namespace/name`; of a Namespace its name.
+    pub full_name: Str,
+    pub labels: Labels,
+    /// Only [`WEIGHT_ANNOTATION`] is read.
+    pub annotations: Annotations,
+}
+
+#[derive(Deserialize)]
+struct RawMeta {
     #[serde(deserialize_with = "field::subdomain")]
-    pub name: Str,
+    name: Str,
     /// `default` if absent; meaningless for a Namespace.
     #[serde(
         default = "field::default_namespace",
         deserialize_with = "field::label"
     )]
-    pub namespace: Str,
+    namespace: Str,
     #[serde(default)]
-    pub labels: Labels,
+    labels: Labels,
+    #[serde(default)]
     /// Only [`WEIGHT_ANNOTATION`] and [`SHORTCUT_ANNOTATION`] are read.
-    #[serde(default)]
-    pub annotations: Annotations,
+    annotations: Annotations,
+}
+
+impl From<RawMeta> for Meta {
+    fn from(raw: RawMeta) -> Self {
+        Self {
+            full_name: arcstr::format!("{}/{}", raw.namespace, raw.name),
+            labels: raw.labels,
+            annotations: raw.annotations,
+        }
+    }
 }
 
 impl Meta {
-    /// `namespace/name`.
-    pub fn full_name(&self) -> Str {
-        format!("{}/{}", self.namespace, self.name).into()
+    pub fn namespace(&self) -> &str {
+        split_name(&self.full_name).0
     }
 
     /// What the object's own [`MESH_LABEL`] says.
@@ -72,61 +93,26 @@ impl Meta {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "RawNamespace")]
 pub struct Namespace {
     pub metadata: Meta,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Pod {
-    pub metadata: Meta,
-    #[serde(default)]
-    pub spec: PodSpec,
-    #[serde(default)]
-    pub status: PodStatus,
+#[derive(Deserialize)]
+struct RawNamespace {
+    metadata: RawMeta,
 }
 
-impl Pod {
-    /// Its addresses, none once it has ended.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let ended = matches!(self.status.phase, Some(Phase::Succeeded | Phase::Failed));
-        self.status
-            .pod_ips
-            .iter()
-            .map(|p| p.ip)
-            .take(if ended { 0 } else { usize::MAX })
+impl From<RawNamespace> for Namespace {
+    fn from(RawNamespace { metadata }: RawNamespace) -> Self {
+        let full_name = metadata.name.clone();
+        Self {
+            metadata: Meta {
+                full_name,
+                ..metadata.into()
+            },
+        }
     }
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PodSpec {
-    #[serde(default, deserialize_with = "field::optional_subdomain")]
-    pub service_account_name: Option<Str>,
-    pub node_name: Option<Str>,
-    #[serde(default)]
-    pub host_network: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PodStatus {
-    #[serde(default, rename = "podIPs")]
-    pub pod_ips: Box<[PodIp]>,
-    pub phase: Option<Phase>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub struct PodIp {
-    pub ip: IpAddr,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum Phase {
-    Pending,
-    Running,
-    Succeeded,
-    Failed,
-    Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -146,9 +132,9 @@ pub struct ServiceSpec {
         rename = "clusterIPs",
         deserialize_with = "value::cluster_ips"
     )]
-    cluster_ips: Vec<value::ClusterIp>,
+    cluster_ips: Box<[value::ClusterIp]>,
     #[serde(default, deserialize_with = "field::nullable")]
-    pub ports: Vec<ServicePort>,
+    pub ports: Box<[ServicePort]>,
     #[serde(default)]
     pub session_affinity: SessionAffinity,
     #[serde(default)]
@@ -160,7 +146,7 @@ pub struct ServiceSpec {
     // Fields that change traffic and are not built: named in a warning.
     external_name: Option<Str>,
     #[serde(default, rename = "externalIPs")]
-    external_ips: Vec<Str>,
+    external_ips: Box<[Str]>,
     internal_traffic_policy: Option<Str>,
     traffic_distribution: Option<Str>,
 }
@@ -290,7 +276,6 @@ pub struct ServicePort {
     pub port: u16,
     #[serde(default)]
     pub protocol: Protocol,
-    pub app_protocol: Option<Str>,
     /// Kubernetes resolves it into EndpointSlices; checked, then not needed.
     #[serde(
         default,

@@ -21,5 +21,10 @@ pub use plan::{Choice, Decision, DestRef, Explained, Plan, SourceRef};
 pub use problem::{Problem, Severity};
 pub use tables::{Batch, Change, Deletes, Dump, Names, Round, Tables, TablesError};
 
-/// A shared string: names occur in many places of a plan.
-pub type Str = std::sync::Arc<str>;
+/// A shared string, one word wide: names occur in many places of a plan.
+pub type Str = arcstr::ArcStr;
+
+/// The parts of `namespace/name`; what is in no namespace has an empty one.
+pub fn split_name(full_name: &str) -> (&str, &str) {
+    full_name.split_once('/').unwrap_or(("", full_name))
+}

@@ -15,12 +15,13 @@ use crate::{
         Workload,
     },
     parse::{Parsed, parse},
-    plan::Plan,
+    plan::{EnrolledBy, Plan},
     problem::{Problem, Severity},
+    split_name,
 };
 pub use locator::{Locator, NetnsRef, Wanted};
 use share::Shared;
-use store::{Held, Name, Store};
+use store::{Held, Store};
 
 mod check;
 mod locator;
@@ -37,7 +38,8 @@ pub enum Outcome {
     Rejected,
 }
 
-type ObjectKey = (Kind, Name);
+/// Kind and full name.
+type ObjectKey = (Kind, Str);
 
 #[derive(Debug, Default)]
 struct File {
@@ -56,8 +58,8 @@ pub struct Model {
     services: Store<Service>,
     slices: Store<EndpointSlice>,
     policies: Store<AuthorizationPolicy>,
-    /// Names of the slices that a service has.
-    slices_of: HashMap<Name, BTreeSet<Str>>,
+    /// Names of the slices that a service has, sorted.
+    slices_of: HashMap<Str, Vec<Str>>,
     shared: Shared,
     dirty: Dirty,
     last: Option<(Arc<Plan>, Facts)>,
@@ -67,7 +69,7 @@ pub struct Model {
 #[derive(Debug, Default)]
 struct Dirty {
     world: bool,
-    services: BTreeSet<Name>,
+    services: BTreeSet<Str>,
 }
 
 impl Model {
@@ -120,9 +122,10 @@ impl Model {
     pub fn wanted(&self) -> Vec<Wanted> {
         let found = self.workloads.iter().filter_map(|(name, held)| {
             let locator = held.object.spec.locator.clone()?;
-            let enrolled = self.enrolled(name, Some(&held.object)).is_some();
+            let pod = self.pods.get(name).map(|h| &*h.object);
+            let enrolled = self.enrolled(name, pod, Some(&held.object)).is_some();
             Some(Wanted {
-                full_name: held.object.metadata.full_name(),
+                full_name: name.clone(),
                 locator,
                 enrolled,
             })
@@ -186,7 +189,7 @@ impl Model {
                 .next_if(|(n, _)| *n == name)
                 .map(|(_, h)| &*h.object);
             let (enrolled, shortcut) = (
-                self.enrolled(name, workload),
+                self.enrolled(name, pod, workload),
                 self.shortcut(name, pod, workload),
             );
             world.workload(name, pod, workload, enrolled, shortcut);
@@ -205,7 +208,7 @@ impl Model {
         }
     }
 
-    fn service(&self, world: &crate::plan::World, name: &Name) -> Option<crate::plan::Service> {
+    fn service(&self, world: &crate::plan::World, name: &str) -> Option<crate::plan::Service> {
         let service = self.services.get(name)?;
         let slices = self.slices_of(name).map(|held| &*held.object);
         Some(compile::service(
@@ -215,35 +218,38 @@ impl Model {
         ))
     }
 
-    fn slices_of(&self, service: &Name) -> impl Iterator<Item = &Held<EndpointSlice>> {
+    fn slices_of(&self, service: &str) -> impl Iterator<Item = &Held<EndpointSlice>> {
         let names = self.slices_of.get(service).into_iter().flatten();
-        names.filter_map(move |slice| self.slices.get(&(service.0.clone(), slice.clone())))
+        names.filter_map(|slice| self.slices.get(slice))
     }
 
-    /// The object whose label joins a workload to the mesh.
-    fn enrolled(&self, name: &Name, workload: Option<&Workload>) -> Option<Str> {
-        let pod = self.pods.get(name).map(|h| &*h.object);
+    /// Whose label joins a workload to the mesh.
+    fn enrolled(
+        &self,
+        name: &str,
+        pod: Option<&Pod>,
+        workload: Option<&Workload>,
+    ) -> Option<EnrolledBy> {
         let own = workload.and_then(|w| w.metadata.mesh());
-        if let Some(joined) = own.or_else(|| pod.and_then(|p| p.metadata.mesh())) {
-            let kind = if own.is_some() { "Workload" } else { "Pod" };
-            return joined.then(|| format!("{kind} {}/{}", name.0, name.1).into());
-        }
-        let namespace = self.namespaces.get(&namespace_key(&name.0))?;
-        let joined = namespace.object.metadata.mesh() == Some(true);
-        joined.then(|| format!("Namespace {}", name.0).into())
+        let of_pod = pod.and_then(|p| p.metadata.mesh());
+        let (by, joined) = match (own, of_pod) {
+            (Some(joined), _) => (EnrolledBy::Workload, joined),
+            (None, Some(joined)) => (EnrolledBy::Pod, joined),
+            (None, None) => {
+                let namespace = self.namespaces.get(split_name(name).0)?;
+                let joined = namespace.object.metadata.mesh() == Some(true);
+                (EnrolledBy::Namespace, joined)
+            }
+        };
+        joined.then_some(by)
     }
 
     /// What the annotations of a workload, or of its namespace, say of the shortcut.
-    fn shortcut(
-        &self,
-        name: &Name,
-        pod: Option<&Pod>,
-        workload: Option<&Workload>,
-    ) -> Option<Mode> {
+    fn shortcut(&self, name: &str, pod: Option<&Pod>, workload: Option<&Workload>) -> Option<Mode> {
         let own = workload.and_then(|w| w.metadata.annotations.shortcut);
         own.or_else(|| pod?.metadata.annotations.shortcut)
             .or_else(|| {
-                let namespace = self.namespaces.get(&namespace_key(&name.0))?;
+                let namespace = self.namespaces.get(split_name(name).0)?;
                 namespace.object.metadata.annotations.shortcut
             })
     }
@@ -258,7 +264,7 @@ impl Model {
             let key = key_of(&object);
             if keys.contains(&key) {
                 let kind = key.0.name();
-                let message = format!("{kind} {} is in this file before", shown(&key.1));
+                let message = format!("{kind} {} is in this file before", key.1);
                 problems.push(Problem {
                     severity: Severity::Warning,
                     code: code::DUPLICATE_OBJECT,
@@ -284,7 +290,7 @@ impl Model {
         changed
     }
 
-    fn put(&mut self, file: &Str, line: u32, name: Name, object: Object) -> bool {
+    fn put(&mut self, file: &Str, line: u32, name: Str, object: Object) -> bool {
         fn held<T>(file: &Str, line: u32, object: Arc<T>) -> Held<T> {
             Held {
                 file: file.clone(),
@@ -331,7 +337,7 @@ impl Model {
         };
     }
 
-    fn service_changed(&mut self, name: &Name, changed: Option<store::Changed<Service>>) -> bool {
+    fn service_changed(&mut self, name: &Str, changed: Option<store::Changed<Service>>) -> bool {
         let Some(changed) = changed else { return false };
         // Policies look for services by name: which there are is part of the world.
         self.dirty.world |= changed.before.is_none() || changed.after.is_none();
@@ -341,54 +347,38 @@ impl Model {
 
     fn slice_changed(
         &mut self,
-        name: &Name,
+        name: &Str,
         changed: Option<store::Changed<EndpointSlice>>,
     ) -> bool {
         let Some(changed) = changed else { return false };
         if let Some(service) = changed.before.as_deref().and_then(service_of) {
             if let Some(slices) = self.slices_of.get_mut(&service) {
-                slices.remove(&name.1);
+                slices.retain(|slice| slice != name);
+                if slices.is_empty() {
+                    self.slices_of.remove(&service);
+                }
             }
             self.dirty.services.insert(service);
         }
-        if let Some(service) = changed.after.as_deref().and_then(service_of) {
-            self.slices_of
-                .entry(service.clone())
-                .or_default()
-                .insert(name.1.clone());
+        if let Some(mut service) = changed.after.as_deref().and_then(service_of) {
+            self.shared.text(&mut service);
+            let slices = self.slices_of.entry(service.clone()).or_default();
+            let at = slices.partition_point(|slice| slice < name);
+            slices.insert(at, name.clone());
             self.dirty.services.insert(service);
         }
         true
     }
 }
 
-/// The service that a slice belongs to.
-fn service_of(slice: &EndpointSlice) -> Option<Name> {
+/// The full name of the service that a slice belongs to.
+fn service_of(slice: &EndpointSlice) -> Option<Str> {
     let service = slice.metadata.labels.get(SERVICE_LABEL)?;
-    Some((slice.metadata.namespace.clone(), service.into()))
+    Some(arcstr::format!("{}/{service}", slice.metadata.namespace()))
 }
 
 fn key_of(object: &Object) -> ObjectKey {
-    let meta = object.metadata();
-    let name = match object.kind() {
-        Kind::Namespace => namespace_key(&meta.name),
-        _ => (meta.namespace.clone(), meta.name.clone()),
-    };
-    (object.kind(), name)
-}
-
-/// Namespaces are in no namespace.
-fn namespace_key(name: &Str) -> Name {
-    ("".into(), name.clone())
-}
-
-/// As a user reads it.
-fn shown((namespace, name): &Name) -> String {
-    if namespace.is_empty() {
-        name.to_string()
-    } else {
-        format!("{namespace}/{name}")
-    }
+    (object.kind(), object.metadata().full_name.clone())
 }
 
 #[cfg(test)]

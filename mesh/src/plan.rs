@@ -11,8 +11,9 @@ use underpass_abi::{Ip, shortcut::Mode, sock::Layer, verdict::Verdict};
 
 use crate::{
     Str,
-    facts::{Cgroup, DefaultPolicy},
+    facts::{DefaultPolicy, Place},
     k8s::{AuthorizationPolicy, Cidr},
+    split_name,
 };
 
 mod verdict;
@@ -21,8 +22,8 @@ mod verdict;
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pub(crate) world: Arc<World>,
-    /// By (namespace, name).
-    pub(crate) services: Arc<BTreeMap<(Str, Str), Arc<Service>>>,
+    /// By full name.
+    pub(crate) services: Arc<BTreeMap<Str, Arc<Service>>>,
 }
 
 /// Everything but services: changes with workloads, policies and facts.
@@ -30,17 +31,17 @@ pub struct Plan {
 pub struct World {
     pub default_policy: DefaultPolicy,
     pub host_netns: u64,
-    /// Sorted by namespace and name; services refer to them by position.
+    /// Sorted by full name; services refer to them by position.
     pub workloads: Vec<Workload>,
-    /// Owners of addresses.
-    pub(crate) addresses: BTreeMap<Ip, Owner>,
+    /// Owners of addresses, sorted.
+    pub(crate) addresses: Vec<(Ip, Owner)>,
     /// Namespaces with workloads in them; `None`: several, or the node's own.
     pub(crate) netns: BTreeMap<u64, Option<u32>>,
     pub(crate) cgroups: BTreeMap<u64, u32>,
     /// Distinct sets of policies that select something; the first is empty.
     pub(crate) policy_sets: Vec<PolicySet>,
     /// Of services that policies name.
-    pub(crate) service_sets: BTreeMap<(Str, Str), u32>,
+    pub(crate) service_sets: BTreeMap<Str, u32>,
     /// Every CIDR that a policy names, sorted.
     pub(crate) blocks: Vec<Cidr>,
 }
@@ -48,30 +49,53 @@ pub struct World {
 /// A workload, local or remote, in the mesh or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
-    pub namespace: Str,
-    pub name: Str,
     /// `namespace/name`.
     pub full_name: Str,
     /// `spiffe://cluster.local/ns/NAMESPACE/sa/SERVICE_ACCOUNT`.
     pub identity: Str,
-    /// The object whose label joined it to the mesh (`Namespace shop`); `None`: it is not in it.
-    pub enrolled_by: Option<Str>,
+    /// Whose label joined it to the mesh; `None`: it is not in it.
+    pub enrolled_by: Option<EnrolledBy>,
     /// Runs on this node.
     pub local: bool,
     pub addresses: Box<[Ip]>,
-    pub(crate) cgroups: Box<[Cgroup]>,
-    /// 0: remote, or not found yet.
-    pub netns: u64,
+    /// Where it was found on this node.
+    pub(crate) place: Option<Box<Place>>,
     /// Position in [`World::policy_sets`].
     pub(crate) policies: u32,
-    pub(crate) weight: Option<u32>,
+    pub(crate) weight: Option<u16>,
     /// Its own or its namespace's annotation; `None`: the node's mode.
     pub shortcut: Option<Mode>,
 }
 
+/// The object whose label joined a workload to the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnrolledBy {
+    Namespace,
+    Pod,
+    Workload,
+}
+
 impl Workload {
+    pub fn namespace(&self) -> &str {
+        split_name(&self.full_name).0
+    }
+
     pub fn enrolled(&self) -> bool {
         self.enrolled_by.is_some()
+    }
+
+    /// The object that joined it to the mesh, as `Namespace shop`.
+    pub fn enrolled_object(&self) -> Option<Str> {
+        Some(match self.enrolled_by? {
+            EnrolledBy::Namespace => arcstr::format!("Namespace {}", self.namespace()),
+            EnrolledBy::Pod => arcstr::format!("Pod {}", self.full_name),
+            EnrolledBy::Workload => arcstr::format!("Workload {}", self.full_name),
+        })
+    }
+
+    /// Cookie of its network namespace; 0: remote, or not found yet.
+    pub fn netns(&self) -> u64 {
+        self.place.as_ref().and_then(|p| p.netns).unwrap_or(0)
     }
 }
 
@@ -100,10 +124,10 @@ pub struct SetPolicy {
 /// A service with all its ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    pub namespace: Str,
-    pub name: Str,
+    /// `namespace/name`.
+    pub full_name: Str,
     /// Empty for a headless service.
-    pub ports: Vec<ServicePort>,
+    pub ports: Box<[ServicePort]>,
     /// Policies that name the service; `None`: none does.
     pub(crate) policies: Option<u32>,
 }
@@ -116,9 +140,9 @@ pub struct ServicePort {
     pub proto: u8,
     pub affinity_secs: u32,
     /// Those that new connections may choose, sorted; weights are above 0.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
     /// Those that end but still serve, for `stat`; they are in `endpoints` too if none is ready.
-    pub draining: Vec<Endpoint>,
+    pub draining: Box<[Endpoint]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,10 +170,8 @@ pub enum SourceRef {
 /// What is dialed; the port comes beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DestRef {
-    Service {
-        namespace: Str,
-        name: Str,
-    },
+    /// `namespace/name`.
+    Service(Str),
     /// `namespace/name`.
     Workload(Str),
     /// A service's, a workload's, or anybody's.
@@ -227,7 +249,7 @@ impl Plan {
 
     /// The workload that owns an address alone.
     pub fn workload_at(&self, ip: IpAddr) -> Option<&Workload> {
-        let owner = self.world.addresses.get(&Ip::from(ip))?;
+        let owner = self.world.owner(Ip::from(ip))?;
         owner.workload.map(|i| &self.world.workloads[i as usize])
     }
 
@@ -249,28 +271,27 @@ impl Plan {
             .world
             .workloads
             .iter()
-            .filter(|w| w.enrolled() && w.netns != 0);
-        here.map(|w| w.netns).collect()
+            .filter(|w| w.enrolled() && w.netns() != 0);
+        here.map(Workload::netns).collect()
     }
 }
 
 /// The identity of a service account.
 pub fn spiffe(namespace: &str, service_account: &str) -> Str {
-    format!("spiffe://cluster.local/ns/{namespace}/sa/{service_account}").into()
+    arcstr::format!("spiffe://cluster.local/ns/{namespace}/sa/{service_account}")
 }
 
 impl World {
     pub(crate) fn position(&self, full_name: &str) -> Option<u32> {
-        let (namespace, name) = full_name.split_once('/')?;
-        self.position_of(namespace, name)
-    }
-
-    pub(crate) fn position_of(&self, namespace: &str, name: &str) -> Option<u32> {
-        let key = (namespace, name);
         let found = self
             .workloads
-            .binary_search_by(|w| (&*w.namespace, &*w.name).cmp(&key));
+            .binary_search_by(|w| (*w.full_name).cmp(full_name));
         found.ok().map(|i| i as u32)
+    }
+
+    pub(crate) fn owner(&self, ip: Ip) -> Option<Owner> {
+        let found = self.addresses.binary_search_by_key(&ip, |(ip, _)| *ip);
+        found.ok().map(|i| self.addresses[i].1)
     }
 }
 
@@ -278,6 +299,6 @@ impl Service {
     /// `namespace/name:port/tcp`.
     pub fn port_name(&self, port: &ServicePort) -> Str {
         let proto = if port.proto == 17 { "udp" } else { "tcp" };
-        format!("{}/{}:{}/{proto}", self.namespace, self.name, port.port).into()
+        arcstr::format!("{}:{}/{proto}", self.full_name, port.port)
     }
 }

@@ -178,7 +178,11 @@ impl Control {
             return Some(workload);
         }
         if s.netns != self.host.cookie {
-            let mut there = self.plan.workloads().iter().filter(|w| w.netns == s.netns);
+            let mut there = self
+                .plan
+                .workloads()
+                .iter()
+                .filter(|w| w.netns() == s.netns);
             // Several share it: the namespace tells nothing.
             if let (Some(only), None) = (there.next(), there.next()) {
                 return Some(only);

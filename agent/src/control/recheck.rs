@@ -8,7 +8,7 @@ use underpass_abi::{
     tables::NameKind,
     verdict::Verdict,
 };
-use underpass_mesh::{Decision, DestRef, Names, Plan, SourceRef};
+use underpass_mesh::{Decision, DestRef, Names, Plan, SourceRef, plan::Workload};
 
 use super::Control;
 use crate::{
@@ -117,7 +117,7 @@ impl Control {
         let name = self.tables.names().get(NameKind::Workload, index)?;
         self.plan
             .workload(workload_name(name).0)
-            .map(|w| w.netns)
+            .map(Workload::netns)
             .filter(|n| *n != 0)
     }
 }
@@ -158,11 +158,8 @@ fn denial(s: &SockState, plan: &Arc<Plan>, names: &Names) -> Option<Decision> {
         None => SourceRef::Address(IpAddr::from(s.remote)),
     };
     let denied = |decision: Decision| (decision.verdict == Verdict::Denied).then_some(decision);
-    if let Some((namespace, name)) = names.get(NameKind::Service, s.service).and_then(service) {
-        let service = DestRef::Service {
-            namespace: namespace.into(),
-            name: name.into(),
-        };
+    if let Some(name) = names.get(NameKind::Service, s.service).and_then(service) {
+        let service = DestRef::Service(name.into());
         let explained = plan.explain(&source, &service, s.dialed_port, s.proto);
         if let Some(decision) = explained.service_decision.and_then(denied) {
             return Some(decision);
@@ -173,9 +170,9 @@ fn denial(s: &SockState, plan: &Arc<Plan>, names: &Names) -> Option<Decision> {
     denied(plan.verdict(&source, &destination, port, s.proto))
 }
 
-/// Namespace and name of `ns/name:port/tcp`.
-fn service(registered: &str) -> Option<(&str, &str)> {
-    service_name(registered).rsplit_once(':')?.0.split_once('/')
+/// `ns/name` of `ns/name:port/tcp`.
+fn service(registered: &str) -> Option<&str> {
+    Some(service_name(registered).rsplit_once(':')?.0)
 }
 
 #[cfg(test)]

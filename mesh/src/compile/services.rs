@@ -11,9 +11,7 @@ use crate::{
 
 /// Compiles one service; it depends on nothing but its slices and the world.
 pub(crate) fn service(world: &World, service: &k8s::Service, slices: &[&EndpointSlice]) -> Service {
-    let k8s::Meta {
-        namespace, name, ..
-    } = &service.metadata;
+    let full_name = &service.metadata.full_name;
     let spec = &service.spec;
     let mut ports = Vec::new();
     for ip in spec.addresses() {
@@ -35,15 +33,10 @@ pub(crate) fn service(world: &World, service: &k8s::Service, slices: &[&Endpoint
             });
         }
     }
-    let policies = world
-        .service_sets
-        .get(&(namespace.clone(), name.clone()))
-        .copied();
     Service {
-        namespace: namespace.clone(),
-        name: name.clone(),
-        ports,
-        policies,
+        full_name: full_name.clone(),
+        ports: ports.into(),
+        policies: world.service_sets.get(full_name).copied(),
     }
 }
 
@@ -56,7 +49,7 @@ fn endpoints(
     port: &k8s::ServicePort,
     family: AddressType,
     slices: &[&EndpointSlice],
-) -> (Vec<Endpoint>, Vec<Endpoint>) {
+) -> (Box<[Endpoint]>, Box<[Endpoint]>) {
     #[derive(PartialEq, Eq, PartialOrd, Ord)]
     enum State {
         Ready,
@@ -77,14 +70,14 @@ fn endpoints(
                 () => continue,
             };
             let ip = Ip::from(e.address);
-            let workload = behind(world, slice, e);
+            let workload = behind(world, e);
             let own = workload.and_then(|w| world.workloads[w as usize].weight);
             let weight = own.or(slice.metadata.annotations.weight).unwrap_or(1);
             let endpoint = Endpoint {
                 ip,
                 port: number,
                 workload,
-                weight,
+                weight: weight.into(),
             };
             let known = found.entry((ip, number));
             let known = known.or_insert_with(|| (State::Draining, endpoint));
@@ -101,24 +94,17 @@ fn endpoints(
     let of = |state: State| found.values().filter(move |(s, _)| *s == state);
     let draining = of(State::Draining).map(|(_, e)| *e).collect();
     let chosen = of(best).filter(|(_, e)| e.weight > 0);
-    let mut endpoints: Vec<Endpoint> = chosen.map(|(_, e)| *e).collect();
-    endpoints.shrink_to_fit();
-    (endpoints, draining)
+    (chosen.map(|(_, e)| *e).collect(), draining)
 }
 
 /// The workload behind an endpoint: the one that it names, else the owner of the address.
-fn behind(world: &World, slice: &EndpointSlice, endpoint: &k8s::Endpoint) -> Option<u32> {
-    if let Some(target) = &endpoint.target_ref
-        && matches!(target.kind.as_deref(), Some("Pod" | "Workload"))
-        && let Some(name) = &target.name
-    {
-        let namespace = target
-            .namespace
-            .as_ref()
-            .unwrap_or(&slice.metadata.namespace);
-        if let Some(position) = world.position_of(namespace, name) {
-            return Some(position);
-        }
+fn behind(world: &World, endpoint: &k8s::Endpoint) -> Option<u32> {
+    let owner = world.owner(Ip::from(endpoint.address));
+    let owner = owner.and_then(|o| o.workload);
+    match (&endpoint.target, owner) {
+        (None, _) => owner,
+        // As a rule they are the same.
+        (Some(target), Some(w)) if world.workloads[w as usize].full_name == *target => owner,
+        (Some(target), _) => world.position(target).or(owner),
     }
-    world.addresses.get(&Ip::from(endpoint.address))?.workload
 }

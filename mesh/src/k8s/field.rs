@@ -69,7 +69,7 @@ impl<'de> Deserialize<'de> for Labels {
 /// The annotations that are read; the rest is skipped without a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Annotations {
-    pub weight: Option<u32>,
+    pub weight: Option<u16>,
     pub shortcut: Option<Mode>,
 }
 
@@ -89,7 +89,7 @@ impl<'de> Deserialize<'de> for Annotations {
                 while let Some(Text(key)) = map.next_key()? {
                     if &*key == WEIGHT_ANNOTATION {
                         let Text(text) = map.next_value()?;
-                        let number = text.parse().ok().filter(|w| *w <= WEIGHT_MAX);
+                        let number = text.parse().ok();
                         found.weight = Some(number.ok_or_else(|| {
                             A::Error::custom(format!(
                                 "{WEIGHT_ANNOTATION}: `{text}` is no number from 0 to {WEIGHT_MAX}"

@@ -8,19 +8,45 @@ use super::{Meta, Protocol, field, value};
 use crate::Str;
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(from = "RawSlice")]
 pub struct EndpointSlice {
     pub metadata: Meta,
     pub address_type: AddressType,
+    pub endpoints: Box<[Endpoint]>,
+    pub ports: Box<[EndpointPort]>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawSlice {
+    metadata: Meta,
+    address_type: AddressType,
     #[serde(default, deserialize_with = "field::nullable")]
-    pub endpoints: Vec<Endpoint>,
+    endpoints: Vec<RawEndpoint>,
     #[serde(default, deserialize_with = "field::nullable")]
-    pub ports: Vec<EndpointPort>,
+    ports: Box<[EndpointPort]>,
     // Known before or, if keys are sorted, found here.
     #[serde(default, rename = "apiVersion", deserialize_with = "value::slice_api")]
     _api_version: (),
     #[serde(default, rename = "kind", deserialize_with = "value::slice_kind")]
     _kind: (),
+}
+
+impl From<RawSlice> for EndpointSlice {
+    fn from(raw: RawSlice) -> Self {
+        let namespace = raw.metadata.namespace();
+        let endpoints = raw.endpoints.into_iter().map(|e| Endpoint {
+            address: e.address,
+            conditions: e.conditions,
+            target: e.target_ref.and_then(|t| t.workload(namespace)),
+        });
+        Self {
+            endpoints: endpoints.collect(),
+            address_type: raw.address_type,
+            ports: raw.ports,
+            metadata: raw.metadata,
+        }
+    }
 }
 
 impl EndpointSlice {
@@ -40,15 +66,23 @@ pub enum AddressType {
     IPv6,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The first of `addresses`, which stand for each other.
-    #[serde(rename = "addresses", deserialize_with = "value::first_address")]
     pub address: IpAddr,
-    #[serde(default)]
     pub conditions: Conditions,
-    pub target_ref: Option<Box<TargetRef>>,
+    /// The Pod or Workload behind it, as `namespace/name`.
+    pub target: Option<Str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawEndpoint {
+    #[serde(rename = "addresses", deserialize_with = "value::first_address")]
+    address: IpAddr,
+    #[serde(default)]
+    conditions: Conditions,
+    target_ref: Option<TargetRef>,
 }
 
 /// All may be absent: then ready, serving as ready, and not terminating.
@@ -71,12 +105,21 @@ impl Conditions {
     }
 }
 
-/// The object behind an endpoint: a Pod or Workload.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct TargetRef {
-    pub kind: Option<Str>,
-    pub namespace: Option<Str>,
-    pub name: Option<Str>,
+#[derive(Deserialize)]
+struct TargetRef {
+    kind: Option<Str>,
+    namespace: Option<Str>,
+    name: Option<Str>,
+}
+
+impl TargetRef {
+    /// The full name of a Pod or Workload; `namespace` is the slice's.
+    fn workload(&self, namespace: &str) -> Option<Str> {
+        let is_workload = matches!(self.kind.as_deref(), Some("Pod" | "Workload"));
+        let name = self.name.as_ref().filter(|_| is_workload)?;
+        let namespace = self.namespace.as_deref().unwrap_or(namespace);
+        Some(arcstr::format!("{namespace}/{name}"))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -185,10 +185,11 @@ pub(super) fn cluster_ip<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Clust
     }
 }
 
-pub(super) fn cluster_ips<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<ClusterIp>, D::Error> {
-    sequence(d, |text| {
+pub(super) fn cluster_ips<'de, D: Deserializer<'de>>(d: D) -> Result<Box<[ClusterIp]>, D::Error> {
+    let list = sequence(d, |text| {
         cluster_ip_of(text)?.ok_or_else(|| "an empty address".into())
-    })
+    })?;
+    Ok(list.into())
 }
 
 /// An address that traffic can go to.

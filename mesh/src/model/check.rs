@@ -8,11 +8,12 @@ use std::{
 
 use underpass_abi::reason::code;
 
-use super::{Held, Model, Name, service_of, shown};
+use super::{Held, Model, service_of};
 use crate::{
     Str, compile,
     k8s::{AuthorizationPolicy, Kind, MESH_LABEL, Meta, PolicyTarget},
     problem::{Problem, Severity},
+    split_name,
 };
 
 impl Model {
@@ -34,9 +35,8 @@ impl Model {
         fn report<T: PartialEq>(kind: Kind, store: &super::Store<T>, found: &mut Findings) {
             for (name, first, other) in store.duplicates() {
                 let message = format!(
-                    "{} {} is in {} too, which counts",
+                    "{} {name} is in {} too, which counts",
                     kind.name(),
-                    shown(name),
                     first.file
                 );
                 found.add(code::DUPLICATE_OBJECT, other, "", message);
@@ -79,37 +79,32 @@ impl Model {
 
     fn check_policies(&self, found: &mut Findings) {
         let accounts = self.accounts();
-        let namespaces: BTreeSet<&Str> = self
-            .workload_names()
-            .into_iter()
-            .map(|(ns, _)| ns)
-            .collect();
+        let workloads = self.workload_names();
+        let namespaces: BTreeSet<&str> = workloads.iter().map(|n| split_name(n).0).collect();
         for (name, held) in self.policies.iter() {
+            let namespace = held.object.metadata.namespace();
             let targets = &held.object.spec.target_refs;
             for (i, target) in targets.iter().enumerate() {
                 let PolicyTarget::Service { name: service } = target else {
                     continue;
                 };
-                if self
-                    .services
-                    .get(&(name.0.clone(), service.clone()))
-                    .is_none()
-                {
+                let service = format!("{namespace}/{service}");
+                if self.services.get(&service).is_none() {
                     let field = format!("spec.targetRefs[{i}].name");
-                    let message = format!("there is no Service {}/{service}", name.0);
+                    let message = format!("there is no Service {service}");
                     found.add(code::DANGLING_REFERENCE, held, &field, message);
                 }
             }
-            if !self.selects_something(name, &held.object) {
-                let message = format!("policy {} selects nothing in the mesh", shown(name));
+            if !self.selects_something(&held.object) {
+                let message = format!("policy {name} selects nothing in the mesh");
                 found.add(code::SELECTS_NOTHING, held, "spec.targetRefs", message);
             }
             for (r, rule) in held.object.spec.rules.iter().enumerate() {
                 for (s, source) in rule.sources.iter().enumerate() {
                     let at = format!("spec.rules[{r}].sources[{s}]");
                     for account in &source.service_accounts {
-                        let ns = account.namespace.as_ref().unwrap_or(&name.0);
-                        if !accounts.contains(&(&**ns, &*account.name)) {
+                        let ns = account.namespace.as_deref().unwrap_or(namespace);
+                        if !accounts.contains(&(ns, &*account.name)) {
                             let field = format!("{at}.serviceAccounts");
                             let message = format!("no workload runs as {ns}/{}", account.name);
                             found.add(code::DANGLING_REFERENCE, held, &field, message);
@@ -118,7 +113,7 @@ impl Model {
                     for ns in source
                         .namespaces
                         .iter()
-                        .filter(|ns| !namespaces.contains(ns))
+                        .filter(|ns| !namespaces.contains(&***ns))
                     {
                         let message = format!("no workload is in namespace {ns}");
                         let field = format!("{at}.namespaces");
@@ -129,20 +124,25 @@ impl Model {
         }
     }
 
-    fn selects_something(&self, (namespace, _): &Name, policy: &AuthorizationPolicy) -> bool {
-        let service = |n: &Name| n.0 == *namespace && compile::names_service(policy, &n.1);
+    fn selects_something(&self, policy: &AuthorizationPolicy) -> bool {
+        let namespace = policy.metadata.namespace();
+        let service = |full_name: &str| {
+            let (ns, name) = split_name(full_name);
+            ns == namespace && compile::names_service(policy, name)
+        };
         self.services.iter().any(|(n, _)| service(n))
-            || self.workload_names().into_iter().any(|name| {
-                let pod = self.pods.get(name).map(|h| &*h.object);
-                let workload = self.workloads.get(name).map(|h| &*h.object);
-                name.0 == *namespace
-                    && self.enrolled(name, workload).is_some()
-                    && compile::selects(policy, &name.1, pod, workload)
+            || self.workload_names().into_iter().any(|full_name| {
+                let pod = self.pods.get(full_name).map(|h| &*h.object);
+                let workload = self.workloads.get(full_name).map(|h| &*h.object);
+                let (ns, name) = split_name(full_name);
+                ns == namespace
+                    && self.enrolled(full_name, pod, workload).is_some()
+                    && compile::selects(policy, name, pod, workload)
             })
     }
 
     fn check_services(&self, found: &mut Findings) {
-        let mut addresses: BTreeMap<(IpAddr, u16, u8), &Name> = BTreeMap::new();
+        let mut addresses: BTreeMap<(IpAddr, u16, u8), &Str> = BTreeMap::new();
         for (name, held) in self.services.iter() {
             let spec = &held.object.spec;
             if spec.addresses().is_empty() && !spec.headless() {
@@ -154,7 +154,7 @@ impl Model {
                 );
             }
             if !self.slices_of(name).any(|s| !s.object.endpoints.is_empty()) {
-                let message = format!("service {} has no endpoint", shown(name));
+                let message = format!("service {name} has no endpoint");
                 found.add(code::SERVICE_WITHOUT_ENDPOINTS, held, "", message);
             }
             for (i, port) in spec.ports.iter().enumerate() {
@@ -173,7 +173,7 @@ impl Model {
                     let key = (ip, port.port, port.protocol.number());
                     let first = addresses.entry(key).or_insert(name);
                     if *first != name {
-                        let message = format!("{ip}:{} is {}'s already", port.port, shown(first));
+                        let message = format!("{ip}:{} is {first}'s already", port.port);
                         found.add(code::DUPLICATE_ADDRESS, held, "spec.clusterIP", message);
                     }
                 }
@@ -185,33 +185,22 @@ impl Model {
         for (name, held) in self.slices.iter() {
             match service_of(&held.object) {
                 Some(service) if self.services.get(&service).is_none() => {
-                    let message = format!("there is no Service {}", shown(&service));
+                    let message = format!("there is no Service {service}");
                     found.add(code::DANGLING_REFERENCE, held, "metadata.labels", message);
                 }
                 Some(_) => {}
                 None => {
-                    let message = format!("{} belongs to no service", shown(name));
+                    let message = format!("{name} belongs to no service");
                     found.add(code::DANGLING_REFERENCE, held, "metadata.labels", message);
                 }
             }
             for (i, endpoint) in held.object.endpoints.iter().enumerate() {
-                let Some(target) = &endpoint.target_ref else {
+                let Some(target) = &endpoint.target else {
                     continue;
                 };
-                let Some(object) = &target.name else { continue };
-                let object = (
-                    target.namespace.clone().unwrap_or(name.0.clone()),
-                    object.clone(),
-                );
-                let known = match target.kind.as_deref() {
-                    Some("Pod" | "Workload") => {
-                        self.pods.get(&object).is_some() || self.workloads.get(&object).is_some()
-                    }
-                    _ => true,
-                };
-                if !known {
+                if self.pods.get(target).is_none() && self.workloads.get(target).is_none() {
                     let field = format!("endpoints[{i}].targetRef");
-                    let message = format!("there is no {}", shown(&object));
+                    let message = format!("there is no {target}");
                     found.add(code::DANGLING_REFERENCE, held, &field, message);
                 }
             }
@@ -220,11 +209,11 @@ impl Model {
 
     /// Only remote claims: local workloads may share the node's address.
     fn check_addresses(&self, found: &mut Findings) {
-        let mut owners: BTreeMap<IpAddr, &Name> = BTreeMap::new();
+        let mut owners: BTreeMap<IpAddr, &Str> = BTreeMap::new();
         for (name, held) in self.pods.iter() {
-            if !held.object.spec.host_network {
-                for ip in held.object.addresses() {
-                    claim(&mut owners, ip, name, held, "status.podIPs", found);
+            if !held.object.host_network {
+                for ip in &held.object.addresses {
+                    claim(&mut owners, *ip, name, held, "status.podIPs", found);
                 }
             }
         }
@@ -240,7 +229,7 @@ impl Model {
         }
     }
 
-    fn workload_names(&self) -> BTreeSet<&Name> {
+    fn workload_names(&self) -> BTreeSet<&Str> {
         let pods = self.pods.iter().map(|(n, _)| n);
         pods.chain(self.workloads.iter().map(|(n, _)| n)).collect()
     }
@@ -250,28 +239,28 @@ impl Model {
         let of_pods = self
             .pods
             .iter()
-            .map(|(n, h)| (n, &h.object.spec.service_account_name));
+            .map(|(n, h)| (n, &h.object.service_account_name));
         let of_workloads = self
             .workloads
             .iter()
             .map(|(n, h)| (n, &h.object.spec.service_account_name));
         let all = of_pods.chain(of_workloads);
-        all.map(|(n, account)| (&*n.0, account.as_deref().unwrap_or("default")))
+        all.map(|(n, account)| (split_name(n).0, account.as_deref().unwrap_or("default")))
             .collect()
     }
 }
 
 fn claim<'a, T>(
-    owners: &mut BTreeMap<IpAddr, &'a Name>,
+    owners: &mut BTreeMap<IpAddr, &'a Str>,
     ip: IpAddr,
-    name: &'a Name,
+    name: &'a Str,
     held: &Held<T>,
     field: &str,
     found: &mut Findings,
 ) {
     let owner = owners.entry(ip).or_insert(name);
     if *owner != name {
-        let message = format!("{ip} is {}'s already: it identifies neither", shown(owner));
+        let message = format!("{ip} is {owner}'s already: it identifies neither");
         found.add(code::DUPLICATE_ADDRESS, held, field, message);
     }
 }

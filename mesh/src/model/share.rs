@@ -28,33 +28,32 @@ impl Shared {
     /// Shares the strings of an object that was just parsed.
     pub fn object(&mut self, object: &mut Object) {
         match object {
-            Object::Namespace(o) => self.edit(o, |s, o| s.meta(&mut o.metadata)),
-            Object::AuthorizationPolicy(o) => self.edit(o, |s, o| s.meta(&mut o.metadata)),
+            Object::Namespace(o) => self.edit(o, |s, o| s.labels(&mut o.metadata)),
+            Object::AuthorizationPolicy(o) => self.edit(o, |s, o| s.labels(&mut o.metadata)),
             Object::Pod(o) => self.edit(o, |s, o| {
-                s.meta(&mut o.metadata);
-                s.optional(&mut o.spec.service_account_name);
-                s.optional(&mut o.spec.node_name);
+                s.text(&mut o.metadata.full_name);
+                s.labels(&mut o.metadata);
+                s.optional(&mut o.service_account_name);
             }),
             Object::Workload(o) => self.edit(o, |s, o| {
-                s.meta(&mut o.metadata);
+                s.text(&mut o.metadata.full_name);
+                s.labels(&mut o.metadata);
                 s.optional(&mut o.spec.service_account_name);
             }),
             Object::Service(o) => self.edit(o, |s, o| {
-                s.meta(&mut o.metadata);
+                s.text(&mut o.metadata.full_name);
+                s.labels(&mut o.metadata);
                 for port in &mut o.spec.ports {
                     s.text(&mut port.name);
-                    s.optional(&mut port.app_protocol);
                 }
             }),
             Object::EndpointSlice(o) => self.edit(o, |s, o| {
-                s.meta(&mut o.metadata);
+                s.labels(&mut o.metadata);
                 for port in &mut o.ports {
                     s.text(&mut port.name);
                 }
-                for target in o.endpoints.iter_mut().filter_map(|e| e.target_ref.as_mut()) {
-                    s.optional(&mut target.kind);
-                    s.optional(&mut target.namespace);
-                    s.optional(&mut target.name);
+                for endpoint in &mut o.endpoints {
+                    s.optional(&mut endpoint.target);
                 }
             }),
         }
@@ -66,9 +65,7 @@ impl Shared {
         }
     }
 
-    fn meta(&mut self, meta: &mut Meta) {
-        self.text(&mut meta.name);
-        self.text(&mut meta.namespace);
+    fn labels(&mut self, meta: &mut Meta) {
         let Labels(labels) = &mut meta.labels;
         match self.labels.get(&*labels) {
             Some(known) => *labels = known.clone(),
@@ -92,7 +89,8 @@ impl Shared {
     pub fn sweep(&mut self) {
         if self.all.len() + self.labels.len() > 2 * self.swept + 1024 {
             self.labels.retain(|labels| Arc::strong_count(labels) > 1);
-            self.all.retain(|text| Arc::strong_count(text) > 1);
+            self.all
+                .retain(|text| Str::strong_count(text).is_some_and(|n| n > 1));
             self.swept = self.all.len() + self.labels.len();
         }
     }

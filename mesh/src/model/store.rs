@@ -5,9 +5,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::Str;
 
-/// (namespace, name).
-pub(super) type Name = (Str, Str);
-
 #[derive(Clone, Debug)]
 pub(super) struct Held<T> {
     pub file: Str,
@@ -15,19 +12,21 @@ pub(super) struct Held<T> {
     pub object: Arc<T>,
 }
 
+/// By full name.
 #[derive(Debug)]
-struct Slot<T> {
-    first: Held<T>,
-    /// In other files, sorted by file name.
-    others: Vec<Held<T>>,
+pub(super) struct Store<T> {
+    /// Those that count.
+    first: BTreeMap<Str, Held<T>>,
+    /// In other files, sorted by file name; never empty.
+    others: BTreeMap<Str, Vec<Held<T>>>,
 }
-
-#[derive(Debug)]
-pub(super) struct Store<T>(BTreeMap<Name, Slot<T>>);
 
 impl<T> Default for Store<T> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self {
+            first: BTreeMap::new(),
+            others: BTreeMap::new(),
+        }
     }
 }
 
@@ -38,26 +37,25 @@ pub(super) struct Changed<T> {
 }
 
 impl<T: PartialEq> Store<T> {
-    pub fn get(&self, name: &Name) -> Option<&Held<T>> {
-        self.0.get(name).map(|slot| &slot.first)
+    pub fn get(&self, name: &str) -> Option<&Held<T>> {
+        self.first.get(name)
     }
 
     /// Those that count, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Held<T>)> {
-        self.0.iter().map(|(name, slot)| (name, &slot.first))
+    pub fn iter(&self) -> impl Iterator<Item = (&Str, &Held<T>)> {
+        self.first.iter()
     }
 
     /// Those that do not count, each with the one that does.
-    pub fn duplicates(&self) -> impl Iterator<Item = (&Name, &Held<T>, &Held<T>)> {
-        self.0.iter().flat_map(|(name, slot)| {
-            slot.others
-                .iter()
-                .map(move |other| (name, &slot.first, other))
+    pub fn duplicates(&self) -> impl Iterator<Item = (&Str, &Held<T>, &Held<T>)> {
+        self.others.iter().flat_map(|(name, others)| {
+            let first = &self.first[name];
+            others.iter().map(move |other| (name, first, other))
         })
     }
 
     /// The object as a file holds it.
-    pub fn put(&mut self, name: Name, held: Held<T>) -> Option<Changed<T>> {
+    pub fn put(&mut self, name: Str, held: Held<T>) -> Option<Changed<T>> {
         let before = self.take_out(&name, &held.file);
         let held = match before.mine {
             // The same as before: keep the shared object, so that nothing looks changed.
@@ -67,54 +65,55 @@ impl<T: PartialEq> Store<T> {
             },
             _ => held,
         };
-        let slot = match self.0.remove(&name) {
-            None => Slot {
-                first: held,
-                others: Vec::new(),
-            },
-            Some(mut slot) => {
-                if held.file < slot.first.file {
-                    let second = std::mem::replace(&mut slot.first, held);
-                    slot.others.insert(0, second);
-                } else {
-                    let at = slot.others.partition_point(|o| o.file < held.file);
-                    slot.others.insert(at, held);
-                }
-                slot
+        let other = match self.first.get_mut(&name) {
+            Some(first) if first.file < held.file => Some(held),
+            Some(first) => Some(std::mem::replace(first, held)),
+            None => {
+                self.first.insert(name.clone(), held);
+                None
             }
         };
-        let after = slot.first.object.clone();
-        self.0.insert(name, slot);
-        changed(before.counted, Some(after))
+        if let Some(other) = other {
+            let others = self.others.entry(name.clone()).or_default();
+            let at = others.partition_point(|o| o.file < other.file);
+            others.insert(at, other);
+        }
+        changed(before.counted, self.object(&name))
     }
 
     /// A file holds the object no more.
-    pub fn remove(&mut self, name: &Name, file: &str) -> Option<Changed<T>> {
+    pub fn remove(&mut self, name: &str, file: &str) -> Option<Changed<T>> {
         let before = self.take_out(name, file);
-        changed(before.counted, self.get(name).map(|h| h.object.clone()))
+        changed(before.counted, self.object(name))
     }
 
-    fn take_out(&mut self, name: &Name, file: &str) -> Before<T> {
-        let Some(slot) = self.0.get_mut(name) else {
-            return Before {
-                counted: None,
-                mine: None,
-            };
+    fn object(&self, name: &str) -> Option<Arc<T>> {
+        self.get(name).map(|h| h.object.clone())
+    }
+
+    fn take_out(&mut self, name: &str, file: &str) -> Before<T> {
+        let counted = self.object(name);
+        let mut others = self.others.remove(name).unwrap_or_default();
+        let mine = match self.first.get_mut(name) {
+            Some(first) if *first.file == *file => {
+                if others.is_empty() {
+                    self.first.remove(name)
+                } else {
+                    Some(std::mem::replace(first, others.remove(0)))
+                }
+            }
+            _ => {
+                let at = others.iter().position(|o| *o.file == *file);
+                at.map(|at| others.remove(at))
+            }
         };
-        let counted = Some(slot.first.object.clone());
-        let mine = if &*slot.first.file == file {
-            let first = if slot.others.is_empty() {
-                self.0.remove(name).map(|s| s.first)
-            } else {
-                let second = slot.others.remove(0);
-                Some(std::mem::replace(&mut slot.first, second))
-            };
-            first.map(|h| h.object)
-        } else {
-            let at = slot.others.iter().position(|o| &*o.file == file);
-            at.map(|at| slot.others.remove(at).object)
-        };
-        Before { counted, mine }
+        if !others.is_empty() {
+            self.others.insert(name.into(), others);
+        }
+        Before {
+            counted,
+            mine: mine.map(|h| h.object),
+        }
     }
 }
 

@@ -40,10 +40,7 @@ fn shop() -> Model {
 }
 
 fn service(name: &str) -> DestRef {
-    DestRef::Service {
-        namespace: "shop".into(),
-        name: name.into(),
-    }
+    DestRef::Service(format!("shop/{name}").into())
 }
 
 fn workload(name: &str) -> SourceRef {
@@ -55,8 +52,8 @@ fn the_shop_compiles() {
     let plan = shop().compile(&facts());
     let web = plan.workload("shop/web").unwrap();
     assert_eq!(&*web.identity, "spiffe://cluster.local/ns/shop/sa/web");
-    assert_eq!(web.enrolled_by.as_deref(), Some("Namespace shop"));
-    assert!(web.local && web.netns == 100);
+    assert_eq!(web.enrolled_object().as_deref(), Some("Namespace shop"));
+    assert!(web.local && web.netns() == 100);
     assert!(!plan.workload("shop/batch").unwrap().enrolled());
     assert!(!plan.workload("far/client").unwrap().local);
     let (name, rates) = plan
@@ -153,11 +150,8 @@ fn a_changed_slice_compiles_its_service_only() {
     model.set_file("shop.yaml", &SHOP.replace("10.1.0.12", "10.1.0.13"));
     let after = model.compile(&facts());
     assert!(Arc::ptr_eq(&before.world, &after.world));
-    let same = |name: &str| {
-        let key = ("shop".into(), name.into());
-        Arc::ptr_eq(&before.services[&key], &after.services[&key])
-    };
-    assert!(same("ledger") && !same("rates"));
+    let same = |name: &str| Arc::ptr_eq(&before.services[name], &after.services[name]);
+    assert!(same("shop/ledger") && !same("shop/rates"));
 }
 
 #[test]

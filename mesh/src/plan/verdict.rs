@@ -112,8 +112,8 @@ impl Plan {
                     .unwrap_or(Ip::ANY);
                 return (None, one(ip, position), workload);
             }
-            DestRef::Service { namespace, name } => {
-                let service = self.services.get(&(namespace.clone(), name.clone()));
+            DestRef::Service(name) => {
+                let service = self.services.get(name);
                 service.filter(|s| of_service(s, None)).map(|s| (s, None))
             }
             DestRef::Address(ip) => {
@@ -122,7 +122,7 @@ impl Plan {
                 match service {
                     Some(s) => Some((s, Some(ip))),
                     None => {
-                        let owner = self.world.addresses.get(&ip).and_then(|o| o.workload);
+                        let owner = self.world.owner(ip).and_then(|o| o.workload);
                         let workload = owner.map(|i| &self.world.workloads[i as usize]);
                         return (None, one(ip, owner), workload);
                     }
@@ -139,7 +139,7 @@ impl Plan {
         let first = ports.next().map(|p| (&**service, p));
         (
             first,
-            first.map(|(_, p)| p.endpoints.clone()).unwrap_or_default(),
+            first.map(|(_, p)| p.endpoints.to_vec()).unwrap_or_default(),
             None,
         )
     }
@@ -183,11 +183,11 @@ fn undecided() -> Decision {
 
 /// The layer of one side. Nothing asks for more than the kernel yet.
 fn layer(workload: Option<&Workload>) -> Choice {
-    match workload.map(|w| &w.enrolled_by) {
+    match workload.map(Workload::enrolled_object) {
         Some(Some(by)) => Choice {
             layer: Layer::Kernel,
             reason: code::NO_L7_NEEDED,
-            object: by.clone(),
+            object: by,
         },
         Some(None) => Choice {
             layer: Layer::None,
@@ -220,7 +220,7 @@ impl World {
             SourceRef::Host => Who::Host,
             SourceRef::UnknownLocal => Who::UnknownLocal,
             SourceRef::Address(ip) if ip.to_canonical().is_loopback() => Who::UnknownLocal,
-            SourceRef::Address(ip) => match self.addresses.get(&Ip::from(*ip)) {
+            SourceRef::Address(ip) => match self.owner(Ip::from(*ip)) {
                 Some(owner) if owner.local => Who::UnknownLocal,
                 Some(owner) => owner
                     .workload
@@ -299,7 +299,7 @@ impl World {
                     .spec
                     .rules
                     .iter()
-                    .any(|r| fits(r, &p.object.metadata.namespace))
+                    .any(|r| fits(r, p.object.metadata.namespace()))
             });
             return if allows {
                 undecided()
@@ -310,7 +310,8 @@ impl World {
         // Of the policies that allow, the one with the narrowest rule is named.
         let best = enforced.iter().filter_map(|p| {
             let rules = p.object.spec.rules.iter();
-            let fits = rules.filter_map(|r| fit(r, &p.object.metadata.namespace, who, port, proto));
+            let fits =
+                rules.filter_map(|r| fit(r, p.object.metadata.namespace(), who, port, proto));
             Some((fits.min()?, &p.name))
         });
         match best.min() {
@@ -360,7 +361,7 @@ fn fit(rule: &Rule, namespace: &str, who: &Who, port: u16, proto: u8) -> Option<
             .any(|b| b.cidr.contains(*ip) && !b.except.iter().any(|e| e.contains(*ip))),
     };
     let wide = |s: &k8s::Source| match who {
-        Who::Workload(w) => s.namespaces.contains(&w.namespace),
+        Who::Workload(w) => s.namespaces.iter().any(|ns| *ns == w.namespace()),
         Who::Outside(_) => s.outside,
         _ => false,
     };

@@ -1,10 +1,7 @@
 //! What is installed, from the pinned maps alone. A crash can have left any prefix of a change:
 //! what nothing refers to is taken for free or for waste, which the next change removes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    hash::Hash,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use underpass_abi::{
     plain::{Plain, from_bytes},
@@ -43,7 +40,7 @@ pub(super) fn adopt(dump: &Dump) -> Result<Tables, TablesError> {
     // All others are free, so that what the arrays hold for them is written before anything refers
     // to it.
     let used = workloads.reachable(&services);
-    names.workloads.adopt_used(|i| used.contains(&i));
+    names.workloads.adopt_used(|i| used[i as usize]);
     tables.policies = policies(dump, &workloads, &services, &settings)?.into();
     tables.names = names.into();
     tables.services = services.into();
@@ -62,12 +59,11 @@ fn pairs<K: Plain, V: Plain>(dump: &Dump, map: &'static str) -> Result<Vec<(K, V
         .ok_or_else(|| corrupt(map, "keys or values have another size".into()))
 }
 
-fn entries<K: Plain + Hash + Eq>(
-    dump: &Dump,
-    map: &'static str,
-) -> Result<HashMap<K, u32>, TablesError> {
+fn entries<K: Plain + Ord>(dump: &Dump, map: &'static str) -> Result<Vec<(K, u32)>, TablesError> {
     let pairs = pairs::<K, Entry>(dump, map)?.into_iter();
-    Ok(pairs.map(|(key, entry)| (key, entry.word)).collect())
+    let mut words: Vec<(K, u32)> = pairs.map(|(key, entry)| (key, entry.word)).collect();
+    words.sort_unstable();
+    Ok(words)
 }
 
 fn corrupt(map: &'static str, why: String) -> TablesError {
@@ -97,7 +93,7 @@ fn names(dump: &Dump) -> Result<Names, TablesError> {
             if index == 0 || !register.indexes.holds(index) {
                 return Err(corrupt(maps::NAMES, format!("{key:?} is out of range")));
             }
-            register.adopt(index, name);
+            register.adopt(index, name.into());
         }
     }
     // Whatever has a name may be in use; the next pass frees what is not.

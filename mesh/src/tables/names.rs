@@ -1,7 +1,13 @@
 //! The register index ↔ name of what plans mention. Removed objects keep their name until the index
 //! is used again, so that open connections can still be named.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    hash::{BuildHasher, RandomState},
+};
+
+use hashbrown::HashTable;
 
 use underpass_abi::tables::{
     NAME_LEN, NAMES_PAGE, NAMES_PER_PAGE, NameKey, NameKind, limits, maps,
@@ -60,7 +66,7 @@ impl Names {
 
     /// The index of a name; of a service with two addresses, one of them.
     pub fn find(&self, kind: NameKind, name: &str) -> Option<u32> {
-        self.register(kind).by_name.get(&*cut(name)).copied()
+        self.register(kind).find(&cut(name))
     }
 
     /// All names of a kind, by index.
@@ -124,7 +130,9 @@ impl Names {
 pub(super) struct Register {
     kind: NameKind,
     by_index: Vec<Option<Str>>,
-    by_name: HashMap<Str, u32>,
+    /// By the hash of the name; of two indexes with one name, the later.
+    by_name: HashTable<u32>,
+    hasher: RandomState,
     /// The pass in which each index was last asked for; 0: it is free.
     seen: Vec<u32>,
     pass: u32,
@@ -140,7 +148,8 @@ impl Register {
         Self {
             kind,
             by_index,
-            by_name: HashMap::new(),
+            by_name: HashTable::new(),
+            hasher: RandomState::new(),
             seen,
             pass: 1,
             changed: BTreeSet::new(),
@@ -157,10 +166,29 @@ impl Register {
         self.pass += 1;
     }
 
+    /// Makes room for so many names at once.
+    pub(super) fn reserve(&mut self, names: usize) {
+        let more = (names + 1).saturating_sub(self.by_index.len());
+        self.by_index.reserve_exact(more);
+        self.seen.reserve_exact(more);
+        let text = |i: &u32| self.by_index[*i as usize].as_deref().unwrap_or_default();
+        self.by_name
+            .reserve(more, |i| self.hasher.hash_one(text(i)));
+    }
+
     /// The index of a name: its own, also if it was removed not long ago, else a fresh one.
     pub(super) fn ask(&mut self, name: &str) -> Result<u32, TablesError> {
-        let name = cut(name);
-        if let Some(&index) = self.by_name.get(&*name) {
+        self.ask_as(name, || name.into())
+    }
+
+    /// The same for a name that is shared with the plan.
+    pub(super) fn ask_shared(&mut self, name: &Str) -> Result<u32, TablesError> {
+        self.ask_as(name, || name.clone())
+    }
+
+    fn ask_as(&mut self, name: &str, keep: impl FnOnce() -> Str) -> Result<u32, TablesError> {
+        let cut = cut(name);
+        if let Some(index) = self.find(&cut) {
             let seen = &mut self.seen[index as usize];
             let was_free = std::mem::replace(seen, self.pass) == 0;
             if !was_free || self.indexes.revive(index) {
@@ -170,7 +198,11 @@ impl Register {
             *seen = 0;
         }
         let index = self.indexes.take()?;
-        self.name(index, &name);
+        let name = match cut {
+            Cow::Borrowed(_) => keep(),
+            Cow::Owned(cut) => cut.into(),
+        };
+        self.name(index, name);
         self.seen[index as usize] = self.pass;
         Ok(index)
     }
@@ -199,10 +231,13 @@ impl Register {
     }
 
     /// Names an index, if that is not its name already.
-    pub(super) fn name(&mut self, index: u32, name: &str) {
-        let name = cut(name);
-        if self.get(index).is_none_or(|n| **n != *name) {
-            self.adopt(index, &name);
+    pub(super) fn name(&mut self, index: u32, name: Str) {
+        let name = match cut(&name) {
+            Cow::Borrowed(_) => name,
+            Cow::Owned(cut) => cut.into(),
+        };
+        if self.get(index) != Some(&name) {
+            self.adopt(index, name);
             self.changed.insert(index / NAMES_PER_PAGE as u32);
         }
     }
@@ -222,17 +257,32 @@ impl Register {
     }
 
     /// Sets a name that the register in the kernel has.
-    pub(super) fn adopt(&mut self, index: u32, name: &str) {
+    pub(super) fn adopt(&mut self, index: u32, name: Str) {
         self.grow(index);
-        let slot = &mut self.by_index[index as usize];
-        if let Some(old) = slot.take()
-            && self.by_name.get(&old) == Some(&index)
-        {
-            self.by_name.remove(&old);
+        if let Some(old) = self.by_index[index as usize].take() {
+            let hash = self.hasher.hash_one(&*old);
+            if let Ok(entry) = self.by_name.find_entry(hash, |i| *i == index) {
+                entry.remove();
+            }
         }
-        let name: Str = name.into();
-        *slot = Some(name.clone());
-        self.by_name.insert(name, index);
+        let hash = self.hasher.hash_one(&*name);
+        let named = |i: &u32| self.by_index[*i as usize].as_ref() == Some(&name);
+        match self.by_name.find_mut(hash, named) {
+            Some(other) => *other = index,
+            None => {
+                let names = &self.by_index;
+                let text = |i: &u32| names[*i as usize].as_deref().unwrap_or_default();
+                let hash_of = |i: &u32| self.hasher.hash_one(text(i));
+                self.by_name.insert_unique(hash, index, hash_of);
+            }
+        }
+        self.by_index[index as usize] = Some(name);
+    }
+
+    fn find(&self, name: &str) -> Option<u32> {
+        let named = |i: &u32| self.by_index[*i as usize].as_deref() == Some(name);
+        let hash = self.hasher.hash_one(name);
+        self.by_name.find(hash, named).copied()
     }
 
     /// Indexes that have a name.
@@ -260,7 +310,7 @@ impl Register {
 }
 
 /// A name as the register holds it: one that is too long ends in a hash of the whole.
-pub(super) fn cut(name: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn cut(name: &str) -> Cow<'_, str> {
     if name.len() <= NAME_LEN {
         return name.into();
     }
@@ -296,7 +346,7 @@ mod tests {
         let ledger = names.ask("ledger").unwrap();
         names.sweep();
         assert_ne!(ledger, web);
-        assert_eq!(names.get(web).unwrap().as_ref(), "web");
+        assert_eq!(names.get(web).unwrap(), "web");
         names.indexes.begin();
         assert_eq!(names.ask("web").unwrap(), web);
     }

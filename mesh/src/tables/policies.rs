@@ -236,7 +236,7 @@ fn compile(
             rules: Box::default(),
         });
     };
-    let first = names.policies.ask(&first.name)?;
+    let first = names.policies.ask_shared(&first.name)?;
     let mut rules: BTreeMap<RuleKey, u64> = BTreeMap::new();
     let kind = if enforced {
         RuleWord::ENFORCED
@@ -244,10 +244,10 @@ fn compile(
         RuleWord::AUDITED
     };
     for policy in in_effect() {
-        let index = names.policies.ask(&policy.name)?;
+        let index = names.policies.ask_shared(&policy.name)?;
         let word = RuleWord::new(kind, index).0;
         for rule in &policy.object.spec.rules {
-            let namespace = &policy.object.metadata.namespace;
+            let namespace = policy.object.metadata.namespace();
             let subjects = subjects(world, rule, namespace, names)?;
             let mut ports: Vec<_> = rule
                 .ports

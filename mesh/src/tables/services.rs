@@ -100,6 +100,10 @@ impl Services {
         for key in gone {
             self.remove(&key, names, out);
         }
+        let endpoints: usize = wanted.values().map(|(_, port)| port.endpoints.len()).sum();
+        let more = (endpoints + 1).saturating_sub(self.backends.len());
+        self.backends.reserve_exact(more);
+        names.services.reserve(wanted.len());
         for (service, port) in wanted.into_values() {
             self.lay(service, port, context, names, out)?;
         }
@@ -188,7 +192,7 @@ impl Services {
                 )
             }
         };
-        names.services.name(old.index, &service.port_name(port));
+        names.services.name(old.index, service.port_name(port));
         let version = old.version + 1;
         let known: HashMap<(Ip, u16, u32), u32> = old
             .backends

@@ -1,11 +1,6 @@
 //! Workloads by index (`IDENTITIES`, `WORKLOADS`, `HOMES`) and how programs find them
 //! (`CGROUPS`, `NETNS`, `ADDRESSES`).
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    hash::Hash,
-};
-
 use underpass_abi::{
     Ip,
     plain::{Plain, bytes},
@@ -30,31 +25,29 @@ pub(super) struct Row {
 pub(super) struct Workloads {
     /// By index.
     pub rows: Vec<Row>,
-    pub cgroups: HashMap<u64, u32>,
-    pub netns: HashMap<u64, u32>,
-    pub addresses: HashMap<Ip, u32>,
+    // Keys and words of the hashes, sorted.
+    pub cgroups: Vec<(u64, u32)>,
+    pub netns: Vec<(u64, u32)>,
+    pub addresses: Vec<(Ip, u32)>,
     /// Indexes by position in the last world.
     pub index_of: Box<[u32]>,
 }
 
 impl Workloads {
-    /// Indexes that programs can come by.
-    pub(super) fn reachable(&self, services: &Services) -> HashSet<u32> {
-        let Self {
-            cgroups,
-            netns,
-            addresses,
-            ..
-        } = self;
-        let addresses = addresses.values().map(|w| AddressWord(*w).workload());
-        let entries = cgroups.values().chain(netns.values()).copied();
+    /// For each index, whether programs can come by it.
+    pub(super) fn reachable(&self, services: &Services) -> Vec<bool> {
+        let mut reachable = vec![false; limits::WORKLOADS];
+        let places = self.cgroups.iter().chain(&self.netns).map(|(_, w)| *w);
+        let addresses = self.addresses.iter();
+        let addresses = addresses.map(|(_, w)| AddressWord(*w).workload());
         let backends = services.rows.values().flat_map(|row| &row.backends);
         let behind = backends.map(|b| services.backends[*b as usize].0.workload);
-        entries
-            .chain(addresses)
-            .chain(behind)
-            .filter(|w| *w != 0)
-            .collect()
+        for workload in places.chain(addresses).chain(behind) {
+            if let Some(entry) = reachable.get_mut(workload as usize) {
+                *entry = workload != 0;
+            }
+        }
+        reachable
     }
 
     /// `tables`: policy tables by position of the world's sets. `reachable`: before this change.
@@ -62,11 +55,14 @@ impl Workloads {
         &mut self,
         world: &World,
         tables: &[u32],
-        reachable: &HashSet<u32>,
+        reachable: &[bool],
         names: &mut Names,
         out: &mut Writer,
     ) -> Result<(), TablesError> {
         names.workloads.begin_pass();
+        names.workloads.reserve(world.workloads.len());
+        let more = (world.workloads.len() + 1).saturating_sub(self.rows.len());
+        self.rows.reserve_exact(more);
         let mut index_of = Vec::with_capacity(world.workloads.len());
         let mut name = String::new();
         for workload in &world.workloads {
@@ -74,8 +70,8 @@ impl Workloads {
             name.clear();
             name.extend([&workload.full_name, " ", &*workload.identity]);
             let index = names.workloads.ask(&name)?;
-            let identity = names.identities.ask(&workload.identity)?;
-            let namespace = names.namespaces.ask(&workload.namespace)?;
+            let identity = names.identities.ask_shared(&workload.identity)?;
+            let namespace = names.namespaces.ask(workload.namespace())?;
             let row = Row {
                 identity: IdentityPair {
                     identity: subject::identity(identity),
@@ -89,9 +85,9 @@ impl Workloads {
                     }
                     false => 0,
                 },
-                home: workload.netns,
+                home: workload.netns(),
             };
-            self.row(index, reachable.contains(&index), row, out);
+            self.row(index, reachable[index as usize], row, out);
             index_of.push(index);
         }
         names.workloads.sweep();
@@ -136,16 +132,15 @@ impl Workloads {
         let addresses = world.addresses.iter().map(|(ip, owner)| {
             let local = if owner.local { AddressWord::LOCAL } else { 0 };
             let shared = if owner.shared { AddressWord::SHARED } else { 0 };
-            (
-                *ip,
-                AddressWord::new(owner.workload.map_or(0, index), local | shared).0,
-            )
+            let workload = owner.workload.map_or(0, index);
+            (*ip, AddressWord::new(workload, local | shared).0)
         });
-        let netns = world
-            .netns
-            .iter()
-            .map(|(c, owner)| (*c, owner.map_or(0, index)));
-        let cgroups = world.cgroups.iter().map(|(id, owner)| (*id, index(*owner)));
+        let netns = world.netns.iter();
+        let netns = netns.map(|(cookie, owner)| (*cookie, owner.map_or(0, index)));
+        let cgroups = world.cgroups.iter();
+        let cgroups = cgroups.map(|(id, owner)| (*id, index(*owner)));
+        let addresses = addresses.collect();
+        let (netns, cgroups) = (netns.collect(), cgroups.collect());
         entries(
             maps::ADDRESSES,
             limits::ADDRESSES,
@@ -165,46 +160,47 @@ impl Workloads {
 
     /// The bits of `SETTINGS[CGROUP_LEVELS]`.
     pub(super) fn levels(world: &World) -> u64 {
-        let all = world.workloads.iter().flat_map(|w| &w.cgroups);
+        let places = world.workloads.iter().filter_map(|w| w.place.as_ref());
+        let all = places.flat_map(|p| &p.cgroups);
         all.fold(0, |bits, c| bits | 1 << c.level)
     }
 }
 
-/// Makes a hash's pairs these.
-fn entries<K: Plain + Hash + Ord>(
+/// Makes a hash's pairs these; both are sorted.
+fn entries<K: Plain + Ord>(
     map: &'static str,
     limit: usize,
-    installed: &mut HashMap<K, u32>,
-    wanted: impl Iterator<Item = (K, u32)>,
+    installed: &mut Vec<(K, u32)>,
+    wanted: Vec<(K, u32)>,
     out: &mut Writer,
 ) -> Result<(), TablesError> {
-    let mut keys = HashSet::with_capacity(installed.len());
-    for (key, word) in wanted {
-        keys.insert(key);
-        match installed.insert(key, word) {
-            None => out.fresh(map, &key, &Entry::new(word)),
-            Some(old) if old != word => out.entry(map, &key, word),
+    let mut old = installed.iter().peekable();
+    let mut added = 0;
+    for (key, word) in &wanted {
+        while let Some((gone, _)) = old.next_if(|(k, _)| k < key) {
+            out.stale(map, bytes(gone));
+        }
+        match old.next_if(|(k, _)| k == key) {
+            None => {
+                added += 1;
+                out.fresh(map, key, &Entry::new(*word));
+            }
+            Some((_, before)) if before != word => out.entry(map, key, *word),
             Some(_) => {}
         }
     }
+    for (gone, _) in old {
+        out.stale(map, bytes(gone));
+    }
     // What is to go is there until the end of the change.
-    if installed.len() > limit {
+    let need = installed.len() + added;
+    if need > limit {
         return Err(TablesError::Limit {
             what: map,
-            need: installed.len(),
+            need,
             limit,
         });
     }
-    if installed.len() > keys.len() {
-        let gone: BTreeMap<K, ()> = installed
-            .keys()
-            .filter(|k| !keys.contains(k))
-            .map(|k| (*k, ()))
-            .collect();
-        for key in gone.keys() {
-            installed.remove(key);
-            out.stale(map, bytes(key));
-        }
-    }
+    *installed = wanted;
     Ok(())
 }

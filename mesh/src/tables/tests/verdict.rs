@@ -166,7 +166,7 @@ proptest! {
                         let table = store.word(maps::SLOTS, word.offset() + 1) as u32;
                         let got = kernel(&store, table, port, proto, subjects);
                         let expected = plain(plan.world.decide_service(service, &who, port, proto));
-                        prop_assert_eq!(got, expected, "{:?} to service {}", source, service.name);
+                        prop_assert_eq!(got, expected, "{:?} to service {}", source, service.full_name);
                     }
                 }
             }
