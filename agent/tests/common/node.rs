@@ -13,6 +13,7 @@ use std::{
 
 use underpass_abi::{
     plain,
+    shortcut::Mode,
     tables::{Entry, maps, setting},
 };
 use underpass_agent::{
@@ -38,6 +39,8 @@ impl Node {
         let options = KernelOptions {
             pin_dir: Path::new("/sys/fs/bpf").join(&name),
             cgroup_root: Some(cgroup.clone()),
+            // All features, as far as this kernel has them.
+            shortcut: Mode::Auto,
             ..KernelOptions::default()
         };
         Self { options, cgroup }
