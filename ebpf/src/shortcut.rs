@@ -345,7 +345,9 @@ extern "C" fn up_add(s: *mut SockState) -> u32 {
     let Some(s) = (unsafe { s.as_mut() }) else {
         return 0;
     };
-    let Some(p) = PAIRS.get_ptr(&s.cookie) else {
+    // On the stack: before Linux 6.2 the verifier takes no argument's memory for a key.
+    let pair = s.cookie;
+    let Some(p) = PAIRS.get_ptr(&pair) else {
         return 0;
     };
     // SAFETY: elements stay readable for the run; this one lives until its dialing end is released.
@@ -376,6 +378,7 @@ extern "C" fn up_add(s: *mut SockState) -> u32 {
 #[inline(always)]
 pub fn forget(s: &SockState) {
     if s.flags & flag::SHORTCUT != 0 {
-        let _ = PAIRS.remove(&s.cookie);
+        let pair = s.cookie;
+        let _ = PAIRS.remove(&pair);
     }
 }

@@ -14,19 +14,14 @@ use aya::{
     maps::MapError,
     programs::{Program, ProgramError, ProgramFd},
 };
-use underpass_abi::{
-    reason::code,
-    shortcut::{RDONLY_CAST, ShortcutOffsets},
-    sock::Offsets,
-    tables::maps,
-};
+use underpass_abi::{reason::code, shortcut::ShortcutOffsets, sock::Offsets, tables::maps};
 
 use super::{
     CgroupRoot, KernelError,
     apply::Maps,
     btf,
     feature::{CLOSE_RECORDS, Feature, Features, INBOUND, OPEN_SOCKETS, UDP},
-    pins,
+    object, pins,
     pins::Pins,
     shortcut,
 };
@@ -136,28 +131,9 @@ impl Source {
         loader.override_global("OFFSETS", &self.offsets, true);
         loader.override_global("SHORTCUT_OFFSETS", &self.shortcut, true);
         loader.override_global("NETNS_COOKIE", netns_cookie, true);
-        let object = with_kernel_function(&self.object, self.shortcut.rdonly_cast);
+        let object = object::with_kernel_function(&self.object, self.shortcut.rdonly_cast);
         loader.load(&object).map_err(object_error)
     }
-}
-
-/// The object with calls of [`RDONLY_CAST`] made calls of the kernel function with this BTF id. Only
-/// `up_sk_msg` has any; unpatched (id 0) it is refused, and with it the shortcut.
-pub fn with_kernel_function(object: &[u8], id: u32) -> Vec<u8> {
-    const CALL: u8 = 0x85;
-    /// `BPF_PSEUDO_KFUNC_CALL` as source register.
-    const KERNEL_FUNCTION: u8 = 2 << 4;
-    let mut object = object.to_vec();
-    let wanted = [&[CALL, 0, 0, 0][..], &RDONLY_CAST.to_le_bytes()].concat();
-    if id != 0 {
-        for call in object.as_chunks_mut::<8>().0 {
-            if call[..] == wanted[..] {
-                call[1] = KERNEL_FUNCTION;
-                call[4..].copy_from_slice(&id.to_le_bytes());
-            }
-        }
-    }
-    object
 }
 
 /// What stays of a load.

@@ -116,7 +116,8 @@ pub extern "C" fn up_reader(e: *mut End, size: u32, write_seq: u32) -> u32 {
 /// Takes the other end's address from what both share.
 #[inline(always)]
 fn meet(e: &mut End) -> bool {
-    let Some(p) = PAIRS.get_ptr(&e.pair) else {
+    let pair = e.pair;
+    let Some(p) = PAIRS.get_ptr(&pair) else {
         return false;
     };
     // SAFETY: elements stay readable for the run; an entry of other sockets is told by the cookie.
