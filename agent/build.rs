@@ -6,7 +6,8 @@ use std::{env, fs, path::PathBuf};
 fn main() {
     let object = match env::var_os("UNDERPASS_BPF_OBJECT") {
         Some(path) => PathBuf::from(path),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/underpass.o"),
+        None => PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"))
+            .join("../target/bpf/underpass.o"),
     };
     println!("cargo::rerun-if-env-changed=UNDERPASS_BPF_OBJECT");
     println!("cargo::rerun-if-changed={}", object.display());

@@ -11,12 +11,12 @@ use crate::{
     Result, ebpf,
     flags::{Flag, Flags, Verb},
     process::{self, step, step_lines},
-    setup, tidy, verify, vm, workspace,
+    setup, tidy, verify, workspace,
 };
 
 pub const VERB: Verb = Verb {
     name: "test",
-    about: "format, lints, all tests (needs root), verify, another kernel, tidy, licenses",
+    about: "format, lints, all tests (needs root), verify, tidy, licenses",
     flags: &[
         Flag {
             name: "--equivalence",
@@ -42,8 +42,6 @@ pub const VERB: Verb = Verb {
 const SKIPPED: &str = "tests/skipped.txt";
 /// The program of the equivalence suite and the soak.
 const SUITE: &str = "underpass-equivalence";
-/// Of the soak in a run of everything.
-const SOAK: &str = "1G";
 const MINUTES: fn(u64) -> Duration = |n| Duration::from_secs(60 * n);
 
 #[derive(Default)]
@@ -105,9 +103,6 @@ fn all(tally: &mut Tally) -> Result<()> {
     } else {
         tests(tally, &mut cargo(&["test", "--no-fail-fast"]), limit);
         tally.count(verify::check());
-        tally.count(vm::check());
-        tally.count(equivalence());
-        tally.count(soak(SOAK, None));
     }
     tally.count(tidy::check().map(|_| ()));
     deny(tally)?;

@@ -45,8 +45,6 @@ pub const VERB: Verb = Verb {
 const PAGE: &str = "docs/reference/kernels.md";
 /// In place of a kernel's name: this machine, without emulation.
 const HERE: &str = "here";
-/// For `test`: a kernel that is not the machine's own.
-const IN_CI: &str = "6.1";
 /// For one machine; emulated on two busy processors the checks take two minutes.
 const LIMIT: Duration = Duration::from_secs(600);
 const LIMIT_WITH_SUITE: Duration = Duration::from_secs(7200);
@@ -72,11 +70,6 @@ fn run(flags: &Flags) -> Result<()> {
         println!("{PAGE} is written");
     }
     judge(&all)
-}
-
-/// One kernel, with the binaries built and the object in place.
-pub fn check() -> Result<()> {
-    judge(&boot_all(&[IN_CI.to_owned()], &[], "")?)
 }
 
 fn boot_all(wanted: &[String], suite: &[initramfs::Program], append: &str) -> Result<Vec<Results>> {

@@ -59,7 +59,9 @@ pub fn run(report: &mut Report) {
 fn features(stage: &mut Stage) -> Result<String> {
     let status = stage.scene.agent.cli.status()?;
     let features = status["features"].as_array().cloned().unwrap_or_default();
-    let (on, off): (Vec<_>, Vec<_>) = features.iter().partition(|f| f["on"] == true);
+    // The shortcut is off unless asked for.
+    let asked = |f: &&Value| !["shortcut", "splice-watch"].contains(&text(f, "/name"));
+    let (on, off): (Vec<_>, Vec<_>) = features.iter().filter(asked).partition(|f| f["on"] == true);
     assert!(off.is_empty() && !on.is_empty(), "off: {off:?}");
     let names: Vec<&str> = on.iter().map(|f| text(f, "/name")).collect();
     Ok(names.join(", "))
