@@ -16,7 +16,7 @@ use underpass_abi::{
 
 use crate::{
     authorize::{self, Source},
-    kernel::{self, ip6},
+    kernel::{self, Typed, ip6, load, offset, read},
     maps::{HOMES, SETTINGS, SOCKS, count, word},
     record, service,
     sock_release::retire,
@@ -93,6 +93,47 @@ pub fn set_user<const V6: bool>(a: *mut bpf_sock_addr, ip: &Ip, port: u16) {
 pub fn sk_of(a: *mut bpf_sock_addr) -> *mut core::ffi::c_void {
     // SAFETY: context field.
     unsafe { (*a).__bindgen_anon_1.sk.cast() }
+}
+
+/// What the kernel keeps of a socket before it dials.
+#[derive(Clone, Copy)]
+pub struct Socket {
+    sk: *mut core::ffi::c_void,
+    /// No file refers to it: the kernel made it for itself (NFS, CIFS, …).
+    pub by_kernel: bool,
+    /// Id of the cgroup in which it was made.
+    cgroup_id: u64,
+}
+
+impl Socket {
+    #[inline(always)]
+    pub fn of(a: *mut bpf_sock_addr, proto: u8) -> Self {
+        let sk = sk_of(a);
+        if proto != TCP {
+            let address = kernel::address(sk);
+            return Self {
+                sk,
+                by_kernel: kernel::is_kernel_socket(address),
+                cgroup_id: workload::cgroup_id(read(address + offset!(sk_cgroup))),
+            };
+        }
+        // SAFETY: helper call on the context's socket.
+        let tp: Typed = unsafe { h::bpf_skc_to_tcp_sock(sk) }.cast();
+        if tp.is_null() {
+            return Self {
+                sk,
+                by_kernel: true,
+                cgroup_id: 0,
+            };
+        }
+        let socket = load!(tp, Typed, sk_socket);
+        let node = load!(load!(tp, Typed, sk_cgroup), Typed, cgroup_kn);
+        Self {
+            sk,
+            by_kernel: !socket.is_null() && load!(socket, Typed, socket_file).is_null(),
+            cgroup_id: load!(node, u64, kn_id),
+        }
+    }
 }
 
 /// What is known about a connect before a verdict.
@@ -172,12 +213,13 @@ impl Dial {
     /// The verdict for the caller and, if the socket was made in another workload, for that too;
     /// with the reason of a denial.
     #[inline(always)]
-    pub fn decide(&self, sk: u64, destination: u32, port: u16) -> (Decision, u16) {
+    pub fn decide(&self, socket: &Socket, destination: u32, port: u16) -> (Decision, u16) {
         let source = Source::local(self.source);
         let mut decision = self.decide_for(&source, destination, port);
         let mut reason = denial(decision);
         if decision.verdict as u8 != Verdict::Denied as u8
-            && let Some(maker) = workload::of_socket_cgroup(sk, self.cgroup)
+            && socket.cgroup_id != self.cgroup
+            && let maker = workload::of_socket(kernel::address(socket.sk))
             && maker != 0
             && maker != self.source
         {
@@ -259,8 +301,8 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     if !dial.is_known() {
         return ALLOW;
     }
-    let sk = kernel::address(sk_of(a));
-    if kernel::is_kernel_socket(sk) {
+    let socket = Socket::of(a, proto);
+    if socket.by_kernel {
         count(counter::KERNEL_SOCKETS);
         return ALLOW;
     }
@@ -279,7 +321,7 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         local = place.local;
         flags |= flag::REWRITTEN;
     }
-    let (decision, reason) = dial.decide(sk, destination, remote.1);
+    let (decision, reason) = dial.decide(&socket, destination, remote.1);
     if decision.verdict as u8 == Verdict::Denied as u8 {
         dial.refuse(decision.verdict, decision.policy, reason, destination);
         return DENY;

@@ -19,6 +19,7 @@ use crate::{
     maps::{
         CANDIDATES, ENDS, MATES, PAIRS, PROGRAMS, SETTINGS, SHORTCUT, WORKLOADS, count, entry, word,
     },
+    sock_ops::{context::tcp_sock_address, flow_key},
 };
 
 pub mod guard;
@@ -58,9 +59,8 @@ pub fn connecting(s: &mut SockState) {
 }
 
 /// At ACTIVE_ESTABLISHED: the dialing end enters the map, before any byte, if both ends may.
-/// `key`: as in `FLOWS`.
 #[inline(always)]
-pub fn dialed(ops: *mut bpf_sock_ops, s: &mut SockState, key: &FlowKey) {
+pub fn dialed(ops: *mut bpf_sock_ops, s: &mut SockState) {
     let switches = word!(SETTINGS, setting::SHORTCUT);
     if switches & switch::INSERT == 0 {
         s.shortcut = code::SHORTCUT_OFF.into();
@@ -68,7 +68,7 @@ pub fn dialed(ops: *mut bpf_sock_ops, s: &mut SockState, key: &FlowKey) {
     }
     let mut why = up_may_enter(s, switches);
     if why == 0 {
-        why = enter_active(ops, s, key);
+        why = enter_active(ops, s, &flow_key(s));
     }
     s.shortcut = why;
     if why != 0 {
@@ -244,7 +244,10 @@ fn enter(ops: *mut bpf_sock_ops, sk: u64, cookie: u64, pair: u64, flags: u32) ->
 /// At PASSIVE_ESTABLISHED of a connection that was dialed on this node: follows the other end into the
 /// map if it is there. `key`: the entry of `FLOWS` that proved who dialed.
 #[inline(always)]
-pub fn accepted(ops: *mut bpf_sock_ops, sk: u64, key: &FlowKey) {
+pub fn accepted(ops: *mut bpf_sock_ops, key: &FlowKey) {
+    if word!(SETTINGS, setting::SHORTCUT) & switch::INSERT == 0 {
+        return;
+    }
     let Some(mate) = entry!(MATES, key) else {
         return;
     };
@@ -257,6 +260,7 @@ pub fn accepted(ops: *mut bpf_sock_ops, sk: u64, key: &FlowKey) {
     // SAFETY: elements stay readable for the run. Whoever it belongs to by now, the cookies and the
     // sequence numbers of both directions are compared.
     let active = unsafe { (*p).active };
+    let sk = tcp_sock_address(ops);
     let mut why = up_fits(sk, active, mate);
     if why == 0 && !enter(ops, sk, cookie, mate, 0) {
         why = code::SHORTCUT_FULL.into();
@@ -295,9 +299,9 @@ extern "C" fn up_fits(sk: u64, active: u64, cookie: u64) -> u32 {
 
 /// At TCP_LISTEN_CB, in the task that listens, for a meshed workload.
 #[inline(always)]
-pub fn listening(ops: *mut bpf_sock_ops, sk: u64, key: &ListenKey) {
+pub fn listening(ops: *mut bpf_sock_ops, key: &ListenKey) {
     zeroed!(candidate: Candidate);
-    candidate.sk = sk;
+    candidate.sk = tcp_sock_address(ops);
     // SAFETY: plain helper call.
     candidate.cookie = unsafe { h::bpf_get_socket_cookie(ops.cast()) };
     current_program(&mut candidate.program);

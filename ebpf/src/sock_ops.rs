@@ -15,7 +15,8 @@ use crate::{
     authorize::{Source, by_workload},
     connect::TCP,
     kernel::{
-        self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, offset, read, tcp_counts, zeroed,
+        self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, load, offset, read, tcp_counts,
+        zeroed,
     },
     maps::{FLOWS, HOMES, LISTENERS, NETNS, SETTINGS, count, word},
     record, shortcut,
@@ -23,7 +24,7 @@ use crate::{
     workload,
 };
 
-mod context;
+pub mod context;
 
 use context::{ends, state, tcp_sock, watch_states};
 
@@ -59,15 +60,15 @@ fn connecting(ops: *mut bpf_sock_ops) {
     if s.flags & flag::OPENED != 0 {
         return;
     }
-    let tp = tcp_sock(ops);
+    let Some(tp) = tcp_sock(ops) else { return };
     let (local, local_port, remote, remote_port) = ends(ops);
-    s.tcp_sock = tp;
+    s.tcp_sock = kernel::address(tp.cast_mut());
     s.local = local;
     s.local_port = local_port;
     s.remote = remote;
     s.remote_port = remote_port;
     // The SYN takes one; data in a Fast Open SYN comes after it.
-    s.write_seq_start = read::<u32>(tp + offset!(tcp_write_seq)).wrapping_add(1);
+    s.write_seq_start = load!(tp, u32, tcp_write_seq).wrapping_add(1);
     s.flags |= flag::SYN_SENT;
     watch_states(ops);
     shortcut::connecting(s);
@@ -98,7 +99,7 @@ pub fn arrives_in(s: &SockState) -> u64 {
 
 /// Key of this source's entry in `FLOWS`.
 #[inline(always)]
-fn flow_key(s: &SockState) -> FlowKey {
+pub fn flow_key(s: &SockState) -> FlowKey {
     FlowKey {
         netns: arrives_in(s),
         source: s.local,
@@ -124,7 +125,8 @@ fn dialed(ops: *mut bpf_sock_ops) {
     if s.tcp_sock == 0 || s.flags & flag::OPENED != 0 {
         return;
     }
-    s.copied_seq_start = read(s.tcp_sock + offset!(tcp_copied_seq));
+    let Some(tp) = tcp_sock(ops) else { return };
+    s.copied_seq_start = load!(tp, u32, tcp_copied_seq);
     s.established_ns = record::now();
     s.flags |= flag::OPENED;
     // A foreign program may have replaced the flags since the SYN.
@@ -132,7 +134,7 @@ fn dialed(ops: *mut bpf_sock_ops) {
     if let Some(t) = record::total(&TotalKey::of(s)) {
         t.opened += 1;
     }
-    shortcut::dialed(ops, s, &flow_key(s));
+    shortcut::dialed(ops, s);
 }
 
 /// An accepted connection is a row of this node only if its source is not.
@@ -150,7 +152,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         pad: 0,
     };
     if FLOWS.remove(&key).is_ok() {
-        shortcut::accepted(ops, tcp_sock(ops), &key);
+        shortcut::accepted(ops, &key);
         return;
     }
     let owner = workload::of_port(&local, local_port, TCP, netns);
@@ -162,8 +164,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         // Its own end reports it, or `sk_lookup` has already judged it as unknown.
         return;
     }
-    let tp = tcp_sock(ops);
-    let Some(s) = state(ops, true) else {
+    let (Some(tp), Some(s)) = (tcp_sock(ops), state(ops, true)) else {
         count(counter::INBOUND_UNTRACKED);
         return;
     };
@@ -172,7 +173,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
     unsafe { kernel::zero(s) };
     // SAFETY: plain helper call.
     s.cookie = unsafe { h::bpf_get_socket_cookie(ops.cast()) };
-    s.tcp_sock = tp;
+    s.tcp_sock = kernel::address(tp.cast_mut());
     s.netns = netns;
     s.opened_ns = record::now();
     s.established_ns = s.opened_ns;
@@ -199,8 +200,8 @@ fn accepted(ops: *mut bpf_sock_ops) {
         } else {
             0
         };
-    s.write_seq_start = read(tp + offset!(tcp_write_seq));
-    s.copied_seq_start = read(tp + offset!(tcp_copied_seq));
+    s.write_seq_start = load!(tp, u32, tcp_write_seq);
+    s.copied_seq_start = load!(tp, u32, tcp_copied_seq);
     watch_states(ops);
     if let Some(t) = record::total(&TotalKey::of(s)) {
         t.opened += 1;
@@ -291,7 +292,8 @@ fn finish(ops: *mut bpf_sock_ops, s: &mut SockState) {
     s.tcp.delivered = acked
         .wrapping_sub(syn_acked + fin_acked)
         .wrapping_add(s.tcp.shortcut_sent);
-    let error: u32 = read(s.tcp_sock + offset!(sk_err));
+    let Some(tp) = tcp_sock(ops) else { return };
+    let error = load!(tp, u32, sk_err);
     if error != 0 {
         s.tcp.error = error;
     }
@@ -339,7 +341,7 @@ fn listening(ops: *mut bpf_sock_ops) {
     {
         count(counter::LISTENERS_FULL);
     }
-    shortcut::listening(ops, tcp_sock(ops), key);
+    shortcut::listening(ops, key);
     if NETNS.get_ptr(&netns).is_none() {
         zeroed!(about: TotalKey);
         about.destination = owner;

@@ -12,8 +12,7 @@ use underpass_abi::{
 };
 
 use crate::{
-    connect::{ALLOW, DENY, Dial, ECONNREFUSED, UDP, refuse, set_user, sk_of, user_ip4, user_ip6},
-    kernel,
+    connect::{ALLOW, DENY, Dial, ECONNREFUSED, Socket, UDP, refuse, set_user, user_ip4, user_ip6},
     maps::UDP_REVERSE,
     peername::restore,
     record,
@@ -53,8 +52,8 @@ fn send<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     if !dial.is_known() {
         return ALLOW;
     }
-    let sk = kernel::address(sk_of(a));
-    if kernel::is_kernel_socket(sk) {
+    let socket = Socket::of(a, UDP);
+    if socket.by_kernel {
         return ALLOW;
     }
     // SAFETY: plain helper call.
@@ -68,7 +67,7 @@ fn send<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         remote = (backend.ip, backend.port);
         destination = dial.place_of(backend).workload;
     }
-    let (decision, reason) = dial.decide(sk, destination, remote.1);
+    let (decision, reason) = dial.decide(&socket, destination, remote.1);
     if decision.verdict as u8 == Verdict::Denied as u8 {
         dial.refuse(decision.verdict, decision.policy, reason, destination);
         return DENY;

@@ -65,15 +65,10 @@ impl Task {
     }
 }
 
-/// The workload of the cgroup in which the socket was made, 0 if none. `None`: it is the caller's
-/// own cgroup (the usual case).
+/// The workload of the cgroup in which the socket at a kernel address was made, 0 if none.
 #[inline(always)]
-pub fn of_socket_cgroup(sk: u64, current: u64) -> Option<u32> {
-    let cgroup: u64 = read(sk + offset!(sk_cgroup));
-    if cgroup == 0 || cgroup_id(cgroup) == current {
-        return None;
-    }
-    Some(up_of_cgroup(cgroup))
+pub fn of_socket(sk: u64) -> u32 {
+    up_of_cgroup(read(sk + offset!(sk_cgroup)))
 }
 
 /// The workload of a `struct cgroup` at a kernel address, 0 if none.
@@ -96,7 +91,7 @@ pub extern "C" fn up_of_cgroup(cgroup: u64) -> u32 {
 }
 
 #[inline(always)]
-fn cgroup_id(cgroup: u64) -> u64 {
+pub fn cgroup_id(cgroup: u64) -> u64 {
     let kn: u64 = read(cgroup + offset!(cgroup_kn));
     read(kn + offset!(kn_id))
 }

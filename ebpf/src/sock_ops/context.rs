@@ -7,7 +7,7 @@ use aya_ebpf::{
 use underpass_abi::{Ip, sock::SockState};
 
 use crate::{
-    kernel::{self, STATE_CB, ip6},
+    kernel::{self, STATE_CB, Typed, ip6},
     maps::SOCKS,
 };
 
@@ -31,16 +31,26 @@ pub fn state(ops: *mut bpf_sock_ops, create: bool) -> Option<&'static mut SockSt
     }
 }
 
-/// Address of the `tcp_sock`, as a number: some hooks may read it but not ask for it.
+/// The context's `tcp_sock`; [`kernel::address`] makes a number of it for hooks that have none.
 #[inline(always)]
-pub fn tcp_sock(ops: *mut bpf_sock_ops) -> u64 {
+pub fn tcp_sock(ops: *mut bpf_sock_ops) -> Option<Typed> {
     // SAFETY: as in `state`.
     unsafe {
         let sk = (*ops).__bindgen_anon_2.sk;
         if sk.is_null() {
-            return 0;
+            return None;
         }
-        kernel::address(h::bpf_skc_to_tcp_sock(sk.cast()).cast())
+        let tp: Typed = h::bpf_skc_to_tcp_sock(sk.cast()).cast();
+        if tp.is_null() { None } else { Some(tp) }
+    }
+}
+
+/// The same as a number, 0 if there is none.
+#[inline(always)]
+pub fn tcp_sock_address(ops: *mut bpf_sock_ops) -> u64 {
+    match tcp_sock(ops) {
+        Some(tp) => kernel::address(tp.cast_mut()),
+        None => 0,
     }
 }
 
