@@ -36,6 +36,7 @@ mod sk_skb;
 mod sock_ops;
 #[cfg(target_arch = "bpf")]
 mod sock_release;
+mod socket;
 #[cfg(target_arch = "bpf")]
 mod splice;
 #[cfg(target_arch = "bpf")]

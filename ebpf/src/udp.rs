@@ -12,10 +12,11 @@ use underpass_abi::{
 };
 
 use crate::{
-    connect::{ALLOW, DENY, Dial, ECONNREFUSED, Socket, UDP, refuse, set_user, user_ip4, user_ip6},
+    connect::{ALLOW, DENY, Dial, ECONNREFUSED, UDP, refuse, set_user, user_ip4, user_ip6},
     maps::UDP_REVERSE,
     peername::restore,
     record,
+    socket::Socket,
 };
 
 /// A socket stays with its endpoint for this long after its last datagram, in seconds, so that an

@@ -344,7 +344,8 @@ fn unread_bytes_are_not_received_and_a_blocking_end_is_out_for_good() -> Result<
     assert_eq!(text(&blocking, "/shortcut_reason"), "SHORTCUT_BLOCKING");
     // The first request; no answer was read.
     assert_eq!(shortcut(&blocking), 100, "{blocking}");
-    assert_eq!(counter(&scene, "shortcut_blocking")?, 2, "{blocking}");
+    // And what the server answered while the client was blocking.
+    assert!(counter(&scene, "shortcut_blocking")? >= 2, "{blocking}");
     Ok(())
 }
 
