@@ -167,13 +167,18 @@ pub fn tcp_counts(s: &SockState, counts: &mut TcpCounts) {
 /// [`read`] costs 15 ns.
 macro_rules! load {
     ($pointer:expr, $t:ty, $field:ident) => {{
-        let offset = $crate::kernel::offset!($field) as usize;
-        let field = $pointer.cast::<u8>().wrapping_add(offset).cast::<$t>();
-        // SAFETY: the verifier checks the load; a bad address reads as zero.
-        unsafe { core::ptr::read_volatile(field) }
+        let offset = $crate::kernel::offset!($field);
+        $crate::kernel::field::<$t>($pointer.cast(), offset)
     }};
 }
 pub(crate) use load;
+
+/// A field of a kernel structure that the verifier knows by type; the offset is a constant to it.
+#[inline(always)]
+pub fn field<T: Copy>(of: *const u8, offset: u64) -> T {
+    // SAFETY: the verifier checks the access; the kernel reads zero where the memory is gone.
+    unsafe { core::ptr::read_volatile(of.add(offset as usize).cast::<T>()) }
+}
 
 /// A pointer to a kernel object whose type the verifier knows.
 pub type Typed = *const core::ffi::c_void;

@@ -11,7 +11,7 @@ use underpass_abi::{
 };
 
 use crate::{
-    kernel::offset,
+    kernel::{self, offset},
     maps::{ENDS, PAIRS, SETTINGS, SHORTCUT, count, word},
     shortcut::{count_why, guard},
 };
@@ -45,7 +45,7 @@ pub fn up_sk_msg(ctx: SkMsgContext) -> u32 {
     if word!(SETTINGS, setting::SHORTCUT) & switch::REDIRECT != 0 {
         why = guard::sender(e, tp);
         if why == 0 {
-            why = guard::up_reader(e, size, guard::field(tp, offset!(tcp_write_seq)));
+            why = guard::up_reader(e, size, kernel::field(tp, offset!(tcp_write_seq)));
         }
         if why == 0 && !redirect(&ctx, e.peer_cookie) {
             why = code::SHORTCUT_CLOSING.into();

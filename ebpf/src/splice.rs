@@ -8,9 +8,9 @@ use underpass_abi::{
 };
 
 use crate::{
-    kernel::zeroed,
+    kernel::{field, zeroed},
     maps::{ENDS, PROGRAMS, entry},
-    shortcut::{at, current_program, guard::field},
+    shortcut::{at, current_program},
 };
 
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]

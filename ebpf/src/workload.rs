@@ -58,10 +58,7 @@ impl Task {
     #[inline(always)]
     pub fn workload(&self, netns: u64) -> u32 {
         let set: u64 = read(self.0 + offset!(task_cgroups));
-        match up_of_cgroup(read(set + offset!(css_set_cgroup))) {
-            0 => of_netns(netns).unwrap_or(0),
-            found => found,
-        }
+        else_of_netns(up_of_cgroup(read(set + offset!(css_set_cgroup))), netns)
     }
 }
 
@@ -107,7 +104,12 @@ pub fn of_netns(cookie: u64) -> Option<u32> {
 /// this node outside the mesh.
 #[inline(always)]
 pub fn of_caller(netns: u64) -> u32 {
-    match up_of_current_cgroup() {
+    else_of_netns(up_of_current_cgroup(), netns)
+}
+
+#[inline(always)]
+fn else_of_netns(by_cgroup: u32, netns: u64) -> u32 {
+    match by_cgroup {
         0 => of_netns(netns).unwrap_or(0),
         workload => workload,
     }

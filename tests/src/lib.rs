@@ -8,6 +8,7 @@ pub mod foreign;
 pub mod installed;
 pub mod lab;
 pub mod manifest;
+pub mod passed;
 pub mod scene;
 pub mod soak;
 pub mod stats;

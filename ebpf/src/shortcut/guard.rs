@@ -9,7 +9,7 @@ use underpass_abi::{
 
 use super::at;
 use crate::{
-    kernel::{TCP_ESTABLISHED, offset, read},
+    kernel::{TCP_ESTABLISHED, field, offset, read},
     maps::{PAIRS, SETTINGS, word},
 };
 
@@ -57,13 +57,6 @@ fn file_of(tp: *const u8) -> *const u8 {
 #[inline(always)]
 fn is_nonblocking(file: *const u8) -> bool {
     field::<u32>(file, at!(file_flags)) & O_NONBLOCK != 0
-}
-
-/// A field of a kernel structure that the verifier knows by type; the offset is a constant to it.
-#[inline(always)]
-pub fn field<T: Copy>(of: *const u8, offset: u64) -> T {
-    // SAFETY: the verifier checks the access; the kernel reads zero where the memory is gone.
-    unsafe { core::ptr::read_volatile(of.add(offset as usize).cast::<T>()) }
 }
 
 /// An address as a pointer of a type that the verifier knows, for loads only. Reading so costs a

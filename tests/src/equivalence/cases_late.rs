@@ -2,12 +2,12 @@
 //! takes no part in the shortcut any more, but stays in the map until it closes.
 
 use rustix::{
-    net::{RecvFlags, Shutdown, shutdown},
+    net::{Shutdown, shutdown},
     process::Signal,
 };
 
 use super::{
-    Broken, Case, Done, Stage, Takes,
+    Broken, Case, Done, Stage, Takes, cases_read, cases_wake,
     script::End,
     task::{Part, Task},
 };
@@ -78,26 +78,11 @@ fn late_pair(stage: &Stage) -> Result<(End, End), Broken> {
 }
 
 fn wake(stage: &mut Stage, by: fn(&mut End)) -> Done {
-    let (mut client, server) = late_pair(stage)?;
-    let reader = Task::start(server, |end| {
-        let _ = end.recv(100);
-    })?;
-    reader.blocks();
-    by(&mut client);
-    reader.join()?;
-    Ok(())
+    cases_wake::woken(late_pair(stage)?, by)
 }
 
 fn reset(stage: &mut Stage) -> Done {
-    let (client, server) = late_pair(stage)?;
-    let reader = Task::start(server, |end| {
-        let _ = end.recv(100);
-    })?;
-    reader.blocks();
-    client.abort();
-    let mut server = reader.join()?;
-    let _ = server.recv(100);
-    Ok(())
+    cases_wake::woken_by_reset(late_pair(stage)?)
 }
 
 fn local_shutdown(stage: &mut Stage) -> Done {
@@ -135,16 +120,8 @@ fn stop(stage: &mut Stage) -> Done {
 }
 
 fn waitall(stage: &mut Stage) -> Done {
-    let (mut client, server) = late_pair(stage)?;
-    let reader = Task::start(server, |end| {
-        let _ = end.recv_flags(200, RecvFlags::WAITALL, " waitall");
-    })?;
-    reader.blocks();
-    let _ = client.send(100);
-    reader.blocks();
-    let _ = client.send(100);
-    reader.join()?;
-    Ok(())
+    let (client, server) = late_pair(stage)?;
+    cases_read::waitall(client, server)
 }
 
 fn stream(stage: &mut Stage) -> Done {

@@ -12,7 +12,7 @@ use rustix::{
 
 use super::{
     Case, Done, Stage, Takes,
-    script::QUIET_MS,
+    script::{End, QUIET_MS},
     stage::{BLOCKING, NONBLOCKING},
     task::Task,
 };
@@ -172,8 +172,8 @@ fn waitall_nonblocking(stage: &mut Stage) -> Done {
     Ok(())
 }
 
-fn waitall_blocking(stage: &mut Stage) -> Done {
-    let (mut client, server) = stage.blocking_pair()?;
+/// A reader that waits for all gets it in two parts.
+pub fn waitall(mut client: End, server: End) -> Done {
     let reader = Task::start(server, |end| {
         let _ = end.recv_flags(200, RecvFlags::WAITALL, " waitall");
     })?;
@@ -183,6 +183,11 @@ fn waitall_blocking(stage: &mut Stage) -> Done {
     let _ = client.send(100);
     reader.join()?;
     Ok(())
+}
+
+fn waitall_blocking(stage: &mut Stage) -> Done {
+    let (client, server) = stage.blocking_pair()?;
+    waitall(client, server)
 }
 
 fn waitall_blocking_reader(stage: &mut Stage) -> Done {

@@ -10,7 +10,7 @@ use rustix::{
 
 use super::{
     Case, Done, Stage, Takes,
-    script::QUIET_MS,
+    script::{End, QUIET_MS},
     stage::{BLOCKING, NONBLOCKING},
     task::{Part, Task},
 };
@@ -94,8 +94,12 @@ pub const CASES: &[Case] = &[
     },
 ];
 
-fn wake(stage: &mut Stage, by: fn(&mut super::script::End)) -> Done {
-    let (mut client, server) = stage.blocking_pair()?;
+fn wake(stage: &mut Stage, by: fn(&mut End)) -> Done {
+    woken(stage.blocking_pair()?, by)
+}
+
+/// A blocking recv of the server, ended by what the client does.
+pub fn woken((mut client, server): (End, End), by: fn(&mut End)) -> Done {
     let reader = Task::start(server, |end| {
         let _ = end.recv(100);
     })?;
@@ -106,7 +110,11 @@ fn wake(stage: &mut Stage, by: fn(&mut super::script::End)) -> Done {
 }
 
 fn wake_reset(stage: &mut Stage) -> Done {
-    let (client, server) = stage.blocking_pair()?;
+    woken_by_reset(stage.blocking_pair()?)
+}
+
+/// The same by the client's reset; then recv once more.
+pub fn woken_by_reset((client, server): (End, End)) -> Done {
     let reader = Task::start(server, |end| {
         let _ = end.recv(100);
     })?;

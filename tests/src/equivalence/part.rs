@@ -2,17 +2,12 @@
 //! first, then the lines of its transcript.
 
 use std::{
-    io::{self, IoSliceMut, Write as _},
-    mem::MaybeUninit,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::net::UnixStream,
-    },
+    io::{self, Write as _},
+    os::{fd::AsFd as _, unix::net::UnixStream},
 };
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-
 use super::{script::End, transcript::Log};
+use crate::passed::receive;
 
 /// Seeds as a client has them; a server's are the other way round.
 const SEEDS: (u64, u64) = (1, 2);
@@ -85,21 +80,4 @@ fn signals(mut end: End, max: usize) -> io::Result<()> {
     begin()?;
     let _ = end.recv(max);
     Ok(())
-}
-
-fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(
-        stream,
-        &mut [IoSliceMut::new(&mut [0; 1])],
-        &mut control,
-        RecvFlags::empty(),
-    )?;
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(mut fds) = message {
-            return fds.next().ok_or_else(|| io::Error::other("no descriptor"));
-        }
-    }
-    Err(io::Error::other("no descriptor came"))
 }

@@ -1,11 +1,11 @@
 //! A socket made by one process and connected by another.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSlice},
     mem::MaybeUninit,
     net::SocketAddr,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::AsFd as _,
         unix::net::{UnixListener, UnixStream},
     },
     path::PathBuf,
@@ -13,11 +13,9 @@ use std::{
 };
 
 use clap::Args;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::json;
+use underpass_tests::passed::receive;
 
 use super::socket::{errno, unconnected};
 
@@ -69,22 +67,4 @@ pub fn dial(args: &DialArgs) -> io::Result<()> {
         json!({"ok": result.is_ok(), "errno": code, "us": before.elapsed().as_micros() as u64})
     );
     Ok(())
-}
-
-fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(
-        stream,
-        &mut [IoSliceMut::new(&mut [0; 1])],
-        &mut control,
-        RecvFlags::empty(),
-    )?;
-    let mut passed = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    passed
-        .next()
-        .ok_or_else(|| io::Error::other("no descriptor came"))
 }
