@@ -127,6 +127,8 @@ const NO_OFFSETS: Offsets = Offsets {
     task_cgroups: 0,
     task_tgid: 0,
     css_set_cgroup: 0,
+    type_tcp_sock: 0,
+    rdonly_cast: 0,
 };
 
 const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
@@ -150,9 +152,7 @@ const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
     dentry_name: 0,
     regs_syscall: 0,
     splice: 0,
-    type_tcp_sock: 0,
     type_psock: 0,
-    rdonly_cast: 0,
     pad: 0,
 };
 

@@ -63,14 +63,14 @@ pub fn connecting(s: &mut SockState) {
 pub fn dialed(ops: *mut bpf_sock_ops, s: &mut SockState) {
     let switches = word!(SETTINGS, setting::SHORTCUT);
     if switches & switch::INSERT == 0 {
-        s.shortcut = code::SHORTCUT_OFF.into();
+        s.tcp.off_shortcut = code::SHORTCUT_OFF;
         return;
     }
     let mut why = up_may_enter(s, switches);
     if why == 0 {
         why = enter_active(ops, s, &flow_key(s));
     }
-    s.shortcut = why;
+    s.tcp.off_shortcut = why as u16;
     if why != 0 {
         count_why(why);
     }
@@ -87,7 +87,10 @@ extern "C" fn up_may_enter(s: *const SockState, switches: u64) -> u32 {
     let why = if s.flags & flag::LOCAL_DESTINATION == 0 {
         code::SHORTCUT_NOT_LOCAL
     } else {
-        let (source, destination) = (mode(switches, s.source), mode(switches, s.destination));
+        let (source, destination) = (
+            mode(switches, s.source.into()),
+            mode(switches, s.destination.into()),
+        );
         let auto = (source == AUTO, destination == AUTO);
         if source == OFF || destination == OFF {
             code::SHORTCUT_OFF
@@ -373,7 +376,7 @@ extern "C" fn up_add(s: *mut SockState) -> u32 {
     s.tcp.delivered += sent;
     s.tcp.received += received;
     if why != 0 {
-        s.shortcut = why;
+        s.tcp.off_shortcut = why as u16;
     }
     0
 }

@@ -75,7 +75,7 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         s.remote_port = remote_port;
         s.dialed = key.destination;
         s.dialed_port = local_port;
-        s.policy = decision.policy;
+        s.policy = decision.policy as u16;
         s.reason = denial(decision);
     });
     SK_DROP

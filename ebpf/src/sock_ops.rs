@@ -15,7 +15,7 @@ use crate::{
     authorize::{Source, by_workload},
     connect::TCP,
     kernel::{
-        self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, load, offset, read, tcp_counts,
+        self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, load, offset, tcp, tcp_counts,
         zeroed,
     },
     maps::{FLOWS, HOMES, LISTENERS, NETNS, SETTINGS, count, word},
@@ -62,7 +62,7 @@ fn connecting(ops: *mut bpf_sock_ops) {
     }
     let Some(tp) = tcp_sock(ops) else { return };
     let (local, local_port, remote, remote_port) = ends(ops);
-    s.tcp_sock = kernel::address(tp.cast_mut());
+    s.tcp_sock = tp as u64;
     s.local = local;
     s.local_port = local_port;
     s.remote = remote;
@@ -74,7 +74,7 @@ fn connecting(ops: *mut bpf_sock_ops) {
     shortcut::connecting(s);
     if s.flags & flag::LOCAL_DESTINATION != 0 {
         let key = flow_key(s);
-        let word = FlowWord::new(s.source, s.destination);
+        let word = FlowWord::new(s.source.into(), s.destination.into());
         if FLOWS
             .insert(&key, &checked(word.0, key.check()), 0)
             .is_err()
@@ -91,7 +91,7 @@ pub fn arrives_in(s: &SockState) -> u64 {
     if s.remote.is_loopback() || s.remote == s.local {
         return s.netns;
     }
-    match word!(HOMES, s.destination) {
+    match word!(HOMES, u32::from(s.destination)) {
         0 => word!(SETTINGS, setting::HOST_NETNS),
         home => home,
     }
@@ -173,7 +173,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
     unsafe { kernel::zero(s) };
     // SAFETY: plain helper call.
     s.cookie = unsafe { h::bpf_get_socket_cookie(ops.cast()) };
-    s.tcp_sock = kernel::address(tp.cast_mut());
+    s.tcp_sock = tp as u64;
     s.netns = netns;
     s.opened_ns = record::now();
     s.established_ns = s.opened_ns;
@@ -185,9 +185,9 @@ fn accepted(ops: *mut bpf_sock_ops) {
     s.dialed_port = local_port;
     s.proto = TCP;
     s.layer = Layer::Kernel as u8;
-    s.source = source.workload();
-    s.destination = owner;
-    s.policy = decision.policy;
+    s.source = source.workload() as u16;
+    s.destination = owner as u16;
+    s.policy = decision.policy as u16;
     s.verdict = decision.verdict as u8;
     s.reason = if decision.verdict as u8 == Verdict::Audited as u8 {
         code::WOULD_DENY
@@ -245,7 +245,7 @@ fn closed(ops: *mut bpf_sock_ops, s: &mut SockState) {
     }
     let sk = s.tcp_sock;
     if s.flags & flag::OPENED == 0 {
-        let error: u32 = read(sk + offset!(sk_err));
+        let error: u32 = tcp(sk, offset!(sk_err));
         fail(s, connect_failure(error));
         return;
     }
@@ -295,7 +295,7 @@ fn finish(ops: *mut bpf_sock_ops, s: &mut SockState) {
     let Some(tp) = tcp_sock(ops) else { return };
     let error = load!(tp, u32, sk_err);
     if error != 0 {
-        s.tcp.error = error;
+        s.tcp.error = error as u16;
     }
 }
 
