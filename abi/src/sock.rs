@@ -70,6 +70,8 @@ pub mod flag {
     pub const LISTED: u32 = 1 << 14;
     /// The program that dialed was seen to splice.
     pub const SPLICES: u32 = 1 << 15;
+    /// The `FLOWS` entry is in the hash; else in a slot.
+    pub const FLOW_HASHED: u32 = 1 << 16;
 }
 
 /// Per-socket state in `SOCKS` (`BPF_MAP_TYPE_SK_STORAGE`) and the body of every event.

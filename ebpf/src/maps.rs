@@ -59,6 +59,8 @@ pub static BLOCKS: LpmTrie<BlockKey, u64, { limits::BLOCKS }> = LpmTrie::new();
 pub static NAMES: HashMap<NameKey, [u8; NAMES_PAGE], { limits::NAMES }, LAZY> = HashMap::new();
 #[btf_map]
 pub static LISTENERS: HashMap<ListenKey, u64, { limits::LISTENERS }, LAZY> = HashMap::new();
+#[btf_map]
+pub static FLOW_SLOTS: Array<FlowSlot, { limits::FLOW_SLOTS }> = Array::new();
 /// Preallocated: an insert must not fail for want of memory while there is room.
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, u64, { limits::FLOWS }> = HashMap::new();

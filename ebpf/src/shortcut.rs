@@ -15,11 +15,12 @@ use underpass_abi::{
 };
 
 use crate::{
+    flow,
     kernel::{offset, read, zeroed},
     maps::{
         CANDIDATES, ENDS, MATES, PAIRS, PROGRAMS, SETTINGS, SHORTCUT, WORKLOADS, count, entry, word,
     },
-    sock_ops::{context::tcp_sock_address, flow_key},
+    sock_ops::context::tcp_sock_address,
 };
 
 pub mod guard;
@@ -68,7 +69,7 @@ pub fn dialed(ops: *mut bpf_sock_ops, s: &mut SockState) {
     }
     let mut why = up_may_enter(s, switches);
     if why == 0 {
-        why = enter_active(ops, s, &flow_key(s));
+        why = enter_active(ops, s, &flow::key(s));
     }
     s.tcp.off_shortcut = why as u16;
     if why != 0 {
@@ -133,7 +134,7 @@ fn mode(switches: u64, workload: u32) -> u32 {
 #[inline(always)]
 fn listener(s: &SockState, auto: bool) -> u16 {
     zeroed!(key: ListenKey);
-    key.netns = crate::sock_ops::arrives_in(s);
+    key.netns = flow::arrives_in(s);
     key.port = s.remote_port;
     key.proto = s.proto;
     key.ip = s.remote;

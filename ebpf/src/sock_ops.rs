@@ -7,18 +7,19 @@ use underpass_abi::{
     Ip,
     reason::code,
     sock::{EventKind, Layer, SockState, TcpCounts, TotalKey, counter, flag},
-    tables::{FlowKey, FlowWord, ListenKey, checked, setting},
+    tables::{FlowKey, ListenKey, checked},
     verdict::Verdict,
 };
 
 use crate::{
     authorize::{Source, by_workload},
     connect::TCP,
+    flow,
     kernel::{
         self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, load, offset, tcp, tcp_counts,
         zeroed,
     },
-    maps::{FLOWS, HOMES, LISTENERS, NETNS, SETTINGS, count, word},
+    maps::{LISTENERS, NETNS, count},
     record, shortcut,
     sock_release::{close_reason, count_closed, fail},
     workload,
@@ -73,49 +74,7 @@ fn connecting(ops: *mut bpf_sock_ops) {
     watch_states(ops);
     shortcut::connecting(s);
     if s.flags & flag::LOCAL_DESTINATION != 0 {
-        let key = flow_key(s);
-        let word = FlowWord::new(s.source.into(), s.destination.into());
-        if FLOWS
-            .insert(&key, &checked(word.0, key.check()), 0)
-            .is_err()
-        {
-            count(counter::FLOWS_FULL);
-            s.flags |= flag::FLOW_FAILED;
-        }
-    }
-}
-
-/// The namespace in which this source's SYN arrives, if its destination is on this node.
-#[inline(always)]
-pub fn arrives_in(s: &SockState) -> u64 {
-    if s.remote.is_loopback() || s.remote == s.local {
-        return s.netns;
-    }
-    match word!(HOMES, u32::from(s.destination)) {
-        0 => word!(SETTINGS, setting::HOST_NETNS),
-        home => home,
-    }
-}
-
-/// Key of this source's entry in `FLOWS`.
-#[inline(always)]
-pub fn flow_key(s: &SockState) -> FlowKey {
-    FlowKey {
-        netns: arrives_in(s),
-        source: s.local,
-        destination: s.remote,
-        source_port: s.local_port,
-        destination_port: s.remote_port,
-        pad: 0,
-    }
-}
-
-#[inline(never)]
-pub fn forget_flow(s: &SockState) {
-    let key = flow_key(s);
-    // Usually it is gone: a lookup takes no lock.
-    if FLOWS.get_ptr(&key).is_some() {
-        let _ = FLOWS.remove(&key);
+        flow::begin(s);
     }
 }
 
@@ -151,7 +110,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         destination_port: local_port,
         pad: 0,
     };
-    if FLOWS.remove(&key).is_ok() {
+    if flow::end(&key) {
         shortcut::accepted(ops, &key);
         return;
     }
@@ -241,7 +200,7 @@ fn closed(ops: *mut bpf_sock_ops, s: &mut SockState) {
     s.tcp_state = TCP_CLOSE as u8;
     if s.flags & flag::LOCAL_DESTINATION != 0 {
         // The other end may never have run its half; here the tuple is still ours alone.
-        forget_flow(s);
+        flow::forget(s);
     }
     let sk = s.tcp_sock;
     if s.flags & flag::OPENED == 0 {

@@ -8,10 +8,10 @@ use underpass_abi::{
 
 use crate::{
     connect::TCP,
+    flow,
     kernel::{STATE_CB, TCP_CLOSE, TCP_ESTABLISHED, offset, tcp, tcp_counts, zeroed},
     maps::SOCKS,
     record, shortcut,
-    sock_ops::forget_flow,
 };
 
 #[cgroup_sock(sock_release)]
@@ -121,7 +121,7 @@ pub fn fail(s: &mut SockState, reason: u16) {
     s.closed_ns = record::now();
     s.reason = reason;
     if s.flags & (flag::LOCAL_DESTINATION | flag::CLOSED) == flag::LOCAL_DESTINATION {
-        forget_flow(s);
+        flow::forget(s);
     }
     if let Some(t) = record::total(&TotalKey::of(s)) {
         t.refused += 1;
