@@ -14,6 +14,8 @@ use underpass_tests::{
     manifest::{self, Endpoint, Service},
 };
 
+use super::saving::CALLERS;
+
 pub const WEB: &str = "10.96.0.10:80";
 pub const LEDGER: &str = "10.96.0.11:8080";
 pub const RATES: &str = "10.96.0.12:8080";
@@ -58,7 +60,7 @@ impl Shop {
         let (redis_at, assets_at) = (lab.cgroup("store/redis")?, lab.cgroup("store/assets")?);
         lab.mesh_file("shop.yaml", &manifests(&pods))?;
         println!("agent: starting on {}", lab.mesh_dir().display());
-        let agent = lab.agent(&[])?;
+        let agent = lab.agent(&["--shortcut", "auto"])?;
         let mut servers = vec![
             serve(&lab, &pods.ledger, "ledger", "v1")?,
             serve(&lab, &pods.rates[0], "rates", "v1")?,
@@ -159,7 +161,7 @@ fn prefix() -> Result<PathBuf> {
 }
 
 /// Runs a packaged program with the libraries that were unpacked beside it.
-fn packaged(lab: &Lab, place: &Place, program: &Path, args: &[&str]) -> Result<Proc> {
+pub fn packaged(lab: &Lab, place: &Place, program: &Path, args: &[&str]) -> Result<Proc> {
     let root = prefix()?;
     let libraries = format!(
         "LD_LIBRARY_PATH={0}/usr/lib/x86_64-linux-gnu:{0}/lib/x86_64-linux-gnu",
@@ -236,6 +238,14 @@ fn manifests(pods: &Pods) -> String {
             name,
             &found_by,
             &[NODE_V4.to_string()],
+        ));
+    }
+    for (name, mode) in CALLERS.into_iter().zip(["auto", "off"]) {
+        let workload = manifest::workload("store", name, &format!("cgroup: store/{name}"), &[]);
+        objects.push(manifest::annotated(
+            &workload,
+            "underpass.dev/shortcut",
+            mode,
         ));
     }
     let mut service = |namespace, name, at: &str, port: u16, endpoints: &[Endpoint]| {
