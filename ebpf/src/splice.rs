@@ -10,7 +10,7 @@ use underpass_abi::{
 use crate::{
     kernel::{field, zeroed},
     maps::{ENDS, PROGRAMS, entry},
-    shortcut::{at, current_program},
+    shortcut::{at, candidate::current_program},
 };
 
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
