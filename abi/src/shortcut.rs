@@ -144,6 +144,31 @@ pub struct Pair {
     pub pad: u32,
 }
 
+/// What a [`Notice`] says.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// A listener that may take the shortcut, and the splice watch is not attached.
+    Candidate = 1,
+    /// A program spliced from a socket in the map, which will never give it a byte.
+    Spliced = 2,
+}
+
+/// What the shortcut's programs tell the agent, in the `EVENTS` ring beside [`crate::sock::Event`],
+/// from which it differs in size.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notice {
+    /// A [`NoticeKind`].
+    pub kind: u32,
+    /// Calling process (tgid), 0: unknown.
+    pub pid: u32,
+    /// The socket; all but `kind` is zero if there is none.
+    pub cookie: u64,
+    /// Key in `PAIRS`: the dialing end's cookie, which is the row's.
+    pub pair: u64,
+}
+
 /// Offsets of kernel fields that only the shortcut needs; `known` is 0 if this kernel lacks one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,6 +216,7 @@ const _: () = assert!(size_of::<ProgramKey>() == 24);
 const _: () = assert!(size_of::<Candidate>() == 40);
 const _: () = assert!(size_of::<End>() == 56);
 const _: () = assert!(size_of::<Pair>() == 56);
+const _: () = assert!(size_of::<Notice>() == 24);
 const _: () = assert!(size_of::<ShortcutOffsets>() == 96);
 
 #[cfg(test)]

@@ -66,10 +66,6 @@ pub mod flag {
     pub const FAILED: u32 = 1 << 12;
     /// In the shortcut's map: the connection has an entry in `PAIRS` until its last close.
     pub const SHORTCUT: u32 = 1 << 13;
-    /// The program that dialed is on the shortcut's list.
-    pub const LISTED: u32 = 1 << 14;
-    /// The program that dialed was seen to splice.
-    pub const SPLICES: u32 = 1 << 15;
 }
 
 /// Per-socket state in `SOCKS` (`BPF_MAP_TYPE_SK_STORAGE`) and the body of every event.
@@ -312,7 +308,7 @@ pub mod counter {
     /// map, and messages of those in it that stayed on TCP.
     pub const SHORTCUT_OFF: u32 = 9;
     pub const COUNT: usize = 32;
-    pub const NAMES: [&str; 24] = [
+    pub const NAMES: [&str; 25] = [
         "events_lost",
         "totals_full",
         "flows_full",
@@ -337,6 +333,7 @@ pub mod counter {
         "shortcut_queue_full",
         "shortcut_node_memory",
         "shortcut_no_verdict",
+        "shortcut_unwatched",
     ];
 }
 

@@ -9,6 +9,7 @@ mod install;
 mod jobs;
 mod namespaces;
 mod recheck;
+mod shortcut;
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +39,7 @@ pub use self::{
 };
 use crate::{
     discover::{self, Discovery, Host, Spec},
-    kernel::{EventRing, Kernel, KernelError, caps},
+    kernel::{EventRing, Kernel, KernelError, caps, events::Told},
     last_good::LastGood,
     log,
     options::{DefaultPolicy, Options},
@@ -258,6 +259,7 @@ impl Control {
     fn tick(&mut self) {
         self.ticks = self.ticks.wrapping_add(1);
         self.take_events();
+        self.kernel.watch_splice();
         let slow = self.ticks.is_multiple_of(SLOW_TICK);
         if slow {
             let changes = self.watch.sweep();
@@ -345,12 +347,16 @@ impl Control {
         self.now();
         self.ring.answer();
         let names = RegisteredNames(self.tables.names());
-        let mut unguarded = Vec::new();
+        let (mut unguarded, mut notices) = (Vec::new(), Vec::new());
         let mut taken = 0;
         while taken < EVENTS_PER_TURN
-            && let Some(event) = self.ring.next()
+            && let Some(told) = self.ring.next()
         {
             taken += 1;
+            let Told::Event(event) = told else {
+                notices.extend(told.notice());
+                continue;
+            };
             if event.kind == EventKind::Unguarded as u32 {
                 unguarded.push(event);
             }
@@ -366,6 +372,7 @@ impl Control {
         for event in unguarded {
             self.guard_listener(event.pid, event.sock.netns, event.sock.destination);
         }
+        self.take_notices(&notices);
     }
 
     /// `CLOCK_BOOTTIME`; also takes the difference to the wall clock.

@@ -14,6 +14,8 @@ pub const MAX_PROBLEMS: usize = 1_000;
 
 impl Control {
     pub fn status(&mut self) -> api::Status {
+        // What is shown holds now.
+        self.kernel.watch_splice();
         let problems = self.problems();
         // One line for each workload, which are many.
         self.give_back = true;

@@ -11,6 +11,8 @@ mod authorize;
 #[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
+mod iter_candidates;
+#[cfg(target_arch = "bpf")]
 mod iter_ends;
 #[cfg(target_arch = "bpf")]
 mod iter_socks;

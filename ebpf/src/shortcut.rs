@@ -21,8 +21,7 @@ use crate::{
 
 pub mod candidate;
 pub mod guard;
-
-use candidate::{AUTO, OFF, listener, mode};
+pub mod notice;
 
 /// One offset of `SHORTCUT_OFFSETS`, read from the frozen `.rodata`.
 macro_rules! at {
@@ -41,57 +40,54 @@ pub fn count_why(why: u32) {
     count(counter::SHORTCUT_OFF + why - u32::from(code::SHORTCUT_OFF));
 }
 
-/// At ACTIVE_ESTABLISHED: the dialing end enters the map, before any byte, if both ends may.
+/// At ACTIVE_ESTABLISHED: the dialing end enters the map, before any byte, if both ends may
+/// ([`candidate::up_may_enter`] has told by `s.shortcut`).
 #[inline(always)]
 pub fn dialed(ops: *mut bpf_sock_ops, s: &mut SockState) {
-    let switches = word!(SETTINGS, setting::SHORTCUT);
-    if switches & switch::INSERT == 0 {
-        s.shortcut = code::SHORTCUT_OFF.into();
-        return;
+    if s.shortcut == 0 {
+        s.shortcut = enter_fresh(ops, s);
     }
-    let mut why = up_may_enter(s, switches);
-    if why == 0 {
-        why = enter_active(ops, s, &flow_key(s));
-    }
-    s.shortcut = why;
-    if why != 0 {
-        count_why(why);
+    if s.shortcut != 0 && s.shortcut != code::SHORTCUT_OFF.into() {
+        count_why(s.shortcut);
     }
 }
 
-/// A code, or 0. A global function (see `workload.rs`), so the pointer may be null to the verifier.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn up_may_enter(s: *const SockState, switches: u64) -> u32 {
-    // SAFETY: the caller's own element.
-    let Some(s) = (unsafe { s.as_ref() }) else {
-        return code::SHORTCUT_OFF.into();
+#[inline(always)]
+fn enter_fresh(ops: *mut bpf_sock_ops, s: &mut SockState) -> u32 {
+    let why = match closed_to_new() {
+        0 => up_fresh(s),
+        why => why,
     };
-    let why = if s.flags & flag::LOCAL_DESTINATION == 0 {
-        code::SHORTCUT_NOT_LOCAL
+    if why != 0 {
+        return why;
+    }
+    enter_active(ops, s, &flow_key(s))
+}
+
+/// 0 if new sockets may enter the map: they must not while nobody would see them splice.
+#[inline(always)]
+fn closed_to_new() -> u32 {
+    let why = if word!(SETTINGS, setting::SHORTCUT) & switch::INSERT == 0 {
+        code::SHORTCUT_OFF
+    } else if word!(SETTINGS, setting::SHORTCUT_WATCHED) == 0 {
+        code::SHORTCUT_UNWATCHED
     } else {
-        let (source, destination) = (mode(switches, s.source), mode(switches, s.destination));
-        let auto = (source == AUTO, destination == AUTO);
-        if source == OFF || destination == OFF {
-            code::SHORTCUT_OFF
-        } else if s.flags & flag::SPLICES != 0 {
-            code::SHORTCUT_SPLICES
-        } else if auto.0 && s.flags & flag::LISTED == 0 {
-            code::SHORTCUT_NOT_LISTED
-        } else {
-            let why = listener(s, auto.1);
-            if why != 0 { why } else { fresh(s) }
-        }
+        0
     };
     why.into()
 }
 
-/// Why the socket itself cannot enter, 0 if it can.
-#[inline(always)]
-fn fresh(s: &SockState) -> u16 {
+/// Why the socket itself cannot enter, 0 if it can. A global function (see `workload.rs`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn up_fresh(s: *const SockState) -> u32 {
+    // SAFETY: the caller's own element.
+    let Some(s) = (unsafe { s.as_ref() }) else {
+        return code::SHORTCUT_OFF.into();
+    };
     let sk = s.tcp_sock;
     let write_seq: u32 = read(sk + offset!(tcp_write_seq));
-    if guard::is_blocking(sk) {
+    let why = if guard::is_blocking(sk) {
         code::SHORTCUT_BLOCKING
     } else if guard::is_unusual(sk) || read::<u64>(sk + at!(sk_user_data)) != 0 {
         code::SHORTCUT_SOCKET
@@ -99,7 +95,8 @@ fn fresh(s: &SockState) -> u16 {
         code::SHORTCUT_LATE
     } else {
         0
-    }
+    };
+    why.into()
 }
 
 /// No byte is under way or unread.
@@ -171,7 +168,7 @@ fn enter(ops: *mut bpf_sock_ops, sk: u64, cookie: u64, pair: u64, flags: u32) ->
 /// map if it is there. `key`: the entry of `FLOWS` that proved who dialed.
 #[inline(always)]
 pub fn accepted(ops: *mut bpf_sock_ops, key: &FlowKey) {
-    if word!(SETTINGS, setting::SHORTCUT) & switch::INSERT == 0 {
+    if closed_to_new() != 0 {
         return;
     }
     let Some(mate) = entry!(MATES, key) else {

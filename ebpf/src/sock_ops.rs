@@ -71,7 +71,7 @@ fn connecting(ops: *mut bpf_sock_ops) {
     s.write_seq_start = load!(tp, u32, tcp_write_seq).wrapping_add(1);
     s.flags |= flag::SYN_SENT;
     watch_states(ops);
-    shortcut::candidate::connecting(s);
+    s.shortcut = shortcut::candidate::up_may_enter(s);
     if s.flags & flag::LOCAL_DESTINATION != 0 {
         let key = flow_key(s);
         let word = FlowWord::new(s.source, s.destination);
@@ -341,7 +341,7 @@ fn listening(ops: *mut bpf_sock_ops) {
     {
         count(counter::LISTENERS_FULL);
     }
-    shortcut::candidate::listening(ops, key);
+    shortcut::candidate::listening(ops, key, owner);
     if NETNS.get_ptr(&netns).is_none() {
         zeroed!(about: TotalKey);
         about.destination = owner;

@@ -14,81 +14,11 @@ use underpass_tests::{
         place,
     },
     manifest::{self, Source, Target},
+    rpc::{Rpc, counter, row, shortcut},
     scene::{EPERM, LIMIT, PORT, Scene, service_at},
 };
 
 const ON: u64 = switch::INSERT | switch::REDIRECT | switch::NODE_ON;
-
-struct Rpc {
-    _server: Proc,
-    client: Proc,
-}
-
-impl Rpc {
-    fn start(scene: &Scene, server: &[&str], client: &[&str]) -> Result<Self> {
-        Self::of(
-            scene,
-            ("underpass-peer", server),
-            ("underpass-peer", client),
-        )
-    }
-
-    /// From these programs with these flags.
-    fn of(scene: &Scene, server: (&str, &[&str]), client: (&str, &[&str])) -> Result<Self> {
-        let at = format!("{}:{PORT}", scene.server.v4);
-        let server = scene.lab.run(
-            &scene.server.place,
-            &[&[server.0, "rpc-server", &at], server.1].concat(),
-        )?;
-        server.wait_listening(at.parse().expect("an address"))?;
-        let to = service_at().to_string();
-        let mut client = scene.lab.run(
-            &scene.client.place,
-            &[&[client.0, "rpc", &to], client.1].concat(),
-        )?;
-        client.line(0, "local", LIMIT)?;
-        Ok(Self {
-            _server: server,
-            client,
-        })
-    }
-
-    /// Ends both, and waits until the row says so.
-    fn end(mut self, scene: &Scene, row: &Value) -> Result<()> {
-        self.client.kill9()?;
-        let ended = |r: &Value| text(r, "/state") == "closed" && text(r, "/id") == text(row, "/id");
-        let cli = &scene.agent.cli;
-        cli.rows("its end", &["--from", "app/client"], 1, ended)?;
-        Ok(())
-    }
-
-    /// Bytes that went in each direction.
-    fn ask(&mut self, count: usize, size: usize) -> Result<u64> {
-        let answer = self.client.ask(&format!("{count} {size}"))?;
-        Ok(answer["bytes"].as_u64().unwrap_or(0))
-    }
-}
-
-/// The client's only row in a state, once it says that so much was sent (the agent looks at open
-/// connections several times a second).
-fn row(scene: &Scene, state: &str, sent: u64) -> Result<Value> {
-    let is = |r: &Value| text(r, "/state") == state && number(r, "/bytes_sent") == Some(sent);
-    let rows = scene
-        .agent
-        .cli
-        .rows("the row", &["--from", "app/client"], 1, is)?;
-    Ok(rows[0].clone())
-}
-
-fn shortcut(row: &Value) -> u64 {
-    number(row, "/bytes_shortcut").unwrap_or(u64::MAX)
-}
-
-fn counter(scene: &Scene, name: &str) -> Result<u64> {
-    Ok(scene.agent.cli.status()?["counters"][name]
-        .as_u64()
-        .unwrap_or(u64::MAX))
-}
 
 fn switches(scene: &Scene, bits: u64) -> Result<()> {
     let dir = scene.lab.pin_dir.join(format!("v{VERSION}/maps"));
@@ -269,6 +199,7 @@ fn python(scene: &Scene, script: &str) -> Result<(Proc, Proc)> {
     let command = ["underpass-peer", "rpc-server", &at];
     let server = scene.lab.run(&scene.server.place, &command)?;
     server.wait_listening(at.parse().expect("an address"))?;
+    scene.agent.cli.status()?;
     let (ip, port) = (service_at().ip().to_string(), PORT.to_string());
     let script = format!("{DIAL}{script}");
     let command = ["python3", "-c", &script, &ip, &port];
