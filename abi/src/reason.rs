@@ -57,6 +57,8 @@ codes! {
     123 POLICY_CHANGED "a policy change denies this connection, so it was reset"
         "--keep-denied-connections leaves established connections alone";
     124 STILL_CLOSING "the application has closed; TCP is still sending or waiting" "";
+    125 SPLICED "a program spliced from a socket in the shortcut, which gives it nothing, so the connection was reset"
+        "connect again: the program takes no part any more; `underpass.dev/shortcut: off` keeps a workload out from the start";
     // 200-299: why a cell is empty or a layer was chosen
     201 NO_TRAFFIC "nothing was counted yet" "";
     202 NOT_OBSERVED "this layer does not see that value" "";

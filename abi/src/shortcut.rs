@@ -125,6 +125,8 @@ pub mod end {
     pub const ACTIVE: u32 = 1;
     /// No message of this end is redirected any more; `why` says why.
     pub const OUT: u32 = 2;
+    /// The agent was told to end it.
+    pub const TOLD: u32 = 4;
 }
 
 /// Value of `PAIRS`: what both ends of a connection share.
@@ -163,7 +165,7 @@ pub struct Notice {
     pub kind: u32,
     /// Calling process (tgid), 0: unknown.
     pub pid: u32,
-    /// The socket; all but `kind` is zero if there is none.
+    /// The socket that is to end, 0: none.
     pub cookie: u64,
     /// Key in `PAIRS`: the dialing end's cookie, which is the row's.
     pub pair: u64,

@@ -5,6 +5,7 @@
 
 mod before;
 mod connections;
+mod counts;
 mod install;
 mod jobs;
 mod namespaces;
@@ -35,6 +36,7 @@ use underpass_mesh::{
 use self::install::{adopt, version_in};
 pub use self::{
     connections::Sample,
+    counts::Counts,
     jobs::{Handle, Unavailable, queue},
 };
 use crate::{
@@ -114,18 +116,6 @@ pub struct AppliedPlan {
     pub version: u64,
     pub at: Instant,
     pub took: Duration,
-}
-
-/// The loop's own counters.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    /// Connections that a policy change ended.
-    pub destroyed: u64,
-    /// Connections that a policy change denies and that could not be ended.
-    pub not_destroyed: u64,
-    pub plans_failed: u64,
-    /// Connections older than the mesh that were too many to follow.
-    pub older_left_out: u64,
 }
 
 impl Control {

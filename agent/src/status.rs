@@ -113,6 +113,11 @@ impl Control {
             "connections_not_destroyed".into(),
             self.counts.not_destroyed,
         );
+        counters.insert("shortcut_resets".into(), self.counts.shortcut_resets);
+        counters.insert(
+            "shortcut_resets_failed".into(),
+            self.counts.shortcut_resets_failed,
+        );
         counters.insert(
             "older_connections_left_out".into(),
             self.counts.older_left_out,

@@ -3,7 +3,6 @@
 
 use std::fs;
 
-use serde_json::Value;
 use underpass_abi::{VERSION, shortcut::switch};
 use underpass_agent::kernel::shortcut::{SK_SKB, set_switches};
 use underpass_tests::{
@@ -205,38 +204,6 @@ fn python(scene: &Scene, script: &str) -> Result<(Proc, Proc)> {
     let command = ["python3", "-c", &script, &ip, &port];
     let client = scene.lab.run(&scene.client.place, &command)?;
     Ok((server, client))
-}
-
-/// A client of the echo server that splices what comes into a pipe, as proxies do: blocking for the
-/// first connect, so that it learns; then as `SPLICER nonblocking` would.
-const SPLICER: &str = "
-r, w = os.pipe()
-for n in range(2):
-    s = dial()
-    s.send(bytes([0, 0, 0, 4]) + b'abcd')
-    time.sleep(0.2)
-    got = 0
-    try: got = os.splice(s.fileno(), w, 100)
-    except OSError as e: got = -e.errno
-    print('spliced', got, flush=True)
-sys.stdin.read()
-";
-
-#[test]
-fn a_program_that_splices_takes_no_part_any_more() -> Result<()> {
-    let scene = Scene::new("scspl", &["--shortcut", "on"])?;
-    let (_server, mut client) = python(&scene, SPLICER)?;
-    // The first was in the map: splice finds nothing there. The second stays on TCP, where it works.
-    client.line(0, "spliced -11", LIMIT)?;
-    client.line(0, "spliced 8", LIMIT)?;
-    let is_second = |r: &Value| text(r, "/shortcut_reason") == "SHORTCUT_SPLICES";
-    let rows = scene
-        .agent
-        .cli
-        .rows("the second", &["--from", "app/client"], 1, is_second)?;
-    assert_eq!(shortcut(&rows[0]), 0);
-    assert_eq!(counter(&scene, "shortcut_splices")?, 1);
-    Ok(())
 }
 
 /// A client that leaves an answer unread and closes; then one that turns blocking on the way.
