@@ -53,6 +53,7 @@ plain!(
     Candidate,
     End,
     Pair,
+    Notice,
     ShortcutOffsets,
 );
 

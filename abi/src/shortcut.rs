@@ -126,6 +126,8 @@ pub mod end {
     pub const ACTIVE: u32 = 1;
     /// No message of this end is redirected any more; `why` says why.
     pub const OUT: u32 = 2;
+    /// The agent was told to end it.
+    pub const TOLD: u32 = 4;
 }
 
 /// Value of `PAIRS`: what both ends of a connection share.
@@ -143,6 +145,31 @@ pub struct Pair {
     /// Code of the last message that stayed on TCP, of either end.
     pub why: u32,
     pub pad: u32,
+}
+
+/// What a [`Notice`] says.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// A listener that may take the shortcut, and the splice watch is not attached.
+    Candidate = 1,
+    /// A program spliced from a socket in the map, which will never give it a byte.
+    Spliced = 2,
+}
+
+/// What the shortcut's programs tell the agent, in the `EVENTS` ring beside [`crate::sock::Event`],
+/// from which it differs in size.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notice {
+    /// A [`NoticeKind`].
+    pub kind: u32,
+    /// Calling process (tgid), 0: unknown.
+    pub pid: u32,
+    /// The socket that is to end, 0: none.
+    pub cookie: u64,
+    /// Key in `PAIRS`: the dialing end's cookie, which is the row's.
+    pub pair: u64,
 }
 
 /// Offsets of kernel fields that only the shortcut needs; `known` is 0 if this kernel lacks one.
@@ -184,6 +211,7 @@ const _: () = assert!(size_of::<ProgramKey>() == 24);
 const _: () = assert!(size_of::<Candidate>() == 40);
 const _: () = assert!(size_of::<End>() == 56);
 const _: () = assert!(size_of::<Pair>() == 56);
+const _: () = assert!(size_of::<Notice>() == 24);
 const _: () = assert!(size_of::<ShortcutOffsets>() == 88);
 
 #[cfg(test)]

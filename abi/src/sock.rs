@@ -66,12 +66,8 @@ pub mod flag {
     pub const FAILED: u32 = 1 << 12;
     /// In the shortcut's map: the connection has an entry in `PAIRS` until its last close.
     pub const SHORTCUT: u32 = 1 << 13;
-    /// The program that dialed is on the shortcut's list.
-    pub const LISTED: u32 = 1 << 14;
-    /// The program that dialed was seen to splice.
-    pub const SPLICES: u32 = 1 << 15;
     /// The `FLOWS` entry is in the hash; else in a slot.
-    pub const FLOW_HASHED: u32 = 1 << 16;
+    pub const FLOW_HASHED: u32 = 1 << 14;
 }
 
 /// Per-socket state in `SOCKS` (`BPF_MAP_TYPE_SK_STORAGE`) and the body of every event.
@@ -311,7 +307,7 @@ pub mod counter {
     /// map, and messages of those in it that stayed on TCP.
     pub const SHORTCUT_OFF: u32 = 9;
     pub const COUNT: usize = 32;
-    pub const NAMES: [&str; 24] = [
+    pub const NAMES: [&str; 25] = [
         "events_lost",
         "totals_full",
         "flows_full",
@@ -336,6 +332,7 @@ pub mod counter {
         "shortcut_queue_full",
         "shortcut_node_memory",
         "shortcut_no_verdict",
+        "shortcut_unwatched",
     ];
 }
 

@@ -129,6 +129,8 @@ pub mod setting {
     pub const SHORTCUT_SOCKET: u32 = 5;
     /// Pages of TCP memory on the node: [`crate::shortcut::bound::NODE_PAGES`].
     pub const SHORTCUT_NODE: u32 = 6;
+    /// Not 0: the splice watch is attached, so sockets may enter the shortcut's map. The agent's alone.
+    pub const SHORTCUT_WATCHED: u32 = 7;
     pub const COUNT: usize = 16;
 }
 

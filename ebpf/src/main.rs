@@ -19,6 +19,8 @@ mod connect;
 #[cfg(target_arch = "bpf")]
 mod flow;
 #[cfg(target_arch = "bpf")]
+mod iter_candidates;
+#[cfg(target_arch = "bpf")]
 mod iter_ends;
 #[cfg(target_arch = "bpf")]
 mod iter_socks;

@@ -72,7 +72,7 @@ fn connecting(ops: *mut bpf_sock_ops) {
     s.write_seq_start = load!(tp, u32, tcp_write_seq).wrapping_add(1);
     s.flags |= flag::SYN_SENT;
     watch_states(ops);
-    shortcut::connecting(s);
+    s.tcp.off_shortcut = shortcut::candidate::up_may_enter(s) as u16;
     if s.flags & flag::LOCAL_DESTINATION != 0 {
         flow::begin(s);
     }
@@ -300,7 +300,7 @@ fn listening(ops: *mut bpf_sock_ops) {
     {
         count(counter::LISTENERS_FULL);
     }
-    shortcut::listening(ops, key);
+    shortcut::candidate::listening(ops, key, owner);
     if NETNS.get_ptr(&netns).is_none() {
         zeroed!(about: TotalKey);
         about.destination = owner;

@@ -118,6 +118,7 @@ pub fn fail(s: &mut SockState, reason: u16) {
         return;
     }
     s.flags |= flag::FAILED;
+    s.tcp.off_shortcut = 0;
     s.closed_ns = record::now();
     s.reason = reason;
     if s.flags & (flag::LOCAL_DESTINATION | flag::CLOSED) == flag::LOCAL_DESTINATION {

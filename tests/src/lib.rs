@@ -9,6 +9,7 @@ pub mod installed;
 pub mod lab;
 pub mod manifest;
 pub mod passed;
+pub mod rpc;
 pub mod scene;
 pub mod soak;
 pub mod stats;

@@ -10,20 +10,25 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfError, EbpfLoader, Endianness,
+    Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
     programs::{Program, ProgramError, ProgramFd},
 };
-use underpass_abi::{reason::code, shortcut::ShortcutOffsets, sock::Offsets, tables::maps};
+use underpass_abi::{
+    reason::code,
+    shortcut::{Mode, ShortcutOffsets},
+    sock::Offsets,
+    tables::maps,
+};
 
 use super::{
     CgroupRoot, KernelError,
     apply::Maps,
     btf,
     feature::{CLOSE_RECORDS, Feature, Features, INBOUND, OPEN_SOCKETS, UDP},
-    object, pins,
+    iter, object, pins,
     pins::Pins,
-    shortcut,
+    shortcut, splice_watch,
 };
 use crate::sys::{
     bpf::{Attach, link_create, link_update, obj_get, obj_pin},
@@ -143,10 +148,17 @@ pub struct Loaded {
     pub iter: Option<OwnedFd>,
     /// Tag of the `sk_lookup` program of this object.
     pub lookup_tag: Option<[u8; 8]>,
+    /// `None`: the shortcut is off.
+    pub watch: Option<splice_watch::Programs>,
 }
 
-/// Loads and attaches everything that hangs on the cgroup root.
-pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Loaded, KernelError> {
+/// Loads and attaches everything that hangs on the cgroup root, and the shortcut if it is `wanted`.
+pub fn load(
+    source: &Source,
+    cgroup: &CgroupRoot,
+    btf: &btf::Btf,
+    wanted: Mode,
+) -> Result<Loaded, KernelError> {
     let mut ebpf = source.parse(0)?;
     let mut features = Features::default();
     let mut ready = Vec::new();
@@ -164,7 +176,7 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
             None
         }
     };
-    let iter = match load_iter(&mut ebpf, ITER, btf) {
+    let iter = match iter::load(&mut ebpf, ITER, btf) {
         Ok(fd) => Some(fd),
         Err(e) => {
             features.off(OPEN_SOCKETS, e);
@@ -172,12 +184,13 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
         }
     };
     // Before sock_ops: what enters the map must find its programs there.
-    if let Err(e) = shortcut::attach(&mut ebpf, source) {
-        features.off(shortcut::SHORTCUT, e);
-    }
-    if let Err(e) = shortcut::watch_splice(&mut ebpf, source, btf) {
-        features.off(shortcut::SPLICE_WATCH, e);
-    }
+    let watch = match shortcut::prepare(&mut ebpf, wanted, source, btf) {
+        Ok(watch) => Some(watch),
+        Err(e) => {
+            features.off(shortcut::SHORTCUT, e);
+            None
+        }
+    };
     let mut ours = BTreeSet::new();
     for (hook, program) in ready {
         // A feature works with all its programs or is off with all of them.
@@ -206,6 +219,7 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
         features: features.list(),
         iter,
         lookup_tag,
+        watch,
     })
 }
 
@@ -228,10 +242,10 @@ pub fn load_program(
     name: &'static str,
     kernel: &btf::Btf,
 ) -> Result<OwnedFd, KernelError> {
-    if name == ITER || name == shortcut::ITER {
-        load_iter(ebpf, name, kernel)
-    } else if name == shortcut::SPLICE {
-        shortcut::load_splice(ebpf, kernel)
+    if [ITER, shortcut::ITER, splice_watch::CANDIDATES].contains(&name) {
+        iter::load(ebpf, name, kernel)
+    } else if name == splice_watch::PROGRAM {
+        splice_watch::load_watch(ebpf, kernel)
     } else {
         load_plain(ebpf, name)
     }
@@ -257,22 +271,6 @@ pub fn load_plain(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kernel
     loaded.map_err(|e| program_error(name, e))
 }
 
-/// Loads an iterator, which is tied to a function of this kernel.
-pub fn load_iter(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    kernel: &btf::Btf,
-) -> Result<OwnedFd, KernelError> {
-    let Some(Program::Iter(program)) = ebpf.program_mut(name) else {
-        return Err(absent(name));
-    };
-    let types = iter_types(kernel)?;
-    let loaded = program
-        .load("bpf_sk_storage_map", &types)
-        .and_then(|()| fd_of(program.fd()));
-    loaded.map_err(|e| program_error(name, e))
-}
-
 pub fn absent(name: &str) -> KernelError {
     KernelError::new(code::NO_OBJECT, format!("the object has no program {name}"))
 }
@@ -281,15 +279,6 @@ pub fn fd_of(fd: Result<&ProgramFd, ProgramError>) -> Result<OwnedFd, ProgramErr
     fd?.as_fd()
         .try_clone_to_owned()
         .map_err(ProgramError::IOError)
-}
-
-fn iter_types(kernel: &btf::Btf) -> Result<Btf, KernelError> {
-    const NAME: &str = "bpf_iter_bpf_sk_storage_map";
-    let id = kernel
-        .function(NAME)
-        .ok_or_else(|| KernelError::new(code::KERNEL_TOO_OLD, format!("no {NAME}")))?;
-    Btf::parse(&btf::only_function(id, NAME), Endianness::default())
-        .map_err(|e| KernelError::new(code::NO_BTF, e.to_string()))
 }
 
 /// Moves the pinned link to `program`, or makes and pins a new one. Returns the link's id.

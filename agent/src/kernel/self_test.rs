@@ -107,7 +107,7 @@ impl Bench {
     fn bare(source: &Source, kernel: &btf::Btf) -> Result<Self, KernelError> {
         let mut ebpf = source.parse_private()?;
         Ok(Self {
-            iter: load::load_iter(&mut ebpf, shortcut::ITER, kernel)?,
+            iter: iter::load(&mut ebpf, shortcut::ITER, kernel)?,
             settings: private(&ebpf, maps::SETTINGS)?,
             shortcut: private(&ebpf, maps::SHORTCUT)?,
             ends: private(&ebpf, maps::ENDS)?,
@@ -147,7 +147,7 @@ impl Bench {
         for fd in [&a, &b] {
             put(&self.ends, &fd.as_raw_fd().cast_unsigned(), &End::default())?;
         }
-        iter::pass(&self.iter, &self.ends).map_err(text)?;
+        iter::words(&self.iter, &self.ends).map_err(text)?;
         let (cookie_a, cookie_b) = (cookie(&a)?, cookie(&b)?);
         let (end_a, end_b) = (self.end(&a)?, self.end(&b)?);
         let pair = Pair {

@@ -177,13 +177,13 @@ pub enum Seen {
     Refused(u64),
 }
 
-/// The row. `destroyed`: the agent itself ended it, because of the policy of `labels`. `now_ns` is
+/// The row. `destroyed`: the close reason if the agent itself ended it, else 0. `now_ns` is
 /// `CLOCK_BOOTTIME`.
 pub fn to_api(
     s: &SockState,
     seen: Seen,
     labels: &Labels,
-    destroyed: bool,
+    destroyed: u16,
     node: &Node,
     now_ns: u64,
 ) -> api::Connection {
@@ -256,8 +256,8 @@ pub fn to_api(
         shortcut_reason: reason::name(s.tcp.off_shortcut).into(),
         close_reason: if !ended && s.closed_ns == 0 {
             String::new()
-        } else if destroyed {
-            reason::name(code::POLICY_CHANGED).into()
+        } else if destroyed != 0 {
+            reason::name(destroyed).into()
         } else {
             reason::name(cause(s)).into()
         },
