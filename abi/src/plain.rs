@@ -35,6 +35,7 @@ plain!(
     IdentityPair,
     ListenKey,
     FlowKey,
+    FlowSlot,
     UdpReverseKey,
     UdpReverse,
     BlockKey,

@@ -201,25 +201,17 @@ pub struct ShortcutOffsets {
     /// Where `pt_regs` holds the number of the system call (the low half), and splice's number.
     pub regs_syscall: u32,
     pub splice: u32,
-    /// BTF ids of types that the programs cast addresses to.
-    pub type_tcp_sock: u32,
+    /// BTF id of the type that the programs cast addresses to.
     pub type_psock: u32,
-    /// BTF id of the kernel function `bpf_rdonly_cast`; the loader puts it in the place of
-    /// [`RDONLY_CAST`].
-    pub rdonly_cast: u32,
     pub pad: u32,
 }
-
-/// Stands in the object for calls of `bpf_rdonly_cast`: Rust has no way to name a kernel function. As a
-/// helper's number it does not exist, so an object that was not patched is refused.
-pub const RDONLY_CAST: u32 = 0x7e57_0001;
 
 const _: () = assert!(size_of::<ProgramKey>() == 24);
 const _: () = assert!(size_of::<Candidate>() == 40);
 const _: () = assert!(size_of::<End>() == 56);
 const _: () = assert!(size_of::<Pair>() == 56);
 const _: () = assert!(size_of::<Notice>() == 24);
-const _: () = assert!(size_of::<ShortcutOffsets>() == 96);
+const _: () = assert!(size_of::<ShortcutOffsets>() == 88);
 
 #[cfg(test)]
 mod tests {

@@ -360,7 +360,7 @@ impl Control {
         }
         self.ring_rests_until = Instant::now() + RING_PAUSE;
         for event in unguarded {
-            self.guard_listener(event.pid, event.sock.netns, event.sock.destination);
+            self.guard_listener(event.pid, event.sock.netns, event.sock.destination.into());
         }
         self.take_notices(&notices);
     }

@@ -14,9 +14,10 @@ use underpass_abi::{
 };
 
 use crate::{
+    flow,
     kernel::{offset, read, zeroed},
     maps::{ENDS, MATES, PAIRS, SETTINGS, SHORTCUT, count, entry, word},
-    sock_ops::{context::tcp_sock_address, flow_key},
+    sock_ops::context::tcp_sock_address,
 };
 
 pub mod candidate;
@@ -41,14 +42,15 @@ pub fn count_why(why: u32) {
 }
 
 /// At ACTIVE_ESTABLISHED: the dialing end enters the map, before any byte, if both ends may
-/// ([`candidate::up_may_enter`] has told by `s.shortcut`).
+/// ([`candidate::up_may_enter`] has told by `s.tcp.off_shortcut`).
 #[inline(always)]
 pub fn dialed(ops: *mut bpf_sock_ops, s: &mut SockState) {
-    if s.shortcut == 0 {
-        s.shortcut = enter_fresh(ops, s);
+    if s.tcp.off_shortcut == 0 {
+        s.tcp.off_shortcut = enter_fresh(ops, s) as u16;
     }
-    if s.shortcut != 0 && s.shortcut != code::SHORTCUT_OFF.into() {
-        count_why(s.shortcut);
+    let why = s.tcp.off_shortcut;
+    if why != 0 && why != code::SHORTCUT_OFF {
+        count_why(why.into());
     }
 }
 
@@ -61,7 +63,7 @@ fn enter_fresh(ops: *mut bpf_sock_ops, s: &mut SockState) -> u32 {
     if why != 0 {
         return why;
     }
-    enter_active(ops, s, &flow_key(s))
+    enter_active(ops, s, &flow::key(s))
 }
 
 /// 0 if new sockets may enter the map: they must not while nobody would see them splice.
@@ -260,7 +262,7 @@ extern "C" fn up_add(s: *mut SockState) -> u32 {
     s.tcp.delivered += sent;
     s.tcp.received += received;
     if why != 0 {
-        s.shortcut = why;
+        s.tcp.off_shortcut = why as u16;
     }
     0
 }

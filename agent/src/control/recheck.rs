@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What a verdict depends on.
-type Question = (u32, u32, underpass_abi::Ip, u32, u16, u32, u16);
+type Question = (u16, u32, underpass_abi::Ip, u16, u16, u16, u16);
 
 impl Control {
     /// Ends what the plan in force denies.
@@ -105,7 +105,7 @@ impl Control {
         None
     }
 
-    pub(super) fn workload_netns(&self, index: u32) -> Option<u64> {
+    pub(super) fn workload_netns(&self, index: u16) -> Option<u64> {
         let name = self.tables.names().get(NameKind::Workload, index)?;
         self.plan
             .workload(workload_name(name).0)
@@ -160,7 +160,7 @@ fn question(s: &SockState) -> Question {
 
 /// The decision, if the plan denies this connection now.
 fn denial(s: &SockState, plan: &Arc<Plan>, names: &Names) -> Option<Decision> {
-    let workload = |index| {
+    let workload = |index: u16| {
         let name = names.get(NameKind::Workload, index)?;
         plan.workload(workload_name(name).0)
     };
@@ -234,7 +234,7 @@ spec:
             tables
                 .names()
                 .find(NameKind::Workload, &registered)
-                .unwrap()
+                .unwrap() as u16
         };
         SockState {
             source: index("web"),

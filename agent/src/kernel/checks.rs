@@ -173,7 +173,7 @@ fn programs(
     let pins = Pins::of(options);
     let parsed = object::bytes(options).and_then(|object| {
         let shortcut = btf::shortcut_offsets(kernel).unwrap_or_default();
-        let object = object::with_kernel_function(&object, shortcut.rdonly_cast);
+        let object = object::with_kernel_function(&object, offsets.rdonly_cast);
         let mut loader = EbpfLoader::new();
         // What is pinned must fit; other maps live as long as this check.
         for name in maps::ALL.into_iter().filter(|m| pins.map(m).exists()) {

@@ -136,7 +136,7 @@ impl Source {
         loader.override_global("OFFSETS", &self.offsets, true);
         loader.override_global("SHORTCUT_OFFSETS", &self.shortcut, true);
         loader.override_global("NETNS_COOKIE", netns_cookie, true);
-        let object = object::with_kernel_function(&self.object, self.shortcut.rdonly_cast);
+        let object = object::with_kernel_function(&self.object, self.offsets.rdonly_cast);
         loader.load(&object).map_err(object_error)
     }
 }

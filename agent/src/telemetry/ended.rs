@@ -36,8 +36,8 @@ pub struct Ended {
     retransmits: u32,
     srtt_us: u32,
     flags: u32,
-    source: u32,
-    policy: u32,
+    source: u16,
+    policy: u16,
     local_port: u16,
     remote_port: u16,
     dialed_port: u16,
@@ -86,7 +86,7 @@ impl Ended {
             remote_port: s.remote_port,
             dialed_port: s.dialed_port,
             reason: s.reason,
-            no_shortcut: s.shortcut as u16,
+            no_shortcut: s.tcp.off_shortcut,
             proto: s.proto,
             layer: s.layer,
             verdict: s.verdict,
@@ -159,7 +159,6 @@ impl Ended {
             flags: self.flags,
             reason: self.reason,
             verdict: self.verdict,
-            shortcut: self.no_shortcut.into(),
             tcp: TcpCounts {
                 sent: self.sent,
                 received: self.received,
@@ -168,6 +167,7 @@ impl Ended {
                 retransmits: self.retransmits,
                 srtt_us: self.srtt_us,
                 shortcut_sent: self.shortcut,
+                off_shortcut: self.no_shortcut,
                 ..TcpCounts::default()
             },
             ..SockState::default()

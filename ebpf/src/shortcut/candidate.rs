@@ -12,6 +12,7 @@ use underpass_abi::{
 
 use super::{at, guard, notice};
 use crate::{
+    flow,
     kernel::{read, zeroed},
     maps::{CANDIDATES, PROGRAMS, SETTINGS, WORKLOADS, entry, word},
     sock_ops::context::tcp_sock_address,
@@ -58,7 +59,10 @@ pub extern "C" fn up_may_enter(s: *const SockState) -> u32 {
     if s.flags & flag::LOCAL_DESTINATION == 0 {
         return code::SHORTCUT_NOT_LOCAL.into();
     }
-    let (source, destination) = (mode(switches, s.source), mode(switches, s.destination));
+    let (source, destination) = (
+        mode(switches, s.source.into()),
+        mode(switches, s.destination.into()),
+    );
     if source == OFF || destination == OFF {
         return code::SHORTCUT_OFF.into();
     }
@@ -85,7 +89,7 @@ fn program(flags: u64, auto: bool) -> u16 {
 #[inline(always)]
 fn listener(s: &SockState, auto: bool) -> u16 {
     zeroed!(key: ListenKey);
-    key.netns = crate::sock_ops::arrives_in(s);
+    key.netns = flow::arrives_in(s);
     key.port = s.remote_port;
     key.proto = s.proto;
     key.ip = s.remote;

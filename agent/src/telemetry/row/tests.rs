@@ -37,7 +37,6 @@ fn ip(last: u8) -> Ip {
 fn dialed() -> SockState {
     SockState {
         cookie: 77,
-        cgroup: 5,
         opened_ns: 2_000_000_000,
         established_ns: 2_000_500_000,
         local: ip(1),
@@ -108,7 +107,6 @@ fn an_open_connection_is_shown_from_its_source() {
 #[test]
 fn a_connection_from_elsewhere_is_shown_by_its_destination() {
     let s = SockState {
-        cgroup: 0,
         source: 0,
         flags: flag::OPENED | flag::SOURCE_OUTSIDE,
         local: ip(2),
