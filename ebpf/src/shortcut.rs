@@ -42,7 +42,7 @@ pub fn count_why(why: u32) {
 }
 
 /// At ACTIVE_ESTABLISHED: the dialing end enters the map, before any byte, if both ends may
-/// ([`candidate::up_may_enter`] has told by `off_shortcut`).
+/// ([`candidate::up_may_enter`] has told by `s.tcp.off_shortcut`).
 #[inline(always)]
 pub fn dialed(ops: *mut bpf_sock_ops, s: &mut SockState) {
     if s.tcp.off_shortcut == 0 {
