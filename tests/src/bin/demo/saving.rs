@@ -11,7 +11,7 @@ use underpass_tests::{
 
 use super::{
     check::Check,
-    shop::{LIMIT, REDIS, Shop, packaged},
+    shop::{LIMIT, REDIS, Shop},
 };
 
 /// May take it (both programs are on the tested list), and must not (annotated).
@@ -131,7 +131,7 @@ fn round(shop: &Shop, caller: &str) -> Result<f64> {
         "-q",
     ];
     let program = Path::new("usr/bin/redis-benchmark");
-    let done = packaged(&shop.lab, &places[1], program, &args)?.finish(LIMIT)?;
+    let done = packages::run(&shop.lab, &places[1], program, &args)?.finish(LIMIT)?;
     if done.code != Some(0) {
         return Err(Failure(format!("redis-benchmark: {}", done.stderr)));
     }

@@ -1,17 +1,13 @@
 //! The cast of the demo: the shop in pods, Redis and nginx as workloads of the node's own
 //! namespace, a shopper, and an intruder whom a policy denies.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use underpass_tests::{
     Failure, Lab, Result,
     lab::{Agent, Place, Pod, Proc, net::NODE_V4, place},
     manifest::{self, Endpoint, Service},
+    packages,
 };
 
 use super::saving::CALLERS;
@@ -145,32 +141,6 @@ fn start_web(lab: &Lab, pod: &Pod) -> Result<Proc> {
     Ok(web)
 }
 
-/// Root of the unpacked packages.
-fn prefix() -> Result<PathBuf> {
-    let home = std::env::var_os("HOME").map_or_else(|| "/root".into(), PathBuf::from);
-    let tools = std::env::var_os("UNDERPASS_TOOLS")
-        .map_or(home.join(".cache/underpass/tools"), PathBuf::from);
-    let prefix = tools.join("debs-prefix");
-    if prefix.is_dir() {
-        return Ok(prefix);
-    }
-    Err(Failure(format!(
-        "{} is missing. Try: cargo xtask setup",
-        prefix.display()
-    )))
-}
-
-/// Runs a packaged program with the libraries that were unpacked beside it.
-pub fn packaged(lab: &Lab, place: &Place, program: &Path, args: &[&str]) -> Result<Proc> {
-    let root = prefix()?;
-    let libraries = format!(
-        "LD_LIBRARY_PATH={0}/usr/lib/x86_64-linux-gnu:{0}/lib/x86_64-linux-gnu",
-        root.display()
-    );
-    let program = root.join(program).to_string_lossy().into_owned();
-    lab.run(place, &[&["env", &libraries, &program], args].concat())
-}
-
 fn start_redis(lab: &Lab, place: &Place) -> Result<Proc> {
     let bind = NODE_V4.to_string();
     let dir = lab.dir.to_string_lossy().into_owned();
@@ -186,7 +156,7 @@ fn start_redis(lab: &Lab, place: &Place) -> Result<Proc> {
         "--protected-mode",
         "no",
     ];
-    let redis = packaged(lab, place, Path::new("usr/bin/redis-server"), &args)?;
+    let redis = packages::run(lab, place, Path::new("usr/bin/redis-server"), &args)?;
     redis.wait_listening((NODE_V4, 6379).into())?;
     Ok(redis)
 }
@@ -208,7 +178,7 @@ fn start_nginx(lab: &Lab, place: &Place) -> Result<Proc> {
     let file = dir.join("nginx.conf").to_string_lossy().into_owned();
     fs::write(&file, conf)?;
     let early = dir.join("error.log").to_string_lossy().into_owned();
-    let nginx = packaged(
+    let nginx = packages::run(
         lab,
         place,
         Path::new("usr/sbin/nginx"),
