@@ -7,6 +7,7 @@ use serde_json::Value;
 use underpass_tests::{
     Failure, Result,
     lab::{Lab, Place, cli::number, until},
+    packages,
 };
 
 use super::{
