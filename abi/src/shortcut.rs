@@ -13,6 +13,9 @@ pub mod switch {
     /// Redirect also where the reader has no verdict program. Only for the test suite's control, which
     /// must fail: without that program the reader's wake-ups get lost when paths change.
     pub const WITHOUT_VERDICT: u64 = 8;
+    /// splice from a socket in the map fails with EINVAL: mode `auto` takes any program that does not
+    /// use io_uring.
+    pub const GUARDED: u64 = 16;
 }
 
 /// Who takes the shortcut. In the upper half of a `WORKLOADS` word; 0 there means the node's mode.
@@ -68,6 +71,8 @@ pub mod programs {
     pub const LISTED: u64 = 1;
     /// It was seen to splice from a TCP socket.
     pub const SPLICES: u64 = 2;
+    /// It was seen with an io_uring, whose splice the guard cannot tell from a read.
+    pub const RING: u64 = 4;
 }
 
 /// Key of `PROGRAMS`: the first bytes of the executable's file name.
@@ -177,10 +182,13 @@ pub struct ShortcutOffsets {
     /// BTF ids of types that the programs cast addresses to.
     pub type_tcp_sock: u32,
     pub type_psock: u32,
-    /// BTF id of the kernel function `bpf_rdonly_cast`; the loader puts it in the place of
-    /// [`RDONLY_CAST`].
+    /// BTF id of the kernel function `bpf_rdonly_cast`, which the loader puts in the place of
+    /// [`RDONLY_CAST`]; 0 if the kernel lacks it: then no message is redirected.
     pub rdonly_cast: u32,
-    pub pad: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// 0 if the kernel has no io_uring.
+    pub task_io_uring: u32,
 }
 
 /// Stands in the object for calls of `bpf_rdonly_cast`: Rust has no way to name a kernel function. As a
@@ -191,7 +199,7 @@ const _: () = assert!(size_of::<ProgramKey>() == 24);
 const _: () = assert!(size_of::<Candidate>() == 40);
 const _: () = assert!(size_of::<End>() == 56);
 const _: () = assert!(size_of::<Pair>() == 56);
-const _: () = assert!(size_of::<ShortcutOffsets>() == 96);
+const _: () = assert!(size_of::<ShortcutOffsets>() == 100);
 
 #[cfg(test)]
 mod tests {

@@ -66,7 +66,7 @@ pub mod flag {
     pub const FAILED: u32 = 1 << 12;
     /// In the shortcut's map: the connection has an entry in `PAIRS` until its last close.
     pub const SHORTCUT: u32 = 1 << 13;
-    /// The program that dialed is on the shortcut's list.
+    /// Mode `auto` takes the program that dialed: it is on the list, or splice is guarded.
     pub const LISTED: u32 = 1 << 14;
     /// The program that dialed was seen to splice.
     pub const SPLICES: u32 = 1 << 15;

@@ -153,7 +153,8 @@ const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
     type_tcp_sock: 0,
     type_psock: 0,
     rdonly_cast: 0,
-    pad: 0,
+    socket_sk: 0,
+    task_io_uring: 0,
 };
 
 /// Reads one array word once.

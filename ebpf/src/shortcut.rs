@@ -22,6 +22,7 @@ use crate::{
     sock_ops::{context::tcp_sock_address, flow_key},
 };
 
+mod auto;
 pub mod guard;
 
 /// One offset of `SHORTCUT_OFFSETS`, read from the frozen `.rodata`.
@@ -50,7 +51,7 @@ pub fn connecting(s: &mut SockState) {
         return;
     }
     let program = up_program_flags();
-    if program & programs::LISTED != 0 {
+    if auto::qualifies(program) {
         s.flags |= flag::LISTED;
     }
     if program & programs::SPLICES != 0 {
@@ -151,7 +152,7 @@ fn listener(s: &SockState, auto: bool) -> u16 {
     let program = entry!(PROGRAMS, unsafe { &(*found).program }).unwrap_or(0);
     if program & programs::SPLICES != 0 {
         code::SHORTCUT_SPLICES
-    } else if auto && program & programs::LISTED == 0 {
+    } else if auto && !auto::qualifies(program) {
         code::SHORTCUT_NOT_LISTED
     } else if guard::is_blocking(sk) {
         code::SHORTCUT_BLOCKING
@@ -305,6 +306,7 @@ pub fn listening(ops: *mut bpf_sock_ops, key: &ListenKey) {
     // SAFETY: plain helper call.
     candidate.cookie = unsafe { h::bpf_get_socket_cookie(ops.cast()) };
     current_program(&mut candidate.program);
+    auto::learn_ring();
     let _ = CANDIDATES.insert(key, candidate, 0);
 }
 
@@ -328,6 +330,7 @@ pub fn current_program(key: &mut ProgramKey) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn up_program_flags() -> u64 {
+    auto::learn_ring();
     zeroed!(key: ProgramKey);
     current_program(key);
     entry!(PROGRAMS, &*key).unwrap_or(0)

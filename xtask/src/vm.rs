@@ -75,6 +75,11 @@ fn run(flags: &Flags) -> Result<()> {
     judge(&all)
 }
 
+/// One kernel, with binaries that are built.
+pub fn check(kernel: &str) -> Result<()> {
+    judge(&boot_all(&[kernel.to_owned()], &[], "")?)
+}
+
 fn boot_all(wanted: &[String], suite: &[initramfs::Program], append: &str) -> Result<Vec<Results>> {
     let (here, packaged): (Vec<String>, Vec<String>) =
         wanted.iter().cloned().partition(|w| w == HERE);

@@ -224,10 +224,9 @@ pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
         splice: libc::SYS_splice as u32,
         type_tcp_sock: btf.structure("tcp_sock")?,
         type_psock: btf.structure("sk_psock")?,
-        rdonly_cast: btf.function("bpf_rdonly_cast").ok_or_else(|| {
-            KernelError::new(code::KERNEL_TOO_OLD, "no kernel function bpf_rdonly_cast")
-        })?,
-        pad: 0,
+        rdonly_cast: btf.function("bpf_rdonly_cast").unwrap_or(0),
+        socket_sk: btf.offset("socket", "sk")?,
+        task_io_uring: btf.offset("task_struct", "io_uring").unwrap_or(0),
     })
 }
 

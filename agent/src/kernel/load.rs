@@ -23,7 +23,7 @@ use super::{
     feature::{CLOSE_RECORDS, Feature, Features, INBOUND, OPEN_SOCKETS, UDP},
     object, pins,
     pins::Pins,
-    shortcut,
+    shortcut, splice_guard,
 };
 use crate::sys::{
     bpf::{Attach, link_create, link_update, obj_get, obj_pin},
@@ -75,6 +75,9 @@ pub fn feature(program: &str) -> Option<&'static str> {
     match program {
         SK_LOOKUP => Some(INBOUND),
         ITER => Some(OPEN_SOCKETS),
+        shortcut::SK_SKB | shortcut::SK_MSG | shortcut::ITER => Some(shortcut::SHORTCUT),
+        shortcut::SPLICE => Some(shortcut::SPLICE_WATCH),
+        splice_guard::PROGRAM => Some(splice_guard::SPLICE_GUARD),
         _ => HOOKS.iter().find(|h| h.program == program)?.feature,
     }
 }
@@ -232,6 +235,8 @@ pub fn load_program(
         load_iter(ebpf, name, kernel)
     } else if name == shortcut::SPLICE {
         shortcut::load_splice(ebpf, kernel)
+    } else if name == splice_guard::PROGRAM {
+        splice_guard::load(ebpf, kernel)
     } else {
         load_plain(ebpf, name)
     }

@@ -11,7 +11,7 @@ use aya::{Btf, Ebpf, Endianness, programs::Program};
 use underpass_abi::{
     plain,
     reason::code,
-    shortcut::{Mode, ProgramKey, bound, programs, switch},
+    shortcut::{Mode, ProgramKey, ShortcutOffsets, bound, programs, switch},
     tables::{maps, setting},
 };
 
@@ -21,7 +21,7 @@ use super::{
     btf,
     feature::{CLOSE_RECORDS, Feature},
     load::{self, Source},
-    pins, self_test,
+    pins, self_test, splice_guard,
 };
 use crate::sys::{
     bpf::{Attach, link_create, link_create_tracing, link_update, obj_get, prog_attach},
@@ -38,17 +38,14 @@ pub const SK_SKB: &str = "up_sk_skb";
 pub const SPLICE: &str = "up_splice";
 /// Of the self-test.
 pub const ITER: &str = "up_iter_ends";
-pub const PROGRAMS: [&str; 4] = [SK_SKB, SK_MSG, SPLICE, ITER];
+pub const PROGRAMS: [&str; 5] = [SK_SKB, SK_MSG, SPLICE, splice_guard::PROGRAM, ITER];
 
 const TRACEPOINT: &str = "tcp_rcv_space_adjust";
 
 /// Puts both programs on the map: what enters it from now on has them. Sockets that are in it keep the
 /// programs that they found; those read the same pinned switches.
 pub fn attach(ebpf: &mut Ebpf, source: &Source) -> Result<(), KernelError> {
-    if source.shortcut.known == 0 {
-        let text = "a field of the kernel's is missing";
-        return Err(KernelError::new(code::KERNEL_TOO_OLD, text));
-    }
+    complete(&source.shortcut)?;
     let map = obj_get(&source.pins.map(maps::SHORTCUT))
         .map_err(KernelError::io(code::PINS_INCOMPATIBLE, maps::SHORTCUT))?;
     // The verdict first: without it redirection is not safe.
@@ -57,6 +54,16 @@ pub fn attach(ebpf: &mut Ebpf, source: &Source) -> Result<(), KernelError> {
         attach_one(name, at, &program, &map, source)?;
     }
     Ok(())
+}
+
+/// Whether this kernel has all that the guard of each message reads.
+pub fn complete(kernel: &ShortcutOffsets) -> Result<(), KernelError> {
+    let missing = match kernel {
+        o if o.known == 0 => "a field of the kernel's is missing",
+        o if o.rdonly_cast == 0 => "no kernel function bpf_rdonly_cast",
+        _ => return Ok(()),
+    };
+    Err(KernelError::new(code::KERNEL_TOO_OLD, missing))
 }
 
 fn attach_one(
@@ -163,12 +170,16 @@ pub fn mode(wanted: Mode, source: &Source, kernel: &btf::Btf, features: &mut [Fe
 }
 
 /// Sets the switches and bounds; holds from the next message on.
-pub fn switch_to(maps: &Maps, mode: Mode) -> Result<(), KernelError> {
-    let switches = match mode {
+/// `guarded`: splice from a socket in the map is turned into EINVAL.
+pub fn switch_to(maps: &Maps, mode: Mode, guarded: bool) -> Result<(), KernelError> {
+    let mut switches = match mode {
         Mode::Off => 0,
         Mode::Auto => switch::INSERT | switch::REDIRECT,
         Mode::On => switch::INSERT | switch::REDIRECT | switch::NODE_ON,
     };
+    if guarded && mode != Mode::Off {
+        switches |= switch::GUARDED;
+    }
     list_programs(maps)?;
     set(maps, setting::SHORTCUT_SOCKET, bound::SOCKET)?;
     set(maps, setting::SHORTCUT_NODE, node_pages())?;
@@ -211,7 +222,7 @@ fn list_programs(maps: &Maps) -> Result<(), KernelError> {
         }
     }
     for (key, flags) in known {
-        let learnt = flags & programs::SPLICES;
+        let learnt = flags & (programs::SPLICES | programs::RING);
         let wanted = if tested.contains(&key) {
             learnt | programs::LISTED
         } else {

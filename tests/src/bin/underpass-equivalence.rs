@@ -41,6 +41,9 @@ struct PlayArgs {
     /// Part of the names of the cases to run.
     #[arg(long, default_value = "")]
     only: String,
+    /// Only the core.
+    #[arg(long)]
+    core: bool,
     #[command(flatten)]
     place: PlaceArgs,
 }
@@ -101,7 +104,8 @@ impl PlaceArgs {
 }
 
 fn play_here(args: PlayArgs) {
-    play(&args.place.place(), &args.only, |outcome| print(&outcome));
+    let place = args.place.place();
+    play(&place, &args.only, args.core, |outcome| print(&outcome));
 }
 
 fn bursts(args: BurstsArgs) {
