@@ -104,10 +104,15 @@ pub fn checks(options: &KernelOptions) -> Vec<Check> {
 
 /// Tried on sockets of its own, with the guard in place for that long.
 fn splice_guard(options: &KernelOptions, kernel: &btf::Btf) -> Check {
-    match splice_guard::trial(options, kernel) {
+    match capable(kernel).and_then(|()| splice_guard::trial(options, kernel)) {
         Ok(()) => Check::ok(SPLICE_GUARD, "splice from a socket in the map gives EINVAL"),
         Err(e) => Check::marked(Mark::Warning, SPLICE_GUARD, e.code, e.detail),
     }
+}
+
+/// Whether the kernel has what the shortcut needs; the error names what it lacks.
+fn capable(kernel: &btf::Btf) -> Result<(), KernelError> {
+    shortcut::complete(&btf::shortcut_offsets(kernel)?)
 }
 
 fn copy(e: &KernelError) -> KernelError {
@@ -204,7 +209,7 @@ fn programs(
     let check = |(name, hook)| {
         let line = format!("program {}", hook_name(name));
         let lacks = match name {
-            shortcut::SK_MSG => shortcut::complete(&shortcut),
+            shortcut::SK_MSG | splice_guard::PROGRAM => capable(kernel),
             _ => Ok(()),
         };
         let loaded = lacks.and_then(|()| program(&mut ebpf, name, hook, kernel));

@@ -59,7 +59,7 @@ pub fn attach(ebpf: &mut Ebpf, source: &Source) -> Result<(), KernelError> {
 /// Whether this kernel has all that the guard of each message reads.
 pub fn complete(kernel: &ShortcutOffsets) -> Result<(), KernelError> {
     let missing = match kernel {
-        o if o.known == 0 => "a field of the kernel's is missing",
+        o if o.known == 0 => "a field of the kernel's is missing (`underpass check` names it)",
         o if o.rdonly_cast == 0 => "no kernel function bpf_rdonly_cast",
         _ => return Ok(()),
     };

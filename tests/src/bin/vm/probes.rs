@@ -54,8 +54,8 @@ pub fn programs(report: &mut Report) {
     };
     for check in checks(&options) {
         let excused = match check.name.as_str() {
-            "program splice_guard" | "splice-guard" => !lsm,
-            "program sk_msg" => !casts(),
+            "program splice_guard" | "splice-guard" => !lsm || !capable(),
+            "program sk_msg" => !capable(),
             _ => false,
         };
         let result = match check.mark {
@@ -118,9 +118,11 @@ fn security_hook() -> Result<String, String> {
     guards_splice(Tracing::Lsm, btf.function("bpf_lsm_file_permission"))
 }
 
-/// Whether the kernel has what the guard of each message reads with.
-pub fn casts() -> bool {
-    Btf::read(Path::new(VMLINUX)).is_ok_and(|b| b.function("bpf_rdonly_cast").is_some())
+/// Whether the kernel has what the shortcut cannot do without, which 6.1 lacks.
+pub fn capable() -> bool {
+    Btf::read(Path::new(VMLINUX)).is_ok_and(|b| {
+        b.function("bpf_rdonly_cast").is_some() && b.offset("sk_psock", "msg_tot_len").is_ok()
+    })
 }
 
 /// The link of a program; it is attached while that lives.

@@ -16,7 +16,7 @@ use underpass_tests::{
     scene::{LIMIT, PORT, Scene},
 };
 
-use super::{probes::casts, report::Report};
+use super::{probes::capable, report::Report};
 
 const SUITE: &str = "underpass-equivalence";
 /// A burst of 17 connections and 29 MB with changes of path: some ten seconds of an emulated machine.
@@ -44,7 +44,7 @@ pub fn run(report: &mut Report) {
             false => format!("off: {why}"),
         },
     );
-    if !casts() && !accepted {
+    if !capable() && !accepted {
         for name in CHECKS {
             report.off(name, &why);
         }
