@@ -34,7 +34,7 @@ pub fn up_splice(ctx: BtfTracePointContext) -> i32 {
 }
 
 /// Notes a bit of [`programs`] for the calling task's program.
-#[inline(always)]
+#[inline(never)]
 pub fn learn(bit: u64) {
     zeroed!(key: ProgramKey);
     current_program(key);
