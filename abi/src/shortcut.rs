@@ -13,6 +13,9 @@ pub mod switch {
     /// Redirect also where the reader has no verdict program. Only for the test suite's control, which
     /// must fail: without that program the reader's wake-ups get lost when paths change.
     pub const WITHOUT_VERDICT: u64 = 8;
+    /// splice from a socket in the map fails with EINVAL: mode `auto` takes any program that does not
+    /// use io_uring.
+    pub const GUARDED: u64 = 16;
 }
 
 /// Who takes the shortcut. In the upper half of a `WORKLOADS` word; 0 there means the node's mode.
@@ -69,6 +72,8 @@ pub mod programs {
     pub const LISTED: u64 = 1;
     /// It was seen to splice from a TCP socket.
     pub const SPLICES: u64 = 2;
+    /// It was seen with an io_uring, whose splice the guard cannot tell from a read.
+    pub const RING: u64 = 4;
 }
 
 /// Key of `PROGRAMS`: the first bytes of the executable's file name.
@@ -204,7 +209,10 @@ pub struct ShortcutOffsets {
     pub splice: u32,
     /// BTF id of the type that the programs cast addresses to.
     pub type_psock: u32,
-    pub pad: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// 0 if the kernel has no io_uring.
+    pub task_io_uring: u32,
 }
 
 const _: () = assert!(size_of::<ProgramKey>() == 24);
@@ -212,7 +220,7 @@ const _: () = assert!(size_of::<Candidate>() == 40);
 const _: () = assert!(size_of::<End>() == 56);
 const _: () = assert!(size_of::<Pair>() == 56);
 const _: () = assert!(size_of::<Notice>() == 24);
-const _: () = assert!(size_of::<ShortcutOffsets>() == 88);
+const _: () = assert!(size_of::<ShortcutOffsets>() == 92);
 
 #[cfg(test)]
 mod tests {

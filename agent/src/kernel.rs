@@ -45,6 +45,7 @@ mod object;
 pub mod pins;
 mod self_test;
 pub mod shortcut;
+pub mod splice_guard;
 pub mod splice_watch;
 pub mod totals;
 pub mod usage;
@@ -113,7 +114,9 @@ impl Kernel {
         let mut features = loaded.features;
         features.push(diag::destroy_feature());
         let mode = shortcut::mode(options.shortcut, &mut features);
-        shortcut::switch_to(&maps, mode)?;
+        let guard = splice_guard::install(mode, &source, &btf, &maps);
+        shortcut::switch_to(&maps, mode, guard.on)?;
+        features.push(guard);
         let mut programs = loaded.watch;
         if mode == Mode::Off {
             shortcut::detach(&source)?;

@@ -50,6 +50,8 @@ mod socket;
 #[cfg(target_arch = "bpf")]
 mod splice;
 #[cfg(target_arch = "bpf")]
+mod splice_guard;
+#[cfg(target_arch = "bpf")]
 mod udp;
 #[cfg(target_arch = "bpf")]
 mod workload;

@@ -155,7 +155,8 @@ const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
     regs_syscall: 0,
     splice: 0,
     type_psock: 0,
-    pad: 0,
+    socket_sk: 0,
+    task_io_uring: 0,
 };
 
 /// Reads one array word once.

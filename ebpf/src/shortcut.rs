@@ -20,6 +20,7 @@ use crate::{
     sock_ops::context::tcp_sock_address,
 };
 
+mod auto;
 pub mod candidate;
 pub mod guard;
 pub mod notice;

@@ -20,12 +20,7 @@ pub fn up_splice(ctx: BtfTracePointContext) -> i32 {
     if !splices() {
         return 0;
     }
-    zeroed!(key: ProgramKey);
-    current_program(key);
-    let known = entry!(PROGRAMS, &*key).unwrap_or(0);
-    if known & programs::SPLICES == 0 {
-        let _ = PROGRAMS.insert(&*key, &(known | programs::SPLICES), 0);
-    }
+    learn(programs::SPLICES);
     // SAFETY: the tracepoint's argument, and a helper call on a live map.
     let state = unsafe {
         let sk: *mut core::ffi::c_void = ctx.arg(0);
@@ -58,9 +53,20 @@ fn give_up(e: &mut End) {
     }
 }
 
+/// Notes a bit of [`programs`] for the calling task's program.
+#[inline(never)]
+pub fn learn(bit: u64) {
+    zeroed!(key: ProgramKey);
+    current_program(key);
+    let known = entry!(PROGRAMS, &*key).unwrap_or(0);
+    if known & bit == 0 {
+        let _ = PROGRAMS.insert(&*key, &(known | bit), 0);
+    }
+}
+
 /// True if the current task is in splice(2).
 #[inline(always)]
-fn splices() -> bool {
+pub fn splices() -> bool {
     // SAFETY: plain helper calls.
     let regs = unsafe { h::bpf_task_pt_regs(h::bpf_get_current_task_btf()) } as *const u8;
     field::<u64>(regs, at!(regs_syscall)) as u32 == at!(splice) as u32

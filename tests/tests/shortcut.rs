@@ -146,6 +146,8 @@ fn policy_and_restart_hold_for_it_too() -> Result<()> {
 #[test]
 fn the_self_test_passes_and_auto_takes_tested_programs_only() -> Result<()> {
     let scene = Scene::new("scself", &["--shortcut", "auto"])?;
+    // As if nothing guarded splice.
+    switches(&scene, switch::INSERT | switch::REDIRECT)?;
     let status = scene.agent.cli.status()?;
     let feature = |name: &str| {
         let all = status["features"].as_array().cloned().unwrap_or_default();

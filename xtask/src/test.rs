@@ -11,12 +11,12 @@ use crate::{
     Result, ebpf,
     flags::{Flag, Flags, Verb},
     process::{self, step, step_lines},
-    setup, tidy, verify, workspace,
+    setup, tidy, verify, vm, workspace,
 };
 
 pub const VERB: Verb = Verb {
     name: "test",
-    about: "format, lints, all tests (needs root), verify, tidy, licenses",
+    about: "format, lints, all tests (needs root), verify, tidy, licenses, one other kernel",
     flags: &[
         Flag {
             name: "--equivalence",
@@ -48,6 +48,8 @@ const SKIPPED: &str = "tests/skipped.txt";
 /// The program of the equivalence suite and the soak.
 const SUITE: &str = "underpass-equivalence";
 const PROGRAMS: &str = "underpass-programs";
+/// The other kernel of each run.
+const KERNEL: &str = "6.12";
 const MINUTES: fn(u64) -> Duration = |n| Duration::from_secs(60 * n);
 
 #[derive(Default)]
@@ -112,8 +114,22 @@ fn all(tally: &mut Tally) -> Result<()> {
         tally.count(verify::check());
     }
     tally.count(tidy::check().map(|_| ()));
+    other_kernel(tally)?;
     deny(tally)?;
     skipped(tally)
+}
+
+/// The mesh on a kernel that is not this one's. A package that cannot be fetched is a failure, unless
+/// the list says that it need not be tried.
+fn other_kernel(tally: &mut Tally) -> Result<()> {
+    let name = format!("vm {KERNEL}");
+    let text = fs::read_to_string(workspace::root().join(SKIPPED)).unwrap_or_default();
+    if listed(&text)?.contains_key(name.as_str()) {
+        tally.skipped.insert(name);
+    } else {
+        tally.count(vm::check(KERNEL));
+    }
+    Ok(())
 }
 
 /// The parts that can be asked for alone.

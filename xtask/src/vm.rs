@@ -38,7 +38,10 @@ pub const VERB: Verb = Verb {
             help: "more of the kernel's command line",
         },
     ],
-    rest: Some("6.1, 6.12, a release as 6.1.0-50, `here`; none: the newest of each series in apt"),
+    rest: Some(
+        "6.1, 6.12, a release as 6.1.0-50, `next` (of Debian's next release), `here`; none: the \
+         newest of each series in apt",
+    ),
     run,
 };
 
@@ -70,6 +73,11 @@ fn run(flags: &Flags) -> Result<()> {
         println!("{PAGE} is written");
     }
     judge(&all)
+}
+
+/// One kernel, with binaries that are built.
+pub fn check(kernel: &str) -> Result<()> {
+    judge(&boot_all(&[kernel.to_owned()], &[], "")?)
 }
 
 fn boot_all(wanted: &[String], suite: &[initramfs::Program], append: &str) -> Result<Vec<Results>> {

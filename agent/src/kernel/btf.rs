@@ -202,10 +202,6 @@ pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
     } else {
         "orig_ax"
     };
-    if btf.function("bpf_rdonly_cast").is_none() {
-        let text = "no kernel function bpf_rdonly_cast";
-        return Err(KernelError::new(code::KERNEL_TOO_OLD, text));
-    }
     Ok(ShortcutOffsets {
         known: 1,
         sk_cookie: sk("__sk_common.skc_cookie")?,
@@ -229,7 +225,8 @@ pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
         regs_syscall: btf.offset("pt_regs", regs)?,
         splice: libc::SYS_splice as u32,
         type_psock: btf.structure("sk_psock")?,
-        pad: 0,
+        socket_sk: btf.offset("socket", "sk")?,
+        task_io_uring: btf.offset("task_struct", "io_uring").unwrap_or(0),
     })
 }
 

@@ -21,6 +21,7 @@ use super::{
     object,
     pins::{self, Pins},
     shortcut,
+    splice_guard::{self, SPLICE_GUARD},
 };
 use crate::sys::{
     bpf::{Attach, attached},
@@ -96,8 +97,22 @@ pub fn checks(options: &KernelOptions) -> Vec<Check> {
     } else {
         Check::marked(Mark::Warning, destroy.name, destroy.code, destroy.detail)
     });
+    out.push(splice_guard(options, kernel));
     out.push(conflicts(cgroup));
     out
+}
+
+/// Tried on sockets of its own, with the guard in place for that long.
+fn splice_guard(options: &KernelOptions, kernel: &btf::Btf) -> Check {
+    match capable(kernel).and_then(|()| splice_guard::trial(options, kernel)) {
+        Ok(()) => Check::ok(SPLICE_GUARD, "splice from a socket in the map gives EINVAL"),
+        Err(e) => Check::marked(Mark::Warning, SPLICE_GUARD, e.code, e.detail),
+    }
+}
+
+/// Whether the kernel has what the shortcut needs; the error names what it lacks.
+fn capable(kernel: &btf::Btf) -> Result<(), KernelError> {
+    shortcut::complete(&btf::offsets(kernel)?, &btf::shortcut_offsets(kernel)?)
 }
 
 fn copy(e: &KernelError) -> KernelError {
@@ -171,8 +186,8 @@ fn programs(
     cgroup: &CgroupRoot,
 ) -> Vec<Check> {
     let pins = Pins::of(options);
+    let shortcut = btf::shortcut_offsets(kernel).unwrap_or_default();
     let parsed = object::bytes(options).and_then(|object| {
-        let shortcut = btf::shortcut_offsets(kernel).unwrap_or_default();
         let object = object::with_kernel_function(&object, offsets.rdonly_cast);
         let mut loader = EbpfLoader::new();
         // What is pinned must fit; other maps live as long as this check.
@@ -193,7 +208,12 @@ fn programs(
     let lookup = (SK_LOOKUP, Some((netns.as_fd(), Attach::SK_LOOKUP)));
     let check = |(name, hook)| {
         let line = format!("program {}", hook_name(name));
-        match (program(&mut ebpf, name, hook, kernel), load::feature(name)) {
+        let lacks = match name {
+            shortcut::SK_MSG | splice_guard::PROGRAM => capable(kernel),
+            _ => Ok(()),
+        };
+        let loaded = lacks.and_then(|()| program(&mut ebpf, name, hook, kernel));
+        match (loaded, load::feature(name)) {
             (Err(e), Some(feature)) => {
                 let text = format!("{}; `{feature}` will be off", e.detail.trim_end());
                 Check::marked(Mark::Warning, &line, e.code, text)

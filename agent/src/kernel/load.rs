@@ -28,7 +28,7 @@ use super::{
     feature::{CLOSE_RECORDS, Feature, Features, INBOUND, OPEN_SOCKETS, UDP},
     iter, object, pins,
     pins::Pins,
-    shortcut, splice_watch,
+    shortcut, splice_guard, splice_watch,
 };
 use crate::sys::{
     bpf::{Attach, link_create, link_update, obj_get, obj_pin},
@@ -80,6 +80,9 @@ pub fn feature(program: &str) -> Option<&'static str> {
     match program {
         SK_LOOKUP => Some(INBOUND),
         ITER => Some(OPEN_SOCKETS),
+        shortcut::SK_SKB | shortcut::SK_MSG | shortcut::ITER => Some(shortcut::SHORTCUT),
+        splice_watch::PROGRAM | splice_watch::CANDIDATES => Some(shortcut::SHORTCUT),
+        splice_guard::PROGRAM => Some(splice_guard::SPLICE_GUARD),
         _ => HOOKS.iter().find(|h| h.program == program)?.feature,
     }
 }
@@ -246,6 +249,8 @@ pub fn load_program(
         iter::load(ebpf, name, kernel)
     } else if name == splice_watch::PROGRAM {
         splice_watch::load_watch(ebpf, kernel)
+    } else if name == splice_guard::PROGRAM {
+        splice_guard::load(ebpf, kernel)
     } else {
         load_plain(ebpf, name)
     }

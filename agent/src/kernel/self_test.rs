@@ -32,9 +32,6 @@ use crate::sys::{
     maps::{Map, Put},
 };
 
-/// Oldest kernels on which the whole was proven, and whose known faults in socket maps are mended; of
-/// other series, those from the last entry on.
-const LEVELS: [(u32, u32, u32); 2] = [(6, 18, 44), (7, 2, 0)];
 /// For all tests together.
 const LIMIT: Duration = Duration::from_secs(2);
 /// Messages of the forced mix.
@@ -46,7 +43,7 @@ type Test = fn(&Bench) -> Tested<()>;
 /// Runs every test; the error names the first that failed.
 pub fn run(source: &Source, kernel: &btf::Btf) -> Result<(), KernelError> {
     let failed = |why: String| KernelError::new(code::SHORTCUT_SELF_TEST, why);
-    level(&uname().release().to_string_lossy()).map_err(failed)?;
+    level::check(&uname().release().to_string_lossy()).map_err(failed)?;
     let bench = Bench::new(source, kernel)?;
     let tests: [(&str, Test); 4] = [
         ("queue length", queue_length),
@@ -60,26 +57,6 @@ pub fn run(source: &Source, kernel: &btf::Btf) -> Result<(), KernelError> {
     }
     tracing::debug!(took_us = start.elapsed().as_micros() as u64, "self-test");
     Ok(())
-}
-
-/// Refuses kernels with known faults.
-fn level(release: &str) -> Tested<()> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    let mut next = || parts.next().and_then(Result::ok).unwrap_or(0_u32);
-    let (major, minor, patch) = (next(), next(), next());
-    let newest = LEVELS[LEVELS.len() - 1];
-    let series = LEVELS.iter().find(|l| (l.0, l.1) == (major, minor));
-    let good = match series {
-        Some(level) => patch >= level.2,
-        None => (major, minor, patch) >= newest,
-    };
-    if good {
-        return Ok(());
-    }
-    let levels = LEVELS.map(|(a, b, c)| format!("{a}.{b}.{c}")).join(", ");
-    Err(format!(
-        "kernel {release} is not known to be safe; known: {levels} and newer"
-    ))
 }
 
 /// Private programs and maps.
@@ -396,5 +373,7 @@ fn memory(bench: &Bench) -> Tested<()> {
     Ok(())
 }
 
+pub mod guard;
+mod level;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,8 @@ use aya::Ebpf;
 use underpass_abi::{
     plain,
     reason::code,
-    shortcut::{Mode, ProgramKey, bound, programs, switch},
+    shortcut::{Mode, ProgramKey, ShortcutOffsets, bound, programs, switch},
+    sock::Offsets,
     tables::{maps, setting},
 };
 
@@ -21,7 +22,7 @@ use super::{
     btf,
     feature::{CLOSE_RECORDS, Feature},
     load::{self, Source},
-    pins, self_test, splice_watch,
+    pins, self_test, splice_guard, splice_watch,
 };
 use crate::sys::{
     bpf::{Attach, link_create, link_update, obj_get, prog_attach},
@@ -36,12 +37,13 @@ pub const SK_MSG: &str = "up_sk_msg";
 pub const SK_SKB: &str = "up_sk_skb";
 /// Of the self-test.
 pub const ITER: &str = "up_iter_ends";
-pub const PROGRAMS: [&str; 5] = [
+pub const PROGRAMS: [&str; 6] = [
     SK_SKB,
     SK_MSG,
     ITER,
     splice_watch::PROGRAM,
     splice_watch::CANDIDATES,
+    splice_guard::PROGRAM,
 ];
 
 /// Tries the kernel and puts the programs on the map. After an error, or if nobody wants it, nothing of
@@ -56,10 +58,7 @@ pub fn prepare(
         // No code: nothing is wrong.
         return Err(KernelError::new(0, "--shortcut off"));
     }
-    if source.shortcut.known == 0 {
-        let text = "a field of the kernel's is missing";
-        return Err(KernelError::new(code::KERNEL_TOO_OLD, text));
-    }
+    complete(&source.offsets, &source.shortcut)?;
     self_test::run(source, kernel)?;
     // Nothing may enter the map that nobody watches.
     let watch = splice_watch::Programs::load(ebpf, kernel)?;
@@ -78,6 +77,18 @@ fn attach(ebpf: &mut Ebpf, source: &Source) -> Result<(), KernelError> {
         attach_one(name, at, &program, &map, source)?;
     }
     Ok(())
+}
+
+/// Whether this kernel has all that the guard of each message reads.
+pub fn complete(offsets: &Offsets, shortcut: &ShortcutOffsets) -> Result<(), KernelError> {
+    let missing = if shortcut.known == 0 {
+        "a field of the kernel's is missing (`underpass check` names it)"
+    } else if offsets.rdonly_cast == 0 {
+        "no kernel function bpf_rdonly_cast"
+    } else {
+        return Ok(());
+    };
+    Err(KernelError::new(code::KERNEL_TOO_OLD, missing))
 }
 
 fn attach_one(
@@ -145,12 +156,16 @@ pub fn mode(wanted: Mode, features: &mut [Feature]) -> Mode {
 }
 
 /// Sets the switches and bounds; holds from the next message on.
-pub fn switch_to(maps: &Maps, mode: Mode) -> Result<(), KernelError> {
-    let switches = match mode {
+/// `guarded`: splice from a socket in the map is turned into EINVAL.
+pub fn switch_to(maps: &Maps, mode: Mode, guarded: bool) -> Result<(), KernelError> {
+    let mut switches = match mode {
         Mode::Off => 0,
         Mode::Auto => switch::INSERT | switch::REDIRECT,
         Mode::On => switch::INSERT | switch::REDIRECT | switch::NODE_ON,
     };
+    if guarded && mode != Mode::Off {
+        switches |= switch::GUARDED;
+    }
     list_programs(maps)?;
     set(maps, setting::SHORTCUT_SOCKET, bound::SOCKET)?;
     set(maps, setting::SHORTCUT_NODE, node_pages())?;
@@ -193,7 +208,7 @@ fn list_programs(maps: &Maps) -> Result<(), KernelError> {
         }
     }
     for (key, flags) in known {
-        let learnt = flags & programs::SPLICES;
+        let learnt = flags & (programs::SPLICES | programs::RING);
         let wanted = if tested.contains(&key) {
             learnt | programs::LISTED
         } else {

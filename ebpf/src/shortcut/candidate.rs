@@ -10,7 +10,7 @@ use underpass_abi::{
     tables::{ListenKey, setting},
 };
 
-use super::{at, guard, notice};
+use super::{at, auto, guard, notice};
 use crate::{
     flow,
     kernel::{read, zeroed},
@@ -78,7 +78,7 @@ pub extern "C" fn up_may_enter(s: *const SockState) -> u32 {
 fn program(flags: u64, auto: bool) -> u16 {
     if flags & programs::SPLICES != 0 {
         code::SHORTCUT_SPLICES
-    } else if auto && flags & programs::LISTED == 0 {
+    } else if auto && !auto::qualifies(flags) {
         code::SHORTCUT_NOT_LISTED
     } else {
         0
@@ -138,6 +138,7 @@ pub fn listening(ops: *mut bpf_sock_ops, key: &ListenKey, owner: u32) {
     // SAFETY: plain helper call.
     candidate.cookie = unsafe { h::bpf_get_socket_cookie(ops.cast()) };
     current_program(&mut candidate.program);
+    auto::learn_ring();
     let _ = CANDIDATES.insert(key, candidate, 0);
     if word!(SETTINGS, setting::SHORTCUT_WATCHED) == 0 && could_enter(candidate, owner) {
         notice::candidate();
@@ -164,6 +165,7 @@ pub fn current_program(key: &mut ProgramKey) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn up_program_flags() -> u64 {
+    auto::learn_ring();
     zeroed!(key: ProgramKey);
     current_program(key);
     entry!(PROGRAMS, &*key).unwrap_or(0)

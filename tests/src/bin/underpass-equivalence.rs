@@ -44,6 +44,9 @@ struct PlayArgs {
     /// Part of the names of the cases to run.
     #[arg(long, default_value = "")]
     only: String,
+    /// Only the core.
+    #[arg(long)]
+    core: bool,
     #[command(flatten)]
     place: PlaceArgs,
 }
@@ -100,7 +103,7 @@ impl PlaceArgs {
 fn play_here(args: PlayArgs) -> Result<()> {
     let place = args.place.place();
     let _listener = stand_by(place.path, place.pins.as_deref())?;
-    play(&place, &args.only, |outcome| print(&outcome));
+    play(&place, &args.only, args.core, |outcome| print(&outcome));
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod peer {
     pub mod fetch;
     pub mod pass;
     pub mod rate;
+    pub mod relay;
     pub mod rpc;
     pub mod sink;
     pub mod socket;
@@ -46,6 +47,8 @@ enum Verb {
     RpcServer(peer::rpc::ServerArgs),
     /// Requests over one connection, told by lines of standard input.
     Rpc(peer::rpc::ClientArgs),
+    /// A proxy that splices where it can.
+    Relay(peer::relay::RelayArgs),
     /// Answers every datagram with its own bytes.
     UdpEcho(peer::udp::EchoArgs),
     /// Sends datagrams and prints who answered.
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Fetch(args) => peer::fetch::run(&args),
         Verb::RpcServer(args) => peer::rpc::serve(&args),
         Verb::Rpc(args) => peer::rpc::dial(&args),
+        Verb::Relay(args) => peer::relay::run(&args),
         Verb::UdpEcho(args) => peer::udp::echo(&args),
         Verb::Udp(args) => peer::udp::client(&args),
     };

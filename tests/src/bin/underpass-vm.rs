@@ -11,6 +11,7 @@ mod vm {
     pub mod init;
     pub mod probes;
     pub mod report;
+    pub mod shortcut;
     pub mod stage;
     pub mod suite;
 }
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     vm::probes::programs(&mut report);
     vm::probes::tracing(&mut report);
     vm::checks::run(&mut report);
+    vm::shortcut::run(&mut report);
     vm::suite::run(&mut report);
     if report.end() {
         ExitCode::SUCCESS

@@ -77,14 +77,17 @@ impl Fixture {
             .join(format!("v{}", underpass_abi::VERSION))
     }
 
-    /// Runs the cases whose name contains `only`.
-    pub fn play(&self, only: &str) -> Result<Vec<Outcome>> {
+    /// Runs the cases whose name contains `only`, of the core or of all.
+    pub fn play(&self, only: &str, core: bool) -> Result<Vec<Outcome>> {
         let mut command = vec![
             PROGRAM.to_owned(),
             "play".into(),
             "--only".into(),
             only.into(),
         ];
+        if core {
+            command.push("--core".into());
+        }
         command.extend(self.flags());
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
         let text = self.lab.output(&self.pods[0].place, &command, LIMIT)?;

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Case, Path, Stage, cases,
+    CORE, Case, Path, Stage, cases,
     engine::{Counters, Engine},
     stage::Peer,
     transcript::{Log, errno},
@@ -39,9 +39,10 @@ pub struct Place {
     pub peers: Vec<Peer>,
 }
 
-/// Calls `each` after each case whose name contains `only`.
-pub fn play(place: &Place, only: &str, mut each: impl FnMut(Outcome)) {
-    for case in cases().into_iter().filter(|c| c.name.contains(only)) {
+/// Calls `each` after each case whose name contains `only`, of the core or of all.
+pub fn play(place: &Place, only: &str, core: bool, mut each: impl FnMut(Outcome)) {
+    let wanted = |c: &&Case| c.name.contains(only) && (!core || CORE.contains(&c.name));
+    for case in cases().into_iter().filter(wanted) {
         each(one(place, case));
     }
 }

@@ -23,6 +23,9 @@ pub struct RunArgs {
     /// Part of the names of the cases to run.
     #[arg(long, default_value = "")]
     only: String,
+    /// Only the cases that hold on an emulated machine, whose processors stand still at any moment.
+    #[arg(long)]
+    core: bool,
     /// Runs of the whole.
     #[arg(long, default_value_t = 1)]
     repeat: u32,
@@ -55,7 +58,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         .collect::<Result<Vec<Fixture>>>()?;
     let mut failed = 0;
     for round in 0..args.repeat {
-        let reference = tcp.play(&args.only)?;
+        let reference = tcp.play(&args.only, args.core)?;
         if args.verbose {
             show(&reference);
         }
@@ -64,7 +67,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
                 Path::Control if args.only.is_empty() => CONTROL_ONLY,
                 _ => &args.only,
             };
-            let outcomes = other.play(only)?;
+            let outcomes = other.play(only, args.core && other.path != Path::Control)?;
             let tally = compare(other.path, &reference, &outcomes, args);
             if args.repeat > 1 {
                 print!("{}: ", round + 1);

@@ -16,12 +16,13 @@ use crate::{
 };
 
 /// Of this workspace; they look for each other in one directory.
-const OURS: [&str; 5] = [
+const OURS: [&str; 6] = [
     "underpass-vm",
     "underpass-agent",
     "underpass",
     "underpass-lab",
     "underpass-peer",
+    "underpass-equivalence",
 ];
 /// Of this system: what the lab starts, then what only the test files start.
 const SYSTEM: [&str; 2] = ["sh", "ip"];

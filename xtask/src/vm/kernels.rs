@@ -36,37 +36,54 @@ pub struct Kernel {
     pub modules: Vec<PathBuf>,
 }
 
+/// In place of a kernel's name: the newest of Debian's next release.
+const NEXT: &str = "next";
+
 /// The kernels of these names; without names the newest of each series that apt knows. Never empty.
 pub fn find(wanted: &[String]) -> Result<Vec<Kernel>> {
     if output("dpkg", &["--print-architecture"]).is_none_or(|a| a.trim() != "amd64") {
         return Err("kernels are taken from Debian's packages for amd64 only".to_owned());
     }
-    let mut newest = newest();
+    if wanted.is_empty() {
+        let newest = newest_here()?;
+        return newest.iter().map(|p| unpacked(p, &Apt::system())).collect();
+    }
+    wanted.iter().map(|name| one(name)).collect()
+}
+
+/// What was unpacked before is used as it is, so that only the first run needs a network.
+fn one(name: &str) -> Result<Kernel> {
+    if name == NEXT {
+        let apt = Apt::next()?;
+        let newest = newest(&apt);
+        let package = newest.first().ok_or("the next release has no kernel")?;
+        return unpacked(package, &apt);
+    }
+    let package = package(name, &newest_here()?)?;
+    unpacked(&package, &Apt::system())
+}
+
+/// The packages that apt's own names for "the newest of a series" lead to.
+fn newest_here() -> Result<BTreeSet<String>> {
+    let apt = Apt::system();
+    let mut newest = newest(&apt);
     if newest.is_empty() {
-        setup::apt_update()?;
-        newest = self::newest();
+        apt.update()?;
+        newest = self::newest(&apt);
     }
     if newest.is_empty() {
         return Err(format!("apt knows no package linux-image-*{FLAVOR}"));
     }
-    let packages = match wanted {
-        [] => newest.into_iter().collect(),
-        names => names
-            .iter()
-            .map(|n| package(n, &newest))
-            .collect::<Result<Vec<_>>>()?,
-    };
-    packages.iter().map(|p| unpacked(p)).collect()
+    Ok(newest)
 }
 
-/// The packages that apt's own names for "the newest of a series" lead to.
-fn newest() -> BTreeSet<String> {
+fn newest(apt: &Apt) -> BTreeSet<String> {
     let names = format!("^linux-image-([0-9.]+-)?{}$", &FLAVOR[1..]);
-    let found = output("apt-cache", &["search", "--names-only", &names]).unwrap_or_default();
+    let found = apt.cache(&["search", "--names-only", &names]);
     let series = found.lines().filter_map(|l| l.split(' ').next());
-    let depends = series.filter_map(|name| output("apt-cache", &["depends", "--important", name]));
-    depends
-        .filter_map(|text| {
+    series
+        .filter_map(|name| {
+            let text = apt.cache(&["depends", "--important", name]);
             let line = text
                 .lines()
                 .find(|l| l.contains("linux-image-") && l.contains(": "))?;
@@ -88,7 +105,7 @@ fn package(name: &str, newest: &BTreeSet<String>) -> Result<String> {
         .ok_or(format!("no kernel {name}; apt knows {}", known.join(", ")))
 }
 
-fn unpacked(package: &str) -> Result<Kernel> {
+fn unpacked(package: &str, apt: &Apt) -> Result<Kernel> {
     let release = package.trim_start_matches("linux-image-").to_owned();
     let dir = workspace::tools().join("kernels").join(&release);
     if !dir.join("vmlinuz").exists() {
@@ -97,13 +114,15 @@ fn unpacked(package: &str) -> Result<Kernel> {
             dir.display()
         );
         let _ = fs::remove_dir_all(&dir);
-        let fetched = fetch(package, &dir.with_extension("partial"));
-        fetched.or_else(|_| {
-            setup::apt_update()?;
-            fetch(package, &dir.with_extension("partial"))
+        // Not `with_extension`: releases have dots.
+        let partial = workspace::tools()
+            .join("kernels")
+            .join(format!("partial-{release}"));
+        fetch(apt, package, &partial).or_else(|_| {
+            apt.update()?;
+            fetch(apt, package, &partial)
         })?;
-        keep(&release, &dir.with_extension("partial"), &dir)
-            .map_err(|e| format!("{}: {e}", dir.display()))?;
+        keep(&release, &partial, &dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     }
     let names = fs::read_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let mut modules: Vec<PathBuf> = names
@@ -119,36 +138,131 @@ fn unpacked(package: &str) -> Result<Kernel> {
     })
 }
 
-fn fetch(package: &str, into: &Path) -> Result<()> {
+fn fetch(apt: &Apt, package: &str, into: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(into);
     fs::create_dir_all(into).map_err(|e| format!("{}: {e}", into.display()))?;
-    let mut apt = Command::new("apt-get");
-    apt.args(["--quiet", "download", package])
+    let mut download = apt.get(&["--quiet", "download", package]);
+    download
+        .args(parts(apt, package))
         .current_dir(into)
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     step(
         &format!("apt-get download {package}"),
-        &mut apt,
+        &mut download,
         Duration::from_secs(300),
     )?;
-    let mut files = fs::read_dir(into).into_iter().flatten().flatten();
-    let archive = files.next().ok_or("apt-get has downloaded nothing")?.path();
-    let mut dpkg = Command::new("dpkg");
-    dpkg.arg("-x").arg(archive).arg(into);
-    step(
-        &format!("dpkg -x {package}"),
-        &mut dpkg,
-        Duration::from_secs(120),
-    )
+    let files = fs::read_dir(into).map_err(|e| format!("{}: {e}", into.display()))?;
+    let archives: Vec<PathBuf> = files.flatten().map(|f| f.path()).collect();
+    for archive in archives {
+        let mut dpkg = Command::new("dpkg");
+        dpkg.arg("-x").arg(&archive).arg(into);
+        step(
+            &format!("dpkg -x {}", archive.display()),
+            &mut dpkg,
+            Duration::from_secs(120),
+        )?;
+    }
+    Ok(())
+}
+
+/// Newer releases have the kernel and its modules in packages beside an empty `linux-image`.
+fn parts(apt: &Apt, package: &str) -> Vec<String> {
+    let release = package.trim_start_matches("linux-image-");
+    let wanted = ["binary", "modules"].map(|part| format!("linux-{part}-{release}"));
+    let depends = apt.cache(&["depends", "--important", package]);
+    let named = |name: &String| depends.lines().any(|l| l.ends_with(&format!(": {name}")));
+    wanted.into_iter().filter(named).collect()
+}
+
+/// apt as this system has it set up, or with lists of its own for another release's kernels: nothing
+/// of the system's is changed.
+struct Apt(Vec<String>);
+
+/// A suite whose kernels run under the programs of the release before.
+const NEXT_SUITE: &str = "trixie-backports";
+const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+impl Apt {
+    fn system() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Debian's mirror is the one that the system uses.
+    fn next() -> Result<Self> {
+        let dir = workspace::tools().join("apt");
+        let mirror = mirror().ok_or("apt knows no mirror of Debian")?;
+        let sources = dir.join("sources.list");
+        let line = format!("deb [signed-by={KEYS}] {mirror} {NEXT_SUITE} main\n");
+        fs::create_dir_all(dir.join("lists/partial"))
+            .and_then(|()| fs::write(&sources, line))
+            .map_err(|e| format!("{}: {e}", dir.display()))?;
+        let option = |name: &str, value: &Path| format!("--option={name}={}", value.display());
+        let apt = Self(vec![
+            option("Dir::Etc::sourcelist", &sources),
+            option("Dir::Etc::sourceparts", Path::new("/dev/null")),
+            option("Dir::State::lists", &dir.join("lists")),
+            option("Dir::Cache", &dir),
+            // The lists are where only this user may write.
+            "--option=APT::Sandbox::User=root".to_owned(),
+        ]);
+        apt.update()?;
+        Ok(apt)
+    }
+
+    fn get(&self, args: &[&str]) -> Command {
+        let mut apt = Command::new("apt-get");
+        apt.args(&self.0).args(args);
+        apt
+    }
+
+    /// What `apt-cache` prints, empty if it fails.
+    fn cache(&self, args: &[&str]) -> String {
+        let options = self.0.iter().map(String::as_str);
+        let args: Vec<&str> = options.chain(args.iter().copied()).collect();
+        output("apt-cache", &args).unwrap_or_default()
+    }
+
+    fn update(&self) -> Result<()> {
+        if self.0.is_empty() {
+            return setup::apt_update();
+        }
+        let mut update = self.get(&["--quiet", "update"]);
+        update.stdout(Stdio::null());
+        step(
+            &format!("apt-get update of {NEXT_SUITE}"),
+            &mut update,
+            Duration::from_secs(300),
+        )
+    }
+}
+
+fn mirror() -> Option<String> {
+    let format = ["indextargets", "--format", "$(REPO_URI) $(LABEL)"];
+    let known = || {
+        let text = output(
+            "apt-get",
+            &[&format[..], &["Identifier: Packages"]].concat(),
+        )?;
+        let line = text.lines().find_map(|l| l.strip_suffix(" Debian"))?;
+        Some(line.to_owned())
+    };
+    known().or_else(|| {
+        setup::apt_update().ok()?;
+        known()
+    })
 }
 
 /// Of an unpacked package: the kernel and the modules that are needed, numbered.
 fn keep(release: &str, from: &Path, dir: &Path) -> std::io::Result<()> {
-    let partial = dir.with_extension("kept");
+    let partial = workspace::tools()
+        .join("kernels")
+        .join(format!("kept-{release}"));
     let _ = fs::remove_dir_all(&partial);
     fs::create_dir_all(&partial)?;
-    let modules = from.join("lib/modules").join(release).join("kernel");
+    let tree = ["lib/modules", "usr/lib/modules"].map(|dir| from.join(dir).join(release));
+    let tree = if tree[0].exists() { &tree[0] } else { &tree[1] };
+    let modules = tree.join("kernel");
     for (number, module) in MODULES.iter().enumerate() {
         for end in [".ko", ".ko.xz", ".ko.zst"] {
             let file = modules.join(format!("{module}{end}"));
@@ -158,10 +272,13 @@ fn keep(release: &str, from: &Path, dir: &Path) -> std::io::Result<()> {
             }
         }
     }
-    fs::rename(
-        from.join(format!("boot/vmlinuz-{release}")),
-        partial.join("vmlinuz"),
-    )?;
+    let boot = from.join(format!("boot/vmlinuz-{release}"));
+    let image = if boot.exists() {
+        boot
+    } else {
+        tree.join("vmlinuz")
+    };
+    fs::rename(image, partial.join("vmlinuz"))?;
     fs::rename(&partial, dir)?;
     fs::remove_dir_all(from)
 }

@@ -60,7 +60,8 @@ fn features(stage: &mut Stage) -> Result<String> {
     let status = stage.scene.agent.cli.status()?;
     let features = status["features"].as_array().cloned().unwrap_or_default();
     // The shortcut is off unless asked for.
-    let asked = |f: &&Value| !["shortcut", "splice-watch"].contains(&text(f, "/name"));
+    let asked =
+        |f: &&Value| !["shortcut", "splice-watch", "splice-guard"].contains(&text(f, "/name"));
     let (on, off): (Vec<_>, Vec<_>) = features.iter().filter(asked).partition(|f| f["on"] == true);
     assert!(off.is_empty() && !on.is_empty(), "off: {off:?}");
     let names: Vec<&str> = on.iter().map(|f| text(f, "/name")).collect();

@@ -48,6 +48,10 @@ fn machine() -> io::Result<()> {
         mount(kind, at, kind, MountFlags::empty(), None)
             .map_err(|e| io::Error::other(format!("mount of {kind} on {at}: {e}")))?;
     }
+    // The self-test's sockets are on it.
+    Command::new("/bin/ip")
+        .args(["link", "set", "lo", "up"])
+        .status()?;
     // Named in the order in which they need each other.
     let mut modules: Vec<_> = fs::read_dir(MODULES)?.flatten().map(|e| e.path()).collect();
     modules.sort();

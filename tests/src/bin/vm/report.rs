@@ -54,6 +54,19 @@ impl Report {
         self.judge("check", name, result.map(|d| format!("{took:.1} s; {d}")));
     }
 
+    /// A line of `underpass check` about what this kernel lacks.
+    pub fn lacks(&mut self, name: &str, why: &str) {
+        match name.strip_prefix("program ") {
+            Some(hook) => line(["program", &format!("up_{hook}"), "no", why]),
+            None => self.off(name, why),
+        }
+    }
+
+    /// What this kernel cannot do, so that the check cannot be made; the page says so.
+    pub fn off(&mut self, name: &str, why: &str) {
+        line(["check", name, "off", why]);
+    }
+
     fn judge(&mut self, kind: &str, name: &str, result: Result<String, String>) {
         match result {
             Ok(detail) => line([kind, name, "ok", &detail]),
