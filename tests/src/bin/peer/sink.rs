@@ -40,15 +40,10 @@ struct Log {
     last_peer: Mutex<Option<SocketAddr>>,
 }
 
-/// More than any test dials before a slow machine lets this process accept: a client that resets while
-/// its handshake waits for room in the queue is never accepted.
-const BACKLOG: i32 = 4096;
-
 pub fn run(args: &SinkArgs) -> io::Result<()> {
     let mut logs = Vec::new();
     for at in &args.listen {
         let listener = TcpListener::bind(at)?;
-        rustix::net::listen(&listener, BACKLOG)?;
         let at = listener.local_addr()?;
         let log = Arc::new(Log::default());
         logs.push((at, Arc::clone(&log)));
