@@ -40,8 +40,7 @@ struct Log {
     last_peer: Mutex<Option<SocketAddr>>,
 }
 
-/// More than any test dials before a slow machine lets this process accept: a client that resets while
-/// its handshake waits for room in the queue is never accepted.
+/// The kernel's own bound, `net.core.somaxconn`, by default.
 const BACKLOG: i32 = 4096;
 
 pub fn run(args: &SinkArgs) -> io::Result<()> {
