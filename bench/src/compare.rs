@@ -136,7 +136,7 @@ fn rounds(
                     ));
                     kept.push(samples);
                 }
-                Ok(_) => {}
+                Ok(_) => progress(&format!("warm-up: {}", case.name)),
                 Err(why @ BenchError::Row { .. }) => {
                     progress(&why.to_string());
                     all[index] = Err(why);
