@@ -114,6 +114,9 @@ impl Agent {
         let done = Command::new(beside("underpass-agent")?)
             .args(["--uninstall", "--pin-dir"])
             .arg(lab.pin_dir())
+            // Else it would wait for an agent of the whole tree.
+            .arg("--cgroup-root")
+            .arg(lab.meshed_root())
             .arg("--state-dir")
             .arg(lab.dir.join("state"))
             .output()

@@ -86,7 +86,8 @@ pub fn run(cases: &[Case], options: &Options, progress: &mut dyn FnMut(&str)) ->
             size.total()
         ));
         let mut rig = Rig::for_cases(group, options.wire, options.cpus, !options.null)?;
-        let measured = rounds(&mut rig, group, options, progress)?;
+        let (measured, ended) = rounds(&mut rig, group, options, progress);
+        failed.extend(ended.map(|why| why.to_string()));
         for (case, samples) in group.iter().zip(measured) {
             match samples.and_then(|samples| row(case, samples, options)) {
                 Ok(row) => rows.push(row),
@@ -106,13 +107,13 @@ pub fn run(cases: &[Case], options: &Options, progress: &mut dyn FnMut(&str)) ->
 /// Of each round the samples of all ways.
 type Samples = Vec<Vec<Sample>>;
 
-/// For each case its samples, or why it has none.
+/// For each case its samples, or why it has none; and what ended all of them early.
 fn rounds(
     rig: &mut Rig,
     cases: &[Case],
     options: &Options,
     progress: &mut dyn FnMut(&str),
-) -> Result<Vec<Result<Samples>>> {
+) -> (Vec<Result<Samples>>, Option<BenchError>) {
     let mut random = Random::new(crate::generator::now().as_nanos() as u64);
     let mut all: Vec<Result<Samples>> = cases.iter().map(|_| Ok(Vec::new())).collect();
     // Round 0 warms every way up and is not kept.
@@ -136,16 +137,16 @@ fn rounds(
                     ));
                     kept.push(samples);
                 }
-                Ok(_) => {}
+                Ok(_) => progress(&format!("warm-up: {}", case.name)),
                 Err(why @ BenchError::Row { .. }) => {
                     progress(&why.to_string());
                     all[index] = Err(why);
                 }
-                Err(other) => return Err(other),
+                Err(other) => return (all, Some(other)),
             }
         }
     }
-    Ok(all)
+    (all, None)
 }
 
 fn one_round(
@@ -186,14 +187,14 @@ fn row(case: &Case, samples: Samples, options: &Options) -> Result<Row> {
     let enough = if options.quick {
         1
     } else {
-        samples.len().div_ceil(2).max(3)
+        options.rounds.div_ceil(2).max(3)
     };
     if kept.len() < enough {
         let why = format!(
             "the baseline swings: {} of {} rounds are within {:.0} % of its median, {enough} are \
              needed; measure on a quieter machine, or with more rounds",
             kept.len(),
-            samples.len(),
+            options.rounds,
             stats::TOLERANCE * 100.0
         );
         return Err(BenchError::Row {

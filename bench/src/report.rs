@@ -8,7 +8,7 @@ use crate::{
     way::Way,
 };
 
-const HEAD: [&str; 14] = [
+const HEAD: [&str; 15] = [
     "case",
     "way",
     "base µs",
@@ -23,6 +23,7 @@ const HEAD: [&str; 14] = [
     "p99",
     "95 % CI",
     "past TCP",
+    "rounds",
 ];
 
 pub fn table(report: &Report) -> String {
@@ -70,8 +71,9 @@ pub fn table(report: &Report) -> String {
     text
 }
 
-fn cells(row: &Row, way: &Compared) -> [String; 14] {
+fn cells(row: &Row, way: &Compared) -> [String; 15] {
     let [cpu, p50, p99] = goals(row, way);
+    let kept = row.rounds.iter().filter(|round| round.accepted).count();
     let interval = |ratio: &Ratio| format!("{:.3}-{:.3}", ratio.low, ratio.high);
     [
         row.case.name.to_owned(),
@@ -91,6 +93,7 @@ fn cells(row: &Row, way: &Compared) -> [String; 14] {
             Some(share) => format!("{:.0} %", share * 100.0),
             None => "-".to_owned(),
         },
+        format!("{kept}/{}", row.rounds.len()),
     ]
 }
 

@@ -20,8 +20,10 @@ use crate::{
     way::Way,
 };
 
-/// Seconds of load after the mesh was switched on or off.
+/// Seconds of load before each run that counts: the way before left other code in the caches.
 const WARM_UP: f64 = 0.1;
+/// Until the kernel has freed the maps of a mesh that was removed.
+const FREED: Duration = Duration::from_millis(100);
 /// The agent's sums of bytes may be as old as this.
 const SAMPLE_AGE: Duration = Duration::from_millis(210);
 const EPERM: i32 = 1;
@@ -154,6 +156,7 @@ impl Rig {
         }
         if let Some(agent) = self.agent.take() {
             agent.uninstall(&self.lab)?;
+            std::thread::sleep(FREED);
         }
         if let Some(shortcut) = wanted {
             self.agent = Some(Agent::start(&self.lab, shortcut)?);
@@ -238,13 +241,13 @@ impl Rig {
             },
             other => other,
         };
+        let ends = self.side(way.side());
         if changed {
-            trip.seconds = WARM_UP.min(seconds);
-            let ends = self.side(way.side());
             ends.listen_anew()?;
-            ends.run(case, &trip).map_err(told)?;
-            trip.seconds = seconds;
         }
+        trip.seconds = WARM_UP.min(seconds);
+        ends.run(case, &trip).map_err(told)?;
+        trip.seconds = seconds;
         let before = self.passed()?;
         let (outcome, cpu) = self.side(way.side()).run(case, &trip).map_err(told)?;
         if before.is_some() {

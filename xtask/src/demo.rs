@@ -32,7 +32,7 @@ pub const BENCH: Verb = Verb {
     name: "bench",
     about: "runs the benchmarks on release builds (needs root)",
     flags: &[],
-    rest: Some("passed to the benchmark binary; `-- --help` shows its own flags"),
+    rest: Some("passed on: nothing, shortcut, plan or programs; `-- --help` shows their flags"),
     run: bench,
 };
 
@@ -58,6 +58,10 @@ fn demo(flags: &Flags) -> Result<()> {
 
 fn bench(flags: &Flags) -> Result<()> {
     setup::build_tools()?;
+    // Its Redis rows.
+    if flags.rest.first().is_some_and(|verb| verb == "shortcut") {
+        setup::servers()?;
+    }
     ebpf::build_default()?;
     let args = ["build", "--release", "--bins"];
     step(
