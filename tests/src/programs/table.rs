@@ -277,6 +277,14 @@ pub const ROWS: &[Row] = &[
         legs: BLOCKING,
     },
     Row {
+        name: "python-late-blocking",
+        what: "the same without signals: a thread waits for the answer while another sends 20 MB",
+        needs: &[PYTHON],
+        equal: "every answer",
+        differs: LATE,
+        legs: BLOCKING,
+    },
+    Row {
         name: "tokio-1mb",
         what: "tokio: requests of 100 B, 1 MB and 10 MB",
         needs: &[],
