@@ -60,6 +60,12 @@ pub const CASES: &[Case] = &[
         run: waitall,
     },
     Case {
+        name: "late_blocking_room",
+        about: "made blocking with a full send buffer: room in it does not end recv",
+        takes: Takes::Shortcut,
+        run: room,
+    },
+    Case {
         name: "late_blocking_stream",
         about: "made blocking in mid-stream at both ends, 4 MB each way",
         takes: Takes::Shortcut,
@@ -122,6 +128,22 @@ fn stop(stage: &mut Stage) -> Done {
 fn waitall(stage: &mut Stage) -> Done {
     let (client, server) = late_pair(stage)?;
     cases_read::waitall(client, server)
+}
+
+fn room(stage: &mut Stage) -> Done {
+    let (mut client, mut server) = late_pair(stage)?;
+    server.blocking(false)?;
+    let sent = server.fill(64 << 10, 16 << 20);
+    server.blocking(true)?;
+    let reader = Task::start(server, |end| {
+        let _ = end.recv(100);
+    })?;
+    reader.blocks();
+    client.recv_all(sent, 1 << 20);
+    reader.blocks();
+    let _ = client.send(10);
+    reader.join()?;
+    Ok(())
 }
 
 fn stream(stage: &mut Stage) -> Done {

@@ -97,14 +97,16 @@ pub const EXCEPTIONS: &[Exception] = &[
     Exception {
         what: "a socket that is made blocking after it has entered the map",
         tcp: "recv waits for data, the end or a reset, through signals; MSG_WAITALL waits for all",
-        here: "recv gives EAGAIN on a reset, on shutdown(RD) by another thread and on a signal (also \
-               SIGSTOP and SIGCONT); MSG_WAITALL returns what the first wake-up brings",
+        here: "recv gives EAGAIN on a reset, on shutdown(RD) by another thread, on a signal (also SIGSTOP and \
+               SIGCONT), and when a send buffer that was full has room again, as after a big request; \
+               MSG_WAITALL returns what the first wake-up brings",
         cases: &[
             "late_blocking_reset",
             "late_blocking_shutdown",
             "late_blocking_signal",
             "late_blocking_stop",
             "late_blocking_waitall",
+            "late_blocking_room",
         ],
         mapped: true,
         shortcut: true,

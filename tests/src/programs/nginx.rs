@@ -22,10 +22,9 @@ const GIGABYTE: u64 = 1 << 30;
 fn start(stage: &Stage, pod: &Pod, name: &str, http: &str) -> Result<Proc> {
     let dir = stage.path(name);
     fs::create_dir_all(format!("{dir}/root")).map_err(Failure::at(&dir))?;
-    // As root its workers would become another user, who cannot enter the lab's directory. One
-    // process in the foreground, so that the listener is provably its own.
+    // As root its workers would become another user, who cannot enter the lab's directory.
     let conf = format!(
-        "daemon off; master_process off; user root; pid {dir}/pid; error_log {dir}/error.log;\n\
+        "daemon off; worker_processes 2; user root; pid {dir}/pid; error_log {dir}/error.log;\n\
          events {{ worker_connections 1000; }}\n\
          http {{ access_log {dir}/access.log; default_type application/octet-stream;\n\
            client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n\

@@ -154,7 +154,12 @@ impl<'a> Stage<'a> {
 
     /// Runs a program to its end, whatever that is.
     pub fn done(&self, place: &Place, command: &[&str], limit: Duration) -> Result<Done> {
-        self.start(place, command)?.finish(limit)
+        let hung = |f: Failure| {
+            let from = f.0.len().saturating_sub(400);
+            let tail = f.0.get(from..).unwrap_or(&f.0);
+            Failure(format!("{}: hangs: {tail}", command[0]))
+        };
+        self.start(place, command)?.finish(limit).map_err(hung)
     }
 
     /// The same; fails unless it exits with 0. Gives its standard output.

@@ -80,8 +80,8 @@ const GO_HTTP: &[Leg] = &[
 ];
 const BLOCKING: &[Leg] = &[leg("client", "server", Way::Stays(&["SHORTCUT_BLOCKING"]))];
 
-const LATE: &str = "a socket that is made blocking after its connect gets EAGAIN on a signal \
-                    ([difference](shortcut-differences.md))";
+const LATE: &str = "a socket that is made blocking after its connect gets EAGAIN on a signal, and when its \
+                    send buffer has room again ([difference](shortcut-differences.md))";
 
 pub const ROWS: &[Row] = &[
     Row {
@@ -89,6 +89,14 @@ pub const ROWS: &[Row] = &[
         what: "redis-benchmark to redis-server: small and large values, pipelines, threads",
         needs: &[REDIS],
         equal: "calls, errors, size and digest of the data",
+        differs: "",
+        legs: TO_SERVER,
+    },
+    Row {
+        name: "redis-replica",
+        what: "redis-server as replica of another: 200,000 keys, then what is written",
+        needs: &[REDIS],
+        equal: "size and digest of both ends' data",
         differs: "",
         legs: TO_SERVER,
     },
@@ -102,7 +110,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "redis-cli",
-        what: "redis-cli: a value of 20 MB up and down, small ones, a scan",
+        what: "redis-cli: a value of 20 MB down, small ones up, a scan",
         needs: &[REDIS],
         equal: "answers, checksums, digest of the data",
         differs: "",
@@ -273,6 +281,14 @@ pub const ROWS: &[Row] = &[
         what: "Python: sockets that connect with a timeout and then block, a signal every 2 ms",
         needs: &[PYTHON],
         equal: "every echo",
+        differs: LATE,
+        legs: BLOCKING,
+    },
+    Row {
+        name: "python-late-blocking",
+        what: "the same without signals: a thread waits for the answer while another sends 20 MB",
+        needs: &[PYTHON],
+        equal: "every answer",
         differs: LATE,
         legs: BLOCKING,
     },
