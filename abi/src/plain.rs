@@ -52,6 +52,7 @@ plain!(
     Candidate,
     End,
     Pair,
+    PairKey,
     ShortcutOffsets,
 );
 

@@ -312,7 +312,7 @@ pub mod counter {
     /// map, and messages of those in it that stayed on TCP.
     pub const SHORTCUT_OFF: u32 = 9;
     pub const COUNT: usize = 32;
-    pub const NAMES: [&str; 24] = [
+    pub const NAMES: [&str; 26] = [
         "events_lost",
         "totals_full",
         "flows_full",
@@ -337,6 +337,8 @@ pub mod counter {
         "shortcut_queue_full",
         "shortcut_node_memory",
         "shortcut_no_verdict",
+        "shortcut_small_writes",
+        "shortcut_overflows",
     ];
 }
 

@@ -48,9 +48,10 @@ pub mod maps {
     pub const MATES: &str = "MATES";
     pub const CANDIDATES: &str = "CANDIDATES";
     pub const PROGRAMS: &str = "PROGRAMS";
+    pub const LEARNT: &str = "LEARNT";
 
     /// All of them, for pinning, `status` and uninstall.
-    pub const ALL: [&str; 30] = [
+    pub const ALL: [&str; 31] = [
         SETTINGS,
         SERVICE_IDS,
         SERVICES,
@@ -81,6 +82,7 @@ pub mod maps {
         MATES,
         CANDIDATES,
         PROGRAMS,
+        LEARNT,
     ];
 }
 
@@ -108,6 +110,7 @@ pub mod limits {
     pub const MATES: usize = 8_192;
     pub const CANDIDATES: usize = 8_192;
     pub const PROGRAMS: usize = 1_024;
+    pub const LEARNT: usize = 4_096;
 }
 
 /// Indexes into the `SETTINGS` array of `u64`.
@@ -120,12 +123,14 @@ pub mod setting {
     pub const DEFAULT_POLICY: u32 = 2;
     /// Count of plans applied since the pins were made; shown as the plan's version.
     pub const PLAN_VERSION: u32 = 3;
-    /// Bits of [`crate::shortcut::switch`]. This one and the next two are the agent's, not the plan's.
+    /// Bits of [`crate::shortcut::switch`]. This one and the next three are the agent's, not the plan's.
     pub const SHORTCUT: u32 = 4;
     /// Bytes: [`crate::shortcut::bound::SOCKET`].
     pub const SHORTCUT_SOCKET: u32 = 5;
     /// Pages of TCP memory on the node: [`crate::shortcut::bound::NODE_PAGES`].
     pub const SHORTCUT_NODE: u32 = 6;
+    /// Seconds: [`crate::shortcut::learn::KEEP_OUT`]; 0: nothing is learnt.
+    pub const SHORTCUT_KEEP_OUT: u32 = 7;
     pub const COUNT: usize = 16;
 }
 

@@ -9,7 +9,7 @@ use std::{
 use underpass_abi::{
     Ip, plain,
     reason::code,
-    shortcut::Mode,
+    shortcut::{Mode, learn},
     sock::{SockState, Total, TotalKey, counter},
     tables::{ListenKey, checked, maps},
 };
@@ -61,6 +61,8 @@ pub struct KernelOptions {
     pub mount_bpffs: bool,
     /// `--shortcut`
     pub shortcut: Mode,
+    /// `--shortcut-keep-out`, in seconds.
+    pub shortcut_keep_out: u32,
 }
 
 impl Default for KernelOptions {
@@ -71,6 +73,7 @@ impl Default for KernelOptions {
             object: None,
             mount_bpffs: true,
             shortcut: Mode::Off,
+            shortcut_keep_out: learn::KEEP_OUT as u32,
         }
     }
 }
@@ -111,7 +114,7 @@ impl Kernel {
         let mut features = loaded.features;
         features.push(diag::destroy_feature());
         let mode = shortcut::mode(options.shortcut, &source, &btf, &mut features);
-        shortcut::switch_to(&maps, mode)?;
+        shortcut::switch_to(&maps, mode, options.shortcut_keep_out)?;
         if mode == Mode::Off {
             shortcut::unwatch_splice(&source, &mut features);
         }

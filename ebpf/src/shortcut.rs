@@ -23,6 +23,7 @@ use crate::{
 };
 
 pub mod guard;
+pub mod learn;
 
 /// One offset of `SHORTCUT_OFFSETS`, read from the frozen `.rodata`.
 macro_rules! at {
@@ -97,7 +98,10 @@ extern "C" fn up_may_enter(s: *const SockState, switches: u64) -> u32 {
             code::SHORTCUT_NOT_LISTED
         } else {
             let why = listener(s, auto.1);
-            if why != 0 { why } else { fresh(s) }
+            match if why != 0 { why } else { fresh(s) } {
+                0 => learn::kept_out(s),
+                why => why,
+            }
         }
     };
     why.into()
@@ -192,6 +196,7 @@ fn enter_active(ops: *mut bpf_sock_ops, s: &mut SockState, key: &FlowKey) -> u32
     zeroed!(pair: Pair);
     pair.active = s.tcp_sock;
     pair.active_cookie = s.cookie;
+    pair.key = learn::key(s);
     let cookie = s.cookie;
     if PAIRS.insert(&cookie, pair, BPF_NOEXIST.into()).is_err() {
         return code::SHORTCUT_FULL.into();

@@ -162,8 +162,8 @@ pub fn mode(wanted: Mode, source: &Source, kernel: &btf::Btf, features: &mut [Fe
     wanted
 }
 
-/// Sets the switches and bounds; holds from the next message on.
-pub fn switch_to(maps: &Maps, mode: Mode) -> Result<(), KernelError> {
+/// Sets the switches and bounds; holds from the next message on. `keep_out`: seconds.
+pub fn switch_to(maps: &Maps, mode: Mode, keep_out: u32) -> Result<(), KernelError> {
     let switches = match mode {
         Mode::Off => 0,
         Mode::Auto => switch::INSERT | switch::REDIRECT,
@@ -172,6 +172,7 @@ pub fn switch_to(maps: &Maps, mode: Mode) -> Result<(), KernelError> {
     list_programs(maps)?;
     set(maps, setting::SHORTCUT_SOCKET, bound::SOCKET)?;
     set(maps, setting::SHORTCUT_NODE, node_pages())?;
+    set(maps, setting::SHORTCUT_KEEP_OUT, keep_out.into())?;
     set(maps, setting::SHORTCUT, switches)
 }
 
