@@ -72,10 +72,9 @@ pub mod learn {
     pub const SMALL_NEAR: u32 = 32_768;
     /// Windows over which is counted what TCP had to carry, as the reader had too much unread.
     pub const WINDOWS: u32 = 4;
-    /// From so many messages of them on, the rest gains nothing …
-    pub const BY_TCP: u32 = WINDOWS * WINDOW / 16 * 15;
-    /// … and between two of one network namespace.
-    pub const BY_TCP_NEAR: u32 = WINDOWS * WINDOW / 2;
+    /// From so many messages of them on the rest makes up for nothing, within one network namespace;
+    /// between two it does.
+    pub const BY_TCP: u32 = WINDOWS * WINDOW / 2;
     /// Seconds for which the next connections of the pair stay on TCP
     /// (`SETTINGS[SHORTCUT_KEEP_OUT]`).
     pub const KEEP_OUT: u64 = 600;

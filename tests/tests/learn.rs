@@ -184,7 +184,7 @@ fn a_reader_that_stays_behind_keeps_the_next_out() -> Result<()> {
     ends.say(&format!("flood {} 40000", learn::WINDOWS * learn::WINDOW))?;
     let (sent, read) = ends.say("drain")?;
     assert_eq!(sent, read);
-    assert!(counter(&scene, "shortcut_unread")? > u64::from(learn::BY_TCP_NEAR));
+    assert!(counter(&scene, "shortcut_unread")? > u64::from(learn::BY_TCP));
     ends.say("dial")?;
     let (sent, _) = ends.say("ask 10 1000 1")?;
     let row = ends.row(sent)?;

@@ -63,7 +63,7 @@ extern "C" fn up_judge(e: *mut End) -> u32 {
     if e.windows >= learn::WINDOWS {
         (e.windows, e.by_tcp) = (0, 0);
     }
-    if behind < learn::BEHIND && by_tcp < learn::BY_TCP_NEAR {
+    if behind < learn::BEHIND && by_tcp < learn::BY_TCP {
         return 0;
     }
     let cookie = e.pair;
@@ -79,21 +79,22 @@ extern "C" fn up_judge(e: *mut End) -> u32 {
         }
         *key = (*p).key;
     }
-    let (small, most) = if key.near != 0 {
-        (learn::SMALL_NEAR, learn::BY_TCP_NEAR)
+    let near = key.near != 0;
+    let small = if near {
+        learn::SMALL_NEAR
     } else {
-        (learn::SMALL, learn::BY_TCP)
+        learn::SMALL
     };
     if behind >= learn::BEHIND && bytes < learn::WINDOW * small {
         keep_out(key, code::SHORTCUT_SMALL_WRITES);
         // The price of one who is in the map, on loopback: 1.7 times TCP's, or 2.3 if it stays.
-        if key.near != 0 && behind >= learn::WINDOW && bytes < learn::WINDOW * learn::SMALL {
+        if near && behind >= learn::WINDOW && bytes < learn::WINDOW * learn::SMALL {
             e.flags |= end::LEARNT | end::OUT;
             e.why = code::SHORTCUT_SMALL_WRITES.into();
             // SAFETY: as above.
             unsafe { (*p).why = e.why };
         }
-    } else if by_tcp >= most {
+    } else if near && by_tcp >= learn::BY_TCP {
         keep_out(key, code::SHORTCUT_OVERFLOWS);
     }
     0
