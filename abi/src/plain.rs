@@ -54,6 +54,7 @@ plain!(
     End,
     Pair,
     Notice,
+    PairKey,
     ShortcutOffsets,
 );
 

@@ -93,6 +93,10 @@ codes! {
     233 SHORTCUT_NODE_MEMORY "TCP holds as much memory as the node allows" "see net.ipv4.tcp_mem";
     234 SHORTCUT_NO_VERDICT "the reader's queue is not shared with TCP" "report it: the socket entered the map without its program";
     235 SHORTCUT_UNWATCHED "the watch for splice was not attached yet: the first listener that qualifies has only just appeared" "the next connection finds it";
+    236 SHORTCUT_SMALL_WRITES "this connection, or one before it between these workloads, is a stream of small writes, which cost less by TCP"
+        "larger writes take the shortcut; the agent's --shortcut-keep-out says how long it is remembered";
+    237 SHORTCUT_OVERFLOWS "the reader of this connection, or of one before it between these workloads, falls behind, so that TCP carries most of it"
+        "the agent's --shortcut-keep-out says how long it is remembered";
     // 300-399: configuration
     301 NOT_IMPLEMENTED "this is not built yet" "remove it; the release notes list what is planned";
     302 BAD_YAML "the file is no valid YAML" "fix the named line; the last good plan stays in force";

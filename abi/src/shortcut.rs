@@ -61,6 +61,30 @@ pub mod bound {
     pub const NODE_PAGES: u64 = 65_536;
 }
 
+/// How streams are recognized that cost more past TCP than over it.
+/// Measured on Linux 6.18, CPU per message against TCP: `docs/explanation/shortcut.md`.
+pub mod learn {
+    /// Messages of one direction that are judged together.
+    pub const WINDOW: u32 = 128;
+    /// A window is a stream if so many of its messages found the reader with bytes unread: 16 requests
+    /// in flight (120) gain, 64 (126) may lose.
+    pub const BEHIND: u32 = 124;
+    /// Bytes: a stream whose messages are smaller on average costs less by TCP …
+    pub const SMALL: u32 = 4_096;
+    /// … and between two of one network namespace, where TCP is cheaper.
+    pub const SMALL_NEAR: u32 = 32_768;
+    /// Windows over which is counted what TCP had to carry, as the reader had too much unread.
+    pub const WINDOWS: u32 = 4;
+    /// From so many messages of them on the rest makes up for nothing, within one network namespace;
+    /// between two it does.
+    pub const BY_TCP: u32 = WINDOWS * WINDOW / 2;
+    /// Seconds for which the next connections of the pair stay on TCP
+    /// (`SETTINGS[SHORTCUT_KEEP_OUT]`).
+    pub const KEEP_OUT: u64 = 600;
+    /// Unit of the time in a `LEARNT` value, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub const TICK_NS: u64 = 1_000_000_000;
+}
+
 /// Programs that were tested with the shortcut, by the name of their executable: mode `auto` takes
 /// no others.
 pub mod programs {
@@ -123,6 +147,15 @@ pub struct End {
     pub flags: u32,
     /// Code of the last message that stayed on TCP, 0: none did.
     pub why: u32,
+    /// Of the current window ([`learn::WINDOW`]): messages, their bytes, those that found bytes unread.
+    pub messages: u32,
+    pub bytes: u32,
+    pub behind: u32,
+    /// Of up to [`learn::WINDOWS`]: how many, and messages that went by TCP as bytes were unread.
+    pub windows: u32,
+    pub by_tcp: u32,
+    /// Bytes that the reader had unread when the last message was sent.
+    pub waiting: u32,
 }
 
 /// Bits of [`End::flags`].
@@ -133,6 +166,8 @@ pub mod end {
     pub const OUT: u32 = 2;
     /// The agent was told to end it.
     pub const TOLD: u32 = 4;
+    /// It is out for what it sends ([`super::learn`]), and comes back if that changes.
+    pub const LEARNT: u32 = 8;
 }
 
 /// Value of `PAIRS`: what both ends of a connection share.
@@ -149,7 +184,21 @@ pub struct Pair {
     pub to_active: u64,
     /// Code of the last message that stayed on TCP, of either end.
     pub why: u32,
-    pub pad: u32,
+    pub key: PairKey,
+}
+
+/// Key of `LEARNT`: connections that probably send alike. The value has the code in its lower half, and
+/// in the upper one the second ([`learn::TICK_NS`]) in which it ends.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PairKey {
+    /// Workload indexes, 0: none.
+    pub source: u32,
+    pub destination: u32,
+    /// Of the destination, host byte order.
+    pub port: u16,
+    /// 1: both ends are in one network namespace.
+    pub near: u16,
 }
 
 /// What a [`Notice`] says.
@@ -217,8 +266,8 @@ pub struct ShortcutOffsets {
 
 const _: () = assert!(size_of::<ProgramKey>() == 24);
 const _: () = assert!(size_of::<Candidate>() == 40);
-const _: () = assert!(size_of::<End>() == 56);
-const _: () = assert!(size_of::<Pair>() == 56);
+const _: () = assert!(size_of::<End>() == 80);
+const _: () = assert!(size_of::<Pair>() == 64);
 const _: () = assert!(size_of::<Notice>() == 24);
 const _: () = assert!(size_of::<ShortcutOffsets>() == 92);
 

@@ -307,7 +307,7 @@ pub mod counter {
     /// map, and messages of those in it that stayed on TCP.
     pub const SHORTCUT_OFF: u32 = 9;
     pub const COUNT: usize = 32;
-    pub const NAMES: [&str; 25] = [
+    pub const NAMES: [&str; 27] = [
         "events_lost",
         "totals_full",
         "flows_full",
@@ -333,6 +333,8 @@ pub mod counter {
         "shortcut_node_memory",
         "shortcut_no_verdict",
         "shortcut_unwatched",
+        "shortcut_small_writes",
+        "shortcut_overflows",
     ];
 }
 

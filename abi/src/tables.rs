@@ -49,9 +49,10 @@ pub mod maps {
     pub const MATES: &str = "MATES";
     pub const CANDIDATES: &str = "CANDIDATES";
     pub const PROGRAMS: &str = "PROGRAMS";
+    pub const LEARNT: &str = "LEARNT";
 
     /// All of them, for pinning, `status` and uninstall.
-    pub const ALL: [&str; 31] = [
+    pub const ALL: [&str; 32] = [
         SETTINGS,
         SERVICE_IDS,
         SERVICES,
@@ -83,6 +84,7 @@ pub mod maps {
         MATES,
         CANDIDATES,
         PROGRAMS,
+        LEARNT,
     ];
 }
 
@@ -111,6 +113,7 @@ pub mod limits {
     pub const MATES: usize = 8_192;
     pub const CANDIDATES: usize = 8_192;
     pub const PROGRAMS: usize = 1_024;
+    pub const LEARNT: usize = 4_096;
 }
 
 /// Indexes into the `SETTINGS` array of `u64`.
@@ -123,7 +126,7 @@ pub mod setting {
     pub const DEFAULT_POLICY: u32 = 2;
     /// Count of plans applied since the pins were made; shown as the plan's version.
     pub const PLAN_VERSION: u32 = 3;
-    /// Bits of [`crate::shortcut::switch`]. This one and the next two are the agent's, not the plan's.
+    /// Bits of [`crate::shortcut::switch`]. This one and the next three are the agent's, not the plan's.
     pub const SHORTCUT: u32 = 4;
     /// Bytes: [`crate::shortcut::bound::SOCKET`].
     pub const SHORTCUT_SOCKET: u32 = 5;
@@ -131,6 +134,8 @@ pub mod setting {
     pub const SHORTCUT_NODE: u32 = 6;
     /// Not 0: the splice watch is attached, so sockets may enter the shortcut's map. The agent's alone.
     pub const SHORTCUT_WATCHED: u32 = 7;
+    /// Seconds: [`crate::shortcut::learn::KEEP_OUT`]; 0: nothing is learnt.
+    pub const SHORTCUT_KEEP_OUT: u32 = 8;
     pub const COUNT: usize = 16;
 }
 

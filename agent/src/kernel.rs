@@ -9,7 +9,7 @@ use std::{
 use underpass_abi::{
     Ip, plain,
     reason::code,
-    shortcut::Mode,
+    shortcut::{Mode, learn},
     sock::{SockState, Total, TotalKey, counter},
     tables::{ListenKey, checked, maps},
 };
@@ -63,6 +63,8 @@ pub struct KernelOptions {
     pub mount_bpffs: bool,
     /// `--shortcut`
     pub shortcut: Mode,
+    /// `--shortcut-keep-out`, in seconds.
+    pub shortcut_keep_out: u32,
 }
 
 impl Default for KernelOptions {
@@ -73,6 +75,7 @@ impl Default for KernelOptions {
             object: None,
             mount_bpffs: true,
             shortcut: Mode::Off,
+            shortcut_keep_out: learn::KEEP_OUT as u32,
         }
     }
 }
@@ -115,7 +118,7 @@ impl Kernel {
         features.push(diag::destroy_feature());
         let mode = shortcut::mode(options.shortcut, &mut features);
         let guard = splice_guard::install(mode, &source, &btf, &maps);
-        shortcut::switch_to(&maps, mode, guard.on)?;
+        shortcut::switch_to(&maps, mode, guard.on, options.shortcut_keep_out)?;
         features.push(guard);
         let mut programs = loaded.watch;
         if mode == Mode::Off {

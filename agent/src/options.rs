@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
-use underpass_abi::shortcut::Mode;
+use underpass_abi::shortcut::{Mode, learn};
 
 use crate::kernel::KernelOptions;
 
@@ -51,6 +51,11 @@ pub struct Options {
     /// Pod or Workload overrides auto and on
     #[arg(long, value_enum, value_name = "MODE", default_value = "off")]
     pub shortcut: Shortcut,
+
+    /// How long new connections between two workloads stay on TCP after one of them turned out to cost
+    /// more past it (streams of small writes, readers that fall behind); 0: all are tried
+    #[arg(long, value_name = "SECONDS", default_value_t = learn::KEEP_OUT as u32)]
+    pub shortcut_keep_out: u32,
 
     /// Form of the log, and of what --check finds, on standard output
     #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
@@ -121,6 +126,7 @@ impl Options {
             cgroup_root: self.cgroup_root.clone(),
             mount_bpffs: !self.no_mount,
             shortcut: self.shortcut.mode(),
+            shortcut_keep_out: self.shortcut_keep_out,
             ..KernelOptions::default()
         }
     }

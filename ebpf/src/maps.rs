@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use underpass_abi::{
     Ip,
-    shortcut::{Candidate, End, Pair, ProgramKey, ShortcutOffsets},
+    shortcut::{Candidate, End, Pair, PairKey, ProgramKey, ShortcutOffsets},
     sock::{Offsets, SockState, Total, TotalKey, counter},
     tables::*,
     verdict::RuleKey,
@@ -92,6 +92,9 @@ pub static MATES: LruHashMap<FlowKey, u64, { limits::MATES }> = LruHashMap::new(
 pub static CANDIDATES: LruHashMap<ListenKey, Candidate, { limits::CANDIDATES }> = LruHashMap::new();
 #[btf_map]
 pub static PROGRAMS: HashMap<ProgramKey, u64, { limits::PROGRAMS }, LAZY> = HashMap::new();
+/// Whose connections stay on TCP, until when (`shortcut::learn`).
+#[btf_map]
+pub static LEARNT: LruHashMap<PairKey, u64, { limits::LEARNT }> = LruHashMap::new();
 
 /// Kernel field offsets, set by the agent from BTF before the object is loaded.
 #[unsafe(no_mangle)]

@@ -23,6 +23,7 @@ use crate::{
 mod auto;
 pub mod candidate;
 pub mod guard;
+pub mod learn;
 pub mod notice;
 
 /// One offset of `SHORTCUT_OFFSETS`, read from the frozen `.rodata`.
@@ -63,6 +64,10 @@ fn enter_fresh(ops: *mut bpf_sock_ops, s: &mut SockState) -> u32 {
     };
     if why != 0 {
         return why;
+    }
+    let kept_out = learn::kept_out(s);
+    if kept_out != 0 {
+        return kept_out.into();
     }
     enter_active(ops, s, &flow::key(s))
 }
@@ -118,6 +123,7 @@ fn enter_active(ops: *mut bpf_sock_ops, s: &mut SockState, key: &FlowKey) -> u32
     zeroed!(pair: Pair);
     pair.active = s.tcp_sock;
     pair.active_cookie = s.cookie;
+    pair.key = learn::key(s);
     let cookie = s.cookie;
     if PAIRS.insert(&cookie, pair, BPF_NOEXIST.into()).is_err() {
         return code::SHORTCUT_FULL.into();

@@ -13,7 +13,7 @@ use underpass_abi::{
 use crate::{
     kernel::{self, offset},
     maps::{ENDS, PAIRS, SETTINGS, SHORTCUT, count, word},
-    shortcut::{count_why, guard},
+    shortcut::{count_why, guard, learn},
 };
 
 /// TCP takes the message, unless it was redirected. It is never refused.
@@ -42,10 +42,11 @@ pub fn up_sk_msg(ctx: SkMsgContext) -> u32 {
     let mut why = u32::from(code::SHORTCUT_OFF);
     // SAFETY: context field.
     let size = unsafe { core::ptr::read_volatile(&raw const (*ctx.msg).size) };
+    let write_seq = kernel::field(tp, offset!(tcp_write_seq));
     if word!(SETTINGS, setting::SHORTCUT) & switch::REDIRECT != 0 {
         why = guard::sender(e, tp);
         if why == 0 {
-            why = guard::up_reader(e, size, kernel::field(tp, offset!(tcp_write_seq)));
+            why = guard::up_reader(e, size, write_seq);
         }
         if why == 0 && !redirect(&ctx, e.peer_cookie) {
             why = code::SHORTCUT_CLOSING.into();
@@ -58,6 +59,7 @@ pub fn up_sk_msg(ctx: SkMsgContext) -> u32 {
         count_why(why);
         stayed(e, why);
     }
+    learn::sent(e, size, why, write_seq);
     SK_PASS
 }
 

@@ -113,7 +113,7 @@ impl Source {
 
     /// Parses the object with maps of its own, small and gone with it.
     pub fn parse_private(&self) -> Result<Ebpf, KernelError> {
-        const HELD_SMALL: [&str; 9] = [
+        const HELD_SMALL: [&str; 10] = [
             maps::AFFINITY,
             maps::FLOWS,
             maps::UDP_REVERSE,
@@ -123,6 +123,7 @@ impl Source {
             maps::RULES,
             maps::CANDIDATES,
             maps::MATES,
+            maps::LEARNT,
         ];
         let mut loader = EbpfLoader::new();
         for name in HELD_SMALL {

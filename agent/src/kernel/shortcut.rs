@@ -156,8 +156,8 @@ pub fn mode(wanted: Mode, features: &mut [Feature]) -> Mode {
 }
 
 /// Sets the switches and bounds; holds from the next message on.
-/// `guarded`: splice from a socket in the map is turned into EINVAL.
-pub fn switch_to(maps: &Maps, mode: Mode, guarded: bool) -> Result<(), KernelError> {
+/// `guarded`: splice from a socket in the map is turned into EINVAL. `keep_out`: seconds.
+pub fn switch_to(maps: &Maps, mode: Mode, guarded: bool, keep_out: u32) -> Result<(), KernelError> {
     let mut switches = match mode {
         Mode::Off => 0,
         Mode::Auto => switch::INSERT | switch::REDIRECT,
@@ -169,6 +169,7 @@ pub fn switch_to(maps: &Maps, mode: Mode, guarded: bool) -> Result<(), KernelErr
     list_programs(maps)?;
     set(maps, setting::SHORTCUT_SOCKET, bound::SOCKET)?;
     set(maps, setting::SHORTCUT_NODE, node_pages())?;
+    set(maps, setting::SHORTCUT_KEEP_OUT, keep_out.into())?;
     set(maps, setting::SHORTCUT, switches)
 }
 

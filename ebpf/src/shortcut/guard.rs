@@ -72,7 +72,7 @@ pub extern "C" fn up_reader(e: *mut End, size: u32, write_seq: u32) -> u32 {
         return code::SHORTCUT_UNPAIRED.into();
     }
     let peer = cast(e.peer, offset!(type_tcp_sock));
-    let unread = write_seq != field(peer, offset!(tcp_copied_seq));
+    e.waiting = write_seq.wrapping_sub(field(peer, offset!(tcp_copied_seq)));
     let state: u8 = field(peer, offset!(sk_state));
     let shutdown: u8 = field(peer, offset!(sk_shutdown));
     // After the reading: the memory of a freed socket stays a socket's, but may be another's.
@@ -81,7 +81,7 @@ pub extern "C" fn up_reader(e: *mut End, size: u32, write_seq: u32) -> u32 {
         || shutdown != 0
     {
         code::SHORTCUT_CLOSING
-    } else if unread {
+    } else if e.waiting != 0 {
         code::SHORTCUT_UNREAD
     } else if blocks(e, peer) {
         code::SHORTCUT_BLOCKING
@@ -89,7 +89,7 @@ pub extern "C" fn up_reader(e: *mut End, size: u32, write_seq: u32) -> u32 {
     {
         code::SHORTCUT_SOCKET
     } else {
-        room(peer, size)
+        room(e, peer, size)
     };
     why.into()
 }
@@ -185,7 +185,7 @@ fn psock_of(user_data: u64) -> u64 {
 
 /// 0, or the code of the bound that the message would pass.
 #[inline(always)]
-fn room(peer: *const u8, size: u32) -> u16 {
+fn room(e: &mut End, peer: *const u8, size: u32) -> u16 {
     let psock = psock_of(field(peer, at!(sk_user_data)));
     if psock == 0 {
         return code::SHORTCUT_UNPAIRED;
@@ -203,6 +203,7 @@ fn room(peer: *const u8, size: u32) -> u16 {
     let backlog = 2 * u64::from(rcvbuf) + u64::from(sndbuf / 2);
     let charged: u32 = field(peer, at!(sk_rmem_alloc));
     let queued: u32 = field(psock, at!(psock_msg_tot_len));
+    e.waiting = queued;
     let size = u64::from(size);
     if u64::from(queued) + size > word!(SETTINGS, setting::SHORTCUT_SOCKET)
         || u64::from(charged) + size > backlog
@@ -214,6 +215,25 @@ fn room(peer: *const u8, size: u32) -> u16 {
     // Signed: CPUs keep reserves of their own, so a quiet node's count may be below zero.
     if field::<i64>(memory, 0) > word!(SETTINGS, setting::SHORTCUT_NODE) as i64 {
         return code::SHORTCUT_NODE_MEMORY;
+    }
+    0
+}
+
+/// Notes what waits unread at the reader, by either path, where [`up_reader`] was not asked. A global
+/// function (see `workload.rs`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn up_waiting(e: *mut End, write_seq: u32) -> u32 {
+    // SAFETY: the sending socket's own element.
+    let Some(e) = (unsafe { e.as_mut() }) else {
+        return 0;
+    };
+    let peer = cast(e.peer, offset!(type_tcp_sock));
+    e.waiting = write_seq.wrapping_sub(field(peer, offset!(tcp_copied_seq)));
+    let psock = psock_of(field(peer, at!(sk_user_data)));
+    if psock != 0 && field::<u64>(peer, at!(sk_cookie)) == e.peer_cookie {
+        let psock = cast(psock, at!(type_psock));
+        e.waiting |= field::<u32>(psock, at!(psock_msg_tot_len));
     }
     0
 }
