@@ -131,6 +131,9 @@ pub mod setting {
     pub const SHORTCUT_NODE: u32 = 6;
     /// Not 0: the splice watch is attached, so sockets may enter the shortcut's map. The agent's alone.
     pub const SHORTCUT_WATCHED: u32 = 7;
+    /// [`FlowKey::check`] of the connection that the agent reset last. What its other end's kernel answers
+    /// finds no socket; it is no attempt to connect.
+    pub const RESET_FLOW: u32 = 8;
     pub const COUNT: usize = 16;
 }
 

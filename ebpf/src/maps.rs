@@ -146,6 +146,7 @@ const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
     tcp_is_mptcp: 0,
     psock_msg_tot_len: 0,
     psock_skb_verdict: 0,
+    psock_sk: 0,
     proto_memory_allocated: 0,
     file_flags: 0,
     task_mm: 0,
@@ -155,7 +156,6 @@ const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
     regs_syscall: 0,
     splice: 0,
     type_psock: 0,
-    pad: 0,
 };
 
 /// Reads one array word once.
