@@ -59,6 +59,8 @@ codes! {
     124 STILL_CLOSING "the application has closed; TCP is still sending or waiting" "";
     125 SPLICED "a program spliced from a socket in the shortcut, which gives it nothing, so the connection was reset"
         "connect again: the program takes no part any more; `underpass.dev/shortcut: off` keeps a workload out from the start";
+    126 UNREAD_LOST "a socket in the shortcut was closed with unread bytes, and the other end saw the end of the stream in place of a reset"
+        "the agent was too late or away, or the other end had closed its side before";
     // 200-299: why a cell is empty or a layer was chosen
     201 NO_TRAFFIC "nothing was counted yet" "";
     202 NOT_OBSERVED "this layer does not see that value" "";

@@ -1,6 +1,8 @@
 //! The shortcut past TCP for two sockets of one node: per-socket and per-connection state, switches,
 //! modes. Why it is built so: `docs/explanation/shortcut.md`.
 
+use crate::addr::Ip;
+
 /// Bits of `SETTINGS[setting::SHORTCUT]`. Zero: nothing new enters the map, and no message of a
 /// socket that is in it leaves TCP.
 pub mod switch {
@@ -140,6 +142,8 @@ pub struct End {
     pub peer_cookie: u64,
     /// Key in `PAIRS`: the dialing end's cookie.
     pub pair: u64,
+    /// Kernel address of the socket's `sk_psock`, which outlives its stay in the map by a grace period.
+    pub psock: u64,
     /// The other end's `write_seq` and `copied_seq` when both were in the map.
     pub peer_write_seq: u32,
     pub peer_copied_seq: u32,
@@ -168,6 +172,8 @@ pub mod end {
     pub const TOLD: u32 = 4;
     /// It is out for what it sends ([`super::learn`]), and comes back if that changes.
     pub const LEARNT: u32 = 8;
+    /// Its next FIN is made one that the other end's kernel drops.
+    pub const HOLD: u32 = 16;
 }
 
 /// Value of `PAIRS`: what both ends of a connection share.
@@ -209,6 +215,11 @@ pub enum NoticeKind {
     Candidate = 1,
     /// A program spliced from a socket in the map, which will never give it a byte.
     Spliced = 2,
+    /// A socket in the map was closed with unread bytes. Its FIN is held back until TCP repeats it, so
+    /// that the socket can be made to send the reset that TCP owes.
+    Unread = 3,
+    /// The same, where nothing can be done: the other end has closed its side before.
+    Lost = 4,
 }
 
 /// What the shortcut's programs tell the agent, in the `EVENTS` ring beside [`crate::sock::Event`],
@@ -224,6 +235,13 @@ pub struct Notice {
     pub cookie: u64,
     /// Key in `PAIRS`: the dialing end's cookie, which is the row's.
     pub pair: u64,
+    /// Of the socket; 0: see the row.
+    pub netns: u64,
+    pub local: Ip,
+    pub remote: Ip,
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub pad: u32,
 }
 
 /// Offsets of kernel fields that only the shortcut needs; `known` is 0 if this kernel lacks one.
@@ -245,6 +263,7 @@ pub struct ShortcutOffsets {
     pub tcp_is_mptcp: u32,
     pub psock_msg_tot_len: u32,
     pub psock_skb_verdict: u32,
+    pub psock_sk: u32,
     pub proto_memory_allocated: u32,
     pub file_flags: u32,
     pub task_mm: u32,
@@ -266,10 +285,10 @@ pub struct ShortcutOffsets {
 
 const _: () = assert!(size_of::<ProgramKey>() == 24);
 const _: () = assert!(size_of::<Candidate>() == 40);
-const _: () = assert!(size_of::<End>() == 80);
+const _: () = assert!(size_of::<End>() == 88);
 const _: () = assert!(size_of::<Pair>() == 64);
-const _: () = assert!(size_of::<Notice>() == 24);
-const _: () = assert!(size_of::<ShortcutOffsets>() == 92);
+const _: () = assert!(size_of::<Notice>() == 72);
+const _: () = assert!(size_of::<ShortcutOffsets>() == 96);
 
 #[cfg(test)]
 mod tests {

@@ -136,6 +136,9 @@ pub mod setting {
     pub const SHORTCUT_WATCHED: u32 = 7;
     /// Seconds: [`crate::shortcut::learn::KEEP_OUT`]; 0: nothing is learnt.
     pub const SHORTCUT_KEEP_OUT: u32 = 8;
+    /// [`FlowKey::check`] of the connection that the agent reset last. What its other end's kernel answers
+    /// finds no socket; it is no attempt to connect.
+    pub const RESET_FLOW: u32 = 9;
     pub const COUNT: usize = 16;
 }
 

@@ -11,7 +11,7 @@ use underpass_abi::{
     reason::code,
     shortcut::{Mode, learn},
     sock::{SockState, Total, TotalKey, counter},
-    tables::{ListenKey, checked, maps},
+    tables::{FlowKey, ListenKey, checked, maps, setting},
 };
 use underpass_mesh::{Change, Dump};
 
@@ -214,6 +214,11 @@ impl Kernel {
             watch.describe(f);
         }
         features
+    }
+
+    /// Says which connection is about to be reset at the end that `key` leads to.
+    pub fn resetting(&self, key: &FlowKey) -> Result<(), KernelError> {
+        shortcut::set(&self.maps, setting::RESET_FLOW, key.check().into())
     }
 
     /// Attaches the watch for splice if something could take the shortcut, and detaches it if not.

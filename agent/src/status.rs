@@ -118,6 +118,8 @@ impl Control {
             "shortcut_resets_failed".into(),
             self.counts.shortcut_resets_failed,
         );
+        counters.insert("shortcut_unread_resets".into(), self.counts.unread_resets);
+        counters.insert("shortcut_unread_lost".into(), self.counts.unread_lost);
         counters.insert(
             "older_connections_left_out".into(),
             self.counts.older_left_out,

@@ -149,6 +149,7 @@ const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
     tcp_is_mptcp: 0,
     psock_msg_tot_len: 0,
     psock_skb_verdict: 0,
+    psock_sk: 0,
     proto_memory_allocated: 0,
     file_flags: 0,
     task_mm: 0,

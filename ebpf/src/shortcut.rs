@@ -17,11 +17,12 @@ use crate::{
     flow,
     kernel::{offset, read, zeroed},
     maps::{ENDS, MATES, PAIRS, SETTINGS, SHORTCUT, count, entry, word},
-    sock_ops::context::tcp_sock_address,
+    sock_ops::context::{tcp_sock_address, watch_states},
 };
 
 mod auto;
 pub mod candidate;
+pub mod close;
 pub mod guard;
 pub mod learn;
 pub mod notice;
@@ -167,10 +168,12 @@ fn enter(ops: *mut bpf_sock_ops, sk: u64, cookie: u64, pair: u64, flags: u32) ->
     e.why = 0;
     let mut key = cookie;
     // SAFETY: helper call on a live map, with a key on the stack.
-    unsafe {
+    let entered = unsafe {
         let map = (&raw const SHORTCUT).cast_mut().cast();
         h::bpf_sock_hash_update(ops, map, (&raw mut key).cast(), BPF_NOEXIST.into()) == 0
-    }
+    };
+    e.psock = guard::psock_of(read(sk + at!(sk_user_data)));
+    entered
 }
 
 /// At PASSIVE_ESTABLISHED of a connection that was dialed on this node: follows the other end into the
@@ -200,6 +203,8 @@ pub fn accepted(ops: *mut bpf_sock_ops, key: &FlowKey) {
     // SAFETY: as above; the cookie last, since the other end looks at it first.
     unsafe {
         if why == 0 {
+            // Its close matters: nobody else asks for the passive end's states.
+            watch_states(ops);
             (*p).passive = sk;
             core::ptr::write_volatile(&raw mut (*p).passive_cookie, cookie);
         } else {

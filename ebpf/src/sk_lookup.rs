@@ -5,7 +5,7 @@ use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupCon
 use underpass_abi::{
     Ip,
     sock::{EventKind, Layer, TotalKey, flag},
-    tables::FlowKey,
+    tables::{FlowKey, setting},
     verdict::Verdict,
 };
 
@@ -14,7 +14,7 @@ use crate::{
     connect::{TCP, denial},
     flow,
     kernel::ip6,
-    maps::NETNS_COOKIE,
+    maps::{NETNS_COOKIE, SETTINGS, word},
     record, workload,
 };
 
@@ -51,6 +51,9 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
     let decision = by_workload(owner, &source, local_port, TCP);
     if decision.verdict as u8 != Verdict::Denied as u8 {
         return SK_PASS;
+    }
+    if word!(SETTINGS, setting::RESET_FLOW) == u64::from(key.check()) {
+        return SK_DROP;
     }
     let outside = matches!(source, Source::Outside(_));
     let about = TotalKey {

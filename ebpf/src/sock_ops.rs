@@ -35,6 +35,8 @@ const ACTIVE_ESTABLISHED_CB: u32 = 4;
 const PASSIVE_ESTABLISHED_CB: u32 = 5;
 const STATE_CHANGED_CB: u32 = 10;
 const TCP_LISTEN_CB: u32 = 11;
+const HDR_OPT_LEN_CB: u32 = 14;
+const WRITE_HDR_OPT_CB: u32 = 15;
 
 #[sock_ops]
 pub fn up_sock_ops(ctx: SockOpsContext) -> u32 {
@@ -49,6 +51,8 @@ pub fn up_sock_ops(ctx: SockOpsContext) -> u32 {
         PASSIVE_ESTABLISHED_CB => accepted(ops),
         STATE_CHANGED_CB => state_changed(ops),
         TCP_LISTEN_CB => listening(ops),
+        HDR_OPT_LEN_CB => shortcut::close::reserve(ops),
+        WRITE_HDR_OPT_CB => shortcut::close::write(ops),
         _ => {}
     }
     1
@@ -182,7 +186,12 @@ fn state_changed(ops: *mut bpf_sock_ops) {
     if !fin && !cleared && new != TCP_CLOSE {
         return;
     }
-    let Some(s) = state(ops, false) else { return };
+    let s = state(ops, false);
+    // Accepted ends of this node's connections have no state.
+    if fin && s.as_ref().is_none_or(|s| s.flags & flag::SHORTCUT != 0) {
+        shortcut::close::closing(ops, new == TCP_LAST_ACK);
+    }
+    let Some(s) = s else { return };
     if cleared {
         watch_states(ops);
     }

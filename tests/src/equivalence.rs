@@ -32,6 +32,7 @@ mod cases_odd;
 mod cases_open;
 mod cases_read;
 mod cases_share;
+mod cases_unread;
 mod cases_uring;
 mod cases_wake;
 mod cases_write;
@@ -71,6 +72,7 @@ pub fn cases() -> Vec<&'static Case> {
         cases_late::CASES,
         cases_move::CASES,
         cases_close::CASES,
+        cases_unread::CASES,
         cases_open::CASES,
         cases_accept::CASES,
         cases_share::CASES,

@@ -1,8 +1,11 @@
 //! Connections of the shortcut that end in a reset, as over TCP or because they would hang.
 
+use std::fs;
+
 use underpass_tests::{
     Result,
     lab::{Proc, cli::text},
+    manifest::{self, Source, Target},
     rpc::{counter, row},
     scene::{LIMIT, PORT, Scene, service_at},
 };
@@ -49,16 +52,31 @@ for n in range(2):
         got = errno(lambda: os.splice(s.fileno(), w, 100))
         print('spliced', got, flush=True)
         if got > 0: s.send(b'ok')
+    elif job in ('close', 'read'):
+        select.select([s], [], [])
+        if job == 'read': s.recv(100)
+        s.close()
     elif job == 'send':
         s.send(b'12345678')
         look(s)
 ";
 
+/// Python under a name that no other node has: who splices is known by its name, and each node's watch
+/// sees every process of this machine.
+fn python(scene: &Scene) -> Result<String> {
+    let name = scene.lab.dir.file_name().unwrap_or_default();
+    let path = scene.lab.dir.join(name);
+    if !path.exists() {
+        fs::copy(fs::canonicalize("/usr/bin/python3")?, &path)?;
+    }
+    Ok(path.to_string_lossy().into_owned())
+}
+
 /// A program with one end, and one with the other.
 fn ends(scene: &Scene, accepts: &str, dials: &str) -> Result<(Proc, Proc)> {
-    let port = PORT.to_string();
+    let (port, python) = (PORT.to_string(), python(scene)?);
     let start = |place, role, job, ip: String| {
-        let command = ["python3", "-c", ENDS, role, job, &ip, &port];
+        let command = [&python, "-c", ENDS, role, job, &ip, &port];
         scene.lab.run(place, &command)
     };
     let mut server = start(
@@ -100,7 +118,94 @@ fn a_first_splice_ends_the_connection_and_the_next_goes_by_tcp() -> Result<()> {
         assert_eq!(counter(&scene, "shortcut_resets_failed")?, 0);
         let log = scene.agent.log();
         assert!(log.contains("code=\"SPLICED\""), "{log}");
-        assert!(log.contains("python3"), "{log}");
+        let program = scene.lab.dir.file_name().unwrap_or_default();
+        assert!(log.contains(&*program.to_string_lossy()), "{log}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_close_with_unread_bytes_resets_the_writer() -> Result<()> {
+    for (name, accepts, dials, reason) in [
+        ("scunra", "close", "send", "RESET_BY_PEER"),
+        ("scunrd", "send", "close", "RESET_LOCALLY"),
+    ] {
+        let scene = Scene::new(name, &["--shortcut", "on"])?;
+        // What the writer's kernel answers passes the guard of the other end's namespace.
+        let client = Source::Account("app", "client");
+        let policy = manifest::allow("app", "who", Target::Workload("server"), &[client]);
+        scene.policies(&[policy])?;
+        let (mut server, mut client) = ends(&scene, accepts, dials)?;
+        let (sends, sent) = match dials {
+            "send" => (&mut client, 8),
+            _ => (&mut server, 0),
+        };
+        // An accepting program has said that it listens.
+        let first = usize::from(dials != "send");
+        for n in 0..2 {
+            sends.line(first + n, "sees -104 soon", LIMIT)?;
+        }
+        let cli = &scene.agent.cli;
+        let ended = |r: &serde_json::Value| text(r, "/state") == "closed";
+        let rows = cli.rows("both rows", &["--from", "app/client"], 2, ended)?;
+        for row in rows {
+            assert_eq!(text(&row, "/close_reason"), reason, "{row}");
+            assert_eq!(row["bytes_sent"], sent, "{row}");
+        }
+        let log = scene.agent.log();
+        assert!(!log.contains("refused"), "{log}");
+        assert_eq!(counter(&scene, "shortcut_unread_resets")?, 2);
+        assert_eq!(counter(&scene, "shortcut_unread_lost")?, 0);
+    }
+    Ok(())
+}
+
+#[test]
+fn without_an_agent_it_is_the_end_of_the_stream_and_told_later() -> Result<()> {
+    let scene = Scene::new("sclost", &["--shortcut", "on"])?;
+    let (port, python) = (PORT.to_string(), python(&scene)?);
+    let (at, to) = (scene.server.v4.to_string(), service_at().ip().to_string());
+    let command = [&python, "-c", ENDS, "accept", "close", &at, &port];
+    let mut server = scene.lab.run(&scene.server.place, &command)?;
+    server.line(0, "listening", LIMIT)?;
+    scene.agent.cli.status()?;
+    scene.agent.stop()?;
+    let command = [&python, "-c", ENDS, "dial", "send", &to, &port];
+    let mut client = scene.lab.run(&scene.client.place, &command)?;
+    for n in 0..2 {
+        client.line(n, "sees b'' soon", LIMIT)?;
+    }
+    scene.agent.go_on()?;
+    let told = |s: &serde_json::Value| s["counters"]["shortcut_unread_lost"] == 2;
+    scene.agent.wait_status("what was lost", told)?;
+    assert_eq!(counter(&scene, "shortcut_unread_resets")?, 0);
+    let log = scene.agent.log();
+    assert!(log.contains("code=\"UNREAD_LOST\""), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_close_after_all_was_read_is_none_of_this() -> Result<()> {
+    for (name, accepts, dials) in [("scalla", "read", "send"), ("scalld", "send", "read")] {
+        let scene = Scene::new(name, &["--shortcut", "on"])?;
+        let (mut server, mut client) = ends(&scene, accepts, dials)?;
+        let sends = if dials == "send" {
+            &mut client
+        } else {
+            &mut server
+        };
+        // An accepting program has said that it listens.
+        let first = usize::from(dials != "send");
+        for n in 0..2 {
+            sends.line(first + n, "sees b'' soon", LIMIT)?;
+        }
+        let cli = &scene.agent.cli;
+        let ended = |r: &serde_json::Value| text(r, "/state") == "closed";
+        for row in cli.rows("both rows", &["--from", "app/client"], 2, ended)? {
+            assert_eq!(row["bytes_shortcut"], 8, "{row}");
+        }
+        assert_eq!(counter(&scene, "shortcut_unread_resets")?, 0);
+        assert_eq!(counter(&scene, "shortcut_unread_lost")?, 0);
     }
     Ok(())
 }

@@ -210,6 +210,16 @@ impl Control {
                 "Those that could not be reset.",
                 self.counts.shortcut_resets_failed,
             ),
+            (
+                "underpass_shortcut_unread_resets",
+                "Connections of the shortcut closed with unread bytes, and reset as TCP does.",
+                self.counts.unread_resets,
+            ),
+            (
+                "underpass_shortcut_unread_lost",
+                "Those whose other end saw the end of the stream in place of a reset.",
+                self.counts.unread_lost,
+            ),
         ];
         own.extend(crate::api_server::own_counters());
         self.give_back = true;

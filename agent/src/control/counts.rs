@@ -11,6 +11,10 @@ pub struct Counts {
     /// Connections that ended because a program spliced from a socket in the shortcut.
     pub shortcut_resets: u64,
     pub shortcut_resets_failed: u64,
+    /// Connections of the shortcut that were closed with unread bytes, and so reset.
+    pub unread_resets: u64,
+    /// Those whose other end saw the end of the stream.
+    pub unread_lost: u64,
     /// Connections older than the mesh that were too many to follow.
     pub older_left_out: u64,
 }

@@ -7,6 +7,7 @@ use underpass_abi::{
     reason::code,
     shortcut::{Notice, NoticeKind},
     sock::SockState,
+    tables::FlowKey,
 };
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
     recheck::{end_of, far_end},
 };
 use crate::{
-    kernel::{KernelError, diag},
+    kernel::{KernelError, Netns, diag},
     log,
 };
 
@@ -23,6 +24,12 @@ impl Control {
         let of = |kind: NoticeKind| notices.iter().filter(move |n| n.kind == kind as u32);
         if of(NoticeKind::Candidate).next().is_some() {
             self.kernel.watch_splice();
+        }
+        for notice in of(NoticeKind::Unread) {
+            self.unread(notice);
+        }
+        for notice in of(NoticeKind::Lost) {
+            self.lost(notice);
         }
         if of(NoticeKind::Spliced).next().is_none() {
             return;
@@ -40,6 +47,49 @@ impl Control {
         }
     }
 
+    /// Sends the reset that TCP owes for a close with unread bytes.
+    fn unread(&mut self, notice: &Notice) {
+        let end = end_of(&SockState {
+            proto: diag::TCP,
+            cookie: notice.cookie,
+            local: notice.local,
+            local_port: notice.local_port,
+            remote: notice.remote,
+            remote_port: notice.remote_port,
+            ..SockState::default()
+        });
+        let _ = self.kernel.resetting(&FlowKey {
+            netns: notice.netns,
+            source: notice.remote,
+            destination: notice.local,
+            source_port: notice.remote_port,
+            destination_port: notice.local_port,
+            pad: 0,
+        });
+        // An end whose other end has shut down its side meanwhile would go without a reset: it is left
+        // alone, and its FIN is repeated.
+        let ended = self
+            .reachable(notice.netns, &end)
+            .and_then(|netns| diag::destroy_closing(&netns, &end));
+        match ended {
+            Ok(true) => self.counts.unread_resets += 1,
+            Ok(false) => self.lost(notice),
+            Err(error) => {
+                log::warn(error.code, &error.to_string());
+                self.lost(notice);
+            }
+        }
+    }
+
+    fn lost(&mut self, notice: &Notice) {
+        self.counts.unread_lost += 1;
+        let text = format!(
+            "{}:{} closed its connection with {}:{}",
+            notice.local, notice.local_port, notice.remote, notice.remote_port
+        );
+        log::warn(code::UNREAD_LOST, &text);
+    }
+
     fn spliced(&mut self, notice: &Notice, dialing: &SockState) {
         self.table.destroying(notice.pair, code::SPLICED, None);
         let text = format!(
@@ -52,7 +102,7 @@ impl Control {
         );
         log::warn(code::SPLICED, &text);
         match self.reset(dialing, notice.cookie) {
-            Ok(()) => self.counts.shortcut_resets += 1,
+            Ok(_) => self.counts.shortcut_resets += 1,
             Err(error) => {
                 self.counts.shortcut_resets_failed += 1;
                 log::warn(error.code, &error.to_string());
@@ -61,7 +111,7 @@ impl Control {
     }
 
     /// Ends the end of a connection that has this cookie, so that the other one gets a reset.
-    fn reset(&mut self, dialing: &SockState, cookie: u64) -> Result<(), KernelError> {
+    fn reset(&mut self, dialing: &SockState, cookie: u64) -> Result<bool, KernelError> {
         let near = end_of(dialing);
         let (mut end, netns) = if cookie == dialing.cookie {
             (near, dialing.netns)
@@ -69,14 +119,17 @@ impl Control {
             (far_end(&near), self.arrives_in(dialing))
         };
         end.cookie = cookie;
-        let netns = self.locate(netns).ok_or_else(|| {
+        diag::destroy(&self.reachable(netns, &end)?, &end)
+    }
+
+    fn reachable(&mut self, netns: u64, end: &diag::DiagSocket) -> Result<Netns, KernelError> {
+        self.locate(netns).ok_or_else(|| {
             let text = format!(
                 "no path to the namespace of {}:{}",
                 end.local, end.local_port
             );
             KernelError::new(code::NETNS_UNREACHABLE, text)
-        })?;
-        diag::destroy(&netns, &end).map(drop)
+        })
     }
 
     /// The namespace of a local connection's accepting end, as the programs know it.

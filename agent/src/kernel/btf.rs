@@ -215,6 +215,7 @@ pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
         tcp_is_mptcp: btf.offset("tcp_sock", "is_mptcp").unwrap_or(0),
         psock_msg_tot_len: btf.offset("sk_psock", "msg_tot_len")?,
         psock_skb_verdict: btf.offset("sk_psock", "progs.skb_verdict")?,
+        psock_sk: btf.offset("sk_psock", "sk")?,
         proto_memory_allocated: btf.offset("proto", "memory_allocated")?,
         file_flags: btf.offset("file", "f_flags")?,
         task_mm: btf.offset("task_struct", "mm")?,

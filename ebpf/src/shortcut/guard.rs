@@ -175,7 +175,7 @@ pub fn is_unusual(sk: u64) -> bool {
 
 /// The socket's psock, 0 if it has none.
 #[inline(always)]
-fn psock_of(user_data: u64) -> u64 {
+pub fn psock_of(user_data: u64) -> u64 {
     if user_data & USER_DATA_PSOCK == 0 {
         0
     } else {

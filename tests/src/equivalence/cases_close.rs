@@ -16,7 +16,7 @@ use super::{
     task::{Part, Task},
 };
 
-const ALL: PollFlags = PollFlags::from_bits_retain(
+pub const ALL: PollFlags = PollFlags::from_bits_retain(
     PollFlags::IN.bits() | PollFlags::OUT.bits() | PollFlags::RDHUP.bits(),
 );
 
@@ -50,30 +50,6 @@ pub const CASES: &[Case] = &[
         about: "the peer closed with nothing unread: first send succeeds, later ones fail",
         takes: Takes::Shortcut,
         run: send_after_peer_closed,
-    },
-    Case {
-        name: "close_unread",
-        about: "close with unread bytes resets: the writer learns that they were lost",
-        takes: Takes::Shortcut,
-        run: close_unread,
-    },
-    Case {
-        name: "close_unread_then_send",
-        about: "the same; the writer sends on, and learns it so",
-        takes: Takes::Shortcut,
-        run: close_unread_then_send,
-    },
-    Case {
-        name: "close_unread_part",
-        about: "close after reading a part of the bytes",
-        takes: Takes::Shortcut,
-        run: close_unread_part,
-    },
-    Case {
-        name: "close_unread_full",
-        about: "the reader closes while the writer waits for room; the writer is woken",
-        takes: Takes::Shortcut,
-        run: close_unread_full,
     },
     Case {
         name: "reset_with_pending",
@@ -110,12 +86,6 @@ pub const CASES: &[Case] = &[
         about: "SO_LINGER of 1 s: close of a blocking socket waits for a stalled reader, at most so long",
         takes: Takes::Either,
         run: linger_close,
-    },
-    Case {
-        name: "killed_with_unread",
-        about: "kill -9 of a reader with unread bytes",
-        takes: Takes::Shortcut,
-        run: killed_with_unread,
     },
     Case {
         name: "killed_writer",
@@ -199,54 +169,6 @@ fn send_after_peer_closed(stage: &mut Stage) -> Done {
     let _ = client.send(10);
     let _ = client.recv(10);
     client.error();
-    Ok(())
-}
-
-fn close_unread(stage: &mut Stage) -> Done {
-    let (mut client, server) = stage.pair()?;
-    let _ = client.send(100);
-    server.arrived(100);
-    server.close();
-    client.poll(PollFlags::IN, QUIET_MS);
-    let _ = client.recv(100);
-    let _ = client.recv(100);
-    let _ = client.send(100);
-    Ok(())
-}
-
-fn close_unread_then_send(stage: &mut Stage) -> Done {
-    let (mut client, server) = stage.pair()?;
-    let _ = client.send(100);
-    server.arrived(100);
-    server.close();
-    client.poll(ALL, QUIET_MS);
-    let _ = client.send(100);
-    thread::sleep(Duration::from_millis(20));
-    let _ = client.send(100);
-    client.error();
-    Ok(())
-}
-
-fn close_unread_part(stage: &mut Stage) -> Done {
-    let (mut client, mut server) = stage.pair()?;
-    let _ = server.send(50);
-    let _ = client.send(100);
-    server.arrived(100);
-    let _ = server.recv(60);
-    server.close();
-    client.poll(PollFlags::IN, QUIET_MS);
-    let _ = client.recv(100);
-    let _ = client.recv(100);
-    Ok(())
-}
-
-fn close_unread_full(stage: &mut Stage) -> Done {
-    let (mut client, server) = stage.pair()?;
-    client.fill(64 << 10, 16 << 20);
-    server.close();
-    let woken = client.ready(PollFlags::OUT, Duration::from_secs(2));
-    client.note(format!("woken: {woken}"));
-    let _ = client.send(100);
     Ok(())
 }
 
@@ -348,19 +270,6 @@ fn linger_close(stage: &mut Stage) -> Done {
     ));
     server.blocking(false)?;
     server.drain(sent);
-    Ok(())
-}
-
-fn killed_with_unread(stage: &mut Stage) -> Done {
-    let (mut client, server) = stage.pair()?;
-    let _ = client.send(100);
-    server.arrived(100);
-    let part = Part::start(&server, "reader", "hold", &[])?;
-    drop(server);
-    part.kill()?;
-    client.poll(PollFlags::IN, QUIET_MS);
-    let _ = client.recv(100);
-    let _ = client.send(100);
     Ok(())
 }
 

@@ -33,23 +33,28 @@ pub const EXCEPTIONS: &[Exception] = &[
                      owner's word that the workload does not splice",
     },
     Exception {
-        what: "close, or death by a signal, with unread bytes",
-        tcp: "resets: the writer gets ECONNRESET, then EPIPE",
-        here: "the writer reads end of file; a later send succeeds, or gets EPIPE; a writer that waits for room \
-               waits until TCP gives the other end up (tcp_fin_timeout, 60 s)",
-        cases: &[
-            "close_unread",
-            "close_unread_then_send",
-            "close_unread_part",
-            "close_unread_full",
-            "killed_with_unread",
-            "in_flight",
-        ],
+        what: "when the reset of a close with unread bytes comes",
+        tcp: "when close returns",
+        here: "some milliseconds later, by the agent; until then a send succeeds. If the agent is away: \
+               end of file, some 200 ms after the close",
+        cases: &["close_unread_at_once"],
         mapped: true,
         shortcut: true,
-        reason: "TCP looks into its own queue to decide between FIN and RST, and unread bytes are in another one",
-        protection: "the end of the stream is seen at once in either case, so a program that watches for it \
-                     while it writes leaves; protocols that must know what was read acknowledge it themselves",
+        reason: "TCP looks into its own queue to decide between FIN and RST, and unread bytes are in another \
+                 one; so the FIN is held back and the agent makes the socket send the reset",
+        protection: "between two nodes a reset takes its time as well; `shortcut_unread_lost` counts those that \
+                     came to nothing, and the log names them (UNREAD_LOST)",
+    },
+    Exception {
+        what: "close with unread bytes, when one end had shut down its sending side before",
+        tcp: "resets",
+        here: "the end of the stream as after a close without unread bytes",
+        cases: &["close_unread_half_closed", "close_unread_after_shutdown"],
+        mapped: true,
+        shortcut: true,
+        reason: "there is no FIN left to hold back, or no state from which the kernel would send a reset",
+        protection: "if the writer had shut down, `shortcut_unread_lost` and the log tell of it; a writer that \
+                     goes on is reset by its next bytes, as over TCP",
     },
     Exception {
         what: "urgent data (MSG_OOB)",
@@ -86,9 +91,9 @@ pub const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         what: "the error of a reset, when send has reported it",
-        tcp: "recv then gives 0",
-        here: "recv reports ECONNRESET once more",
-        cases: &["reset_idle"],
+        tcp: "recv then gives 0, and send EPIPE",
+        here: "they report ECONNRESET once more",
+        cases: &["reset_idle", "close_unread_then_send"],
         mapped: true,
         shortcut: true,
         reason: "send of a socket in the map reads the pending error without taking it",
