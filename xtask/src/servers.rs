@@ -47,6 +47,7 @@ pub const MORE: &[Program] = &[
         "postgresql-client-15",
         "--version",
     ),
+    program("usr/sbin/pgbouncer", "pgbouncer", "--version"),
 ];
 
 const fn program(path: &'static str, package: &'static str, flag: &'static str) -> Program {

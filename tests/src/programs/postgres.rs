@@ -1,25 +1,30 @@
 //! PostgreSQL 15 with pgbench and psql. The server refuses to run as root, so it runs in a user
 //! namespace where root has another name: files of the lab stay its own.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{
     Scenario, scenario,
     stage::{Stage, after},
+    tools,
 };
-use crate::{Result, lab::Proc};
+use crate::{Failure, Result, lab::Proc};
 
-pub const SCENARIOS: &[Scenario] = &[scenario("pgbench", pgbench), scenario("psql-copy", copy)];
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("pgbench", pgbench),
+    scenario("psql-copy", psql_copy),
+    scenario("pgbouncer", pooled),
+];
 
 const ANOTHER: [&str; 4] = ["packaged", "unshare", "--user", "--map-user=1000"];
 
+fn program(name: &str) -> Result<String> {
+    let path = tools::find(name).ok_or_else(|| Failure(format!("{name} is not here")))?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
 fn server(stage: &Stage) -> Result<Proc> {
     let data = stage.path("data");
-    let program = |name| -> Result<String> {
-        let path = super::tools::find(name);
-        let path = path.ok_or_else(|| crate::Failure(format!("{name} is not here")))?;
-        Ok(path.to_string_lossy().into_owned())
-    };
     let (initdb, postgres) = (program("initdb")?, program("postgres")?);
     let make = [
         &initdb,
@@ -65,13 +70,12 @@ fn server(stage: &Stage) -> Result<Proc> {
 fn sql(stage: &Stage, query: &str) -> Result<String> {
     stage.script(
         stage.server(),
-        &format!("{} -Atc \"$1\"", psql(stage)),
+        &format!("{} -Atc \"$1\"", psql(stage.server_at())),
         &[query],
     )
 }
 
-fn psql(stage: &Stage) -> String {
-    let at = stage.server_at();
+fn psql(at: SocketAddr) -> String {
     format!(
         "psql -X -v ON_ERROR_STOP=1 -h {} -p {} -U postgres",
         at.ip(),
@@ -81,7 +85,37 @@ fn psql(stage: &Stage) -> String {
 
 fn pgbench(stage: &mut Stage) -> Result<()> {
     let _server = server(stage)?;
-    let at = stage.server_at();
+    transactions(stage, stage.server_at())
+}
+
+fn psql_copy(stage: &mut Stage) -> Result<()> {
+    let _server = server(stage)?;
+    copy(stage, stage.server_at())
+}
+
+/// libpq and PgBouncer do not block: where PostgreSQL's own listener keeps connections on TCP, the
+/// client's to the pool take the shortcut.
+fn pooled(stage: &mut Stage) -> Result<()> {
+    let _server = server(stage)?;
+    let (at, to) = (stage.proxy_at(), stage.server_at());
+    let ini = format!(
+        "[databases]\npostgres = host={} port={} user=postgres\n\
+         [pgbouncer]\nlisten_addr = {}\nlisten_port = {}\nunix_socket_dir =\nauth_type = any\n\
+         pool_mode = session\ndefault_pool_size = 20\n",
+        to.ip(),
+        to.port(),
+        at.ip(),
+        at.port()
+    );
+    let ini = stage.write("pgbouncer.ini", &ini)?;
+    let pgbouncer = program("pgbouncer")?;
+    let command = [&ANOTHER[..], &[&pgbouncer, &ini]].concat();
+    let _pool = stage.serve(&stage.fixture.proxy, &command)?;
+    transactions(stage, at)?;
+    copy(stage, at)
+}
+
+fn transactions(stage: &mut Stage, at: SocketAddr) -> Result<()> {
     let bench = format!("pgbench -h {} -p {} -U postgres", at.ip(), at.port());
     stage.script(stage.client(), &format!("{bench} -i -s 2 postgres"), &[])?;
     for mode in ["simple", "prepared"] {
@@ -106,8 +140,7 @@ fn pgbench(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-fn copy(stage: &mut Stage) -> Result<()> {
-    let _server = server(stage)?;
+fn copy(stage: &mut Stage, at: SocketAddr) -> Result<()> {
     sql(stage, "create table t (id int, text text)")?;
     // 300,000 rows in (26 MB), out, and once more as a result of a query; 4 MB in one value.
     let script = format!(
@@ -119,7 +152,7 @@ fn copy(stage: &mut Stage) -> Result<()> {
          $psql -Atc 'select * from t order by id' | sha256sum
          $psql -Atc \"select repeat(md5('x'), 125000)\" | sha256sum
          $psql -c 'select count(*), sum(id) from nowhere' 2>&1 || echo exit $?",
-        psql(stage)
+        psql(at)
     );
     let text = stage.script(stage.client(), &script, &[])?;
     let sums: Vec<&str> = text.lines().filter(|l| l.ends_with(" -")).collect();

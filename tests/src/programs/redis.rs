@@ -119,7 +119,7 @@ fn cli(stage: &mut Stage) -> Result<()> {
     state(stage)
 }
 
-/// A replica takes 30 MB, then what is written meanwhile and after; the same data at both ends.
+/// A replica takes 200,000 keys, then what is written meanwhile and after; the same data at both ends.
 fn replica(stage: &mut Stage) -> Result<()> {
     let _server = server(stage)?;
     let at = stage.server_at();
@@ -153,12 +153,12 @@ fn replica(stage: &mut Stage) -> Result<()> {
         &port,
     ];
     let _replica = stage.serve(pod, &command)?;
-    // WAIT answers with the number of replicas that have everything.
+    // WAIT answers with the number of replicas that have what its own connection wrote.
     let script = format!(
         "{ask}
          redis-benchmark -h {master} -p {port} -n 5000 -c 4 -d 500 -r 1000000 -t set,lpush -q > /dev/null
-         for i in $(seq 200); do
-           [ \"$($ask WAIT 1 1000)\" = 1 ] && break; sleep 0.1
+         for i in $(seq 100); do
+           [ \"$(printf 'SET last 1\\nWAIT 1 1000\\n' | $ask | tail -1)\" = 1 ] && break; sleep 0.1
          done
          $ask DBSIZE; $ask DEBUG DIGEST
          echo; ask=\"redis-cli -h {ip} -p {port}\"; $ask DBSIZE; $ask DEBUG DIGEST"

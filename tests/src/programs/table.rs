@@ -141,6 +141,17 @@ pub const ROWS: &[Row] = &[
         legs: BLOCKING,
     },
     Row {
+        name: "pgbouncer",
+        what: "pgbench and psql by PgBouncer to PostgreSQL",
+        needs: &[POSTGRES, need("pgbouncer", "--version", "1.18")],
+        equal: "as with PostgreSQL itself",
+        differs: "",
+        legs: &[
+            leg("client", "proxy", Way::Takes),
+            leg("proxy", "server", Way::Stays(&["SHORTCUT_BLOCKING"])),
+        ],
+    },
+    Row {
         name: "nginx-server",
         what: "curl to nginx: 5 MB down and up, sendfile on and off, broken off",
         needs: &[NGINX, CURL],
