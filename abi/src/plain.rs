@@ -35,6 +35,7 @@ plain!(
     IdentityPair,
     ListenKey,
     FlowKey,
+    FlowSlot,
     UdpReverseKey,
     UdpReverse,
     BlockKey,
@@ -52,6 +53,7 @@ plain!(
     Candidate,
     End,
     Pair,
+    Notice,
     ShortcutOffsets,
 );
 

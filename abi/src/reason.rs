@@ -57,6 +57,8 @@ codes! {
     123 POLICY_CHANGED "a policy change denies this connection, so it was reset"
         "--keep-denied-connections leaves established connections alone";
     124 STILL_CLOSING "the application has closed; TCP is still sending or waiting" "";
+    125 SPLICED "a program spliced from a socket in the shortcut, which gives it nothing, so the connection was reset"
+        "connect again: the program takes no part any more; `underpass.dev/shortcut: off` keeps a workload out from the start";
     // 200-299: why a cell is empty or a layer was chosen
     201 NO_TRAFFIC "nothing was counted yet" "";
     202 NOT_OBSERVED "this layer does not see that value" "";
@@ -90,6 +92,7 @@ codes! {
     232 SHORTCUT_QUEUE_FULL "the reader has as much unread as one socket may have" "the reader is slow";
     233 SHORTCUT_NODE_MEMORY "TCP holds as much memory as the node allows" "see net.ipv4.tcp_mem";
     234 SHORTCUT_NO_VERDICT "the reader's queue is not shared with TCP" "report it: the socket entered the map without its program";
+    235 SHORTCUT_UNWATCHED "the watch for splice was not attached yet: the first listener that qualifies has only just appeared" "the next connection finds it";
     // 300-399: configuration
     301 NOT_IMPLEMENTED "this is not built yet" "remove it; the release notes list what is planned";
     302 BAD_YAML "the file is no valid YAML" "fix the named line; the last good plan stays in force";

@@ -65,8 +65,9 @@ pub mod bound {
 /// no others.
 pub mod programs {
     /// Grows with each change of [`TESTED`].
-    pub const VERSION: u32 = 1;
-    pub const TESTED: [&str; 2] = ["redis-server", "redis-benchmark"];
+    pub const VERSION: u32 = 2;
+    /// Debian's `redis-server` is a link to `redis-check-rdb`: one file that acts by the name it is called.
+    pub const TESTED: [&str; 3] = ["redis-server", "redis-check-rdb", "redis-benchmark"];
     /// Bit of a `PROGRAMS` value: on the list.
     pub const LISTED: u64 = 1;
     /// It was seen to splice from a TCP socket.
@@ -130,6 +131,8 @@ pub mod end {
     pub const ACTIVE: u32 = 1;
     /// No message of this end is redirected any more; `why` says why.
     pub const OUT: u32 = 2;
+    /// The agent was told to end it.
+    pub const TOLD: u32 = 4;
 }
 
 /// Value of `PAIRS`: what both ends of a connection share.
@@ -147,6 +150,31 @@ pub struct Pair {
     /// Code of the last message that stayed on TCP, of either end.
     pub why: u32,
     pub pad: u32,
+}
+
+/// What a [`Notice`] says.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// A listener that may take the shortcut, and the splice watch is not attached.
+    Candidate = 1,
+    /// A program spliced from a socket in the map, which will never give it a byte.
+    Spliced = 2,
+}
+
+/// What the shortcut's programs tell the agent, in the `EVENTS` ring beside [`crate::sock::Event`],
+/// from which it differs in size.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notice {
+    /// A [`NoticeKind`].
+    pub kind: u32,
+    /// Calling process (tgid), 0: unknown.
+    pub pid: u32,
+    /// The socket that is to end, 0: none.
+    pub cookie: u64,
+    /// Key in `PAIRS`: the dialing end's cookie, which is the row's.
+    pub pair: u64,
 }
 
 /// Offsets of kernel fields that only the shortcut needs; `known` is 0 if this kernel lacks one.
@@ -179,27 +207,20 @@ pub struct ShortcutOffsets {
     /// Where `pt_regs` holds the number of the system call (the low half), and splice's number.
     pub regs_syscall: u32,
     pub splice: u32,
-    /// BTF ids of types that the programs cast addresses to.
-    pub type_tcp_sock: u32,
+    /// BTF id of the type that the programs cast addresses to.
     pub type_psock: u32,
-    /// BTF id of the kernel function `bpf_rdonly_cast`, which the loader puts in the place of
-    /// [`RDONLY_CAST`]; 0 if the kernel lacks it: then no message is redirected.
-    pub rdonly_cast: u32,
     /// `socket.sk`
     pub socket_sk: u32,
     /// 0 if the kernel has no io_uring.
     pub task_io_uring: u32,
 }
 
-/// Stands in the object for calls of `bpf_rdonly_cast`: Rust has no way to name a kernel function. As a
-/// helper's number it does not exist, so an object that was not patched is refused.
-pub const RDONLY_CAST: u32 = 0x7e57_0001;
-
 const _: () = assert!(size_of::<ProgramKey>() == 24);
 const _: () = assert!(size_of::<Candidate>() == 40);
 const _: () = assert!(size_of::<End>() == 56);
 const _: () = assert!(size_of::<Pair>() == 56);
-const _: () = assert!(size_of::<ShortcutOffsets>() == 100);
+const _: () = assert!(size_of::<Notice>() == 24);
+const _: () = assert!(size_of::<ShortcutOffsets>() == 92);
 
 #[cfg(test)]
 mod tests {

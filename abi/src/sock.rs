@@ -1,6 +1,6 @@
 //! What the kernel keeps of one connection, and what it tells about it.
 
-use crate::addr::Ip;
+use crate::{addr::Ip, tables::limits};
 
 /// The lowest layer that fulfils the policy (DESIGN law 1).
 #[repr(u8)]
@@ -66,10 +66,8 @@ pub mod flag {
     pub const FAILED: u32 = 1 << 12;
     /// In the shortcut's map: the connection has an entry in `PAIRS` until its last close.
     pub const SHORTCUT: u32 = 1 << 13;
-    /// Mode `auto` takes the program that dialed: it is on the list, or splice is guarded.
-    pub const LISTED: u32 = 1 << 14;
-    /// The program that dialed was seen to splice.
-    pub const SPLICES: u32 = 1 << 15;
+    /// The `FLOWS` entry is in the hash; else in a slot.
+    pub const FLOW_HASHED: u32 = 1 << 14;
 }
 
 /// Per-socket state in `SOCKS` (`BPF_MAP_TYPE_SK_STORAGE`) and the body of every event.
@@ -83,8 +81,6 @@ pub struct SockState {
     pub tcp_sock: u64,
     /// Cookie of the socket's network namespace.
     pub netns: u64,
-    /// cgroup id of the task that dialed; 0 for accepted sockets.
-    pub cgroup: u64,
     pub opened_ns: u64,
     /// 0: not (yet) established.
     pub established_ns: u64,
@@ -102,12 +98,12 @@ pub struct SockState {
     /// A [`Layer`].
     pub layer: u8,
     /// Workload indexes, 0: none.
-    pub source: u32,
-    pub destination: u32,
+    pub source: u16,
+    pub destination: u16,
     /// Service index, 0: none.
-    pub service: u32,
+    pub service: u16,
     /// Policy index that decided, 0: the default policy.
-    pub policy: u32,
+    pub policy: u16,
     /// Bits of [`flag`].
     pub flags: u32,
     /// A [`crate::reason::Reason`] code, 0: none. Why a verdict or a close.
@@ -120,9 +116,6 @@ pub struct SockState {
     pub write_seq_start: u32,
     /// `copied_seq` just before the first payload byte.
     pub copied_seq_start: u32,
-    /// Code: why this connection, or its last message that did, stayed on TCP; 0: nothing did.
-    pub shortcut: u32,
-    pub pad: u32,
     /// What TCP had counted when this copy was made.
     pub tcp: TcpCounts,
 }
@@ -142,7 +135,9 @@ pub struct TcpCounts {
     /// Smoothed round-trip time in microseconds.
     pub srtt_us: u32,
     /// `sk_err` (an errno) when the connection ended, else 0.
-    pub error: u32,
+    pub error: u16,
+    /// Code: why this connection, or its last message that did, stayed on TCP; 0: nothing did.
+    pub off_shortcut: u16,
     /// Of `sent` and `received`, what took the shortcut.
     pub shortcut_sent: u64,
     pub shortcut_received: u64,
@@ -241,9 +236,9 @@ impl TotalKey {
     #[inline(always)]
     pub const fn of(s: &SockState) -> Self {
         Self {
-            source: s.source,
-            destination: s.destination,
-            service: s.service,
+            source: s.source as u32,
+            destination: s.destination as u32,
+            service: s.service as u32,
             proto: s.proto,
             direction: if s.flags & flag::ACTIVE != 0 {
                 Self::OUTBOUND
@@ -312,7 +307,7 @@ pub mod counter {
     /// map, and messages of those in it that stayed on TCP.
     pub const SHORTCUT_OFF: u32 = 9;
     pub const COUNT: usize = 32;
-    pub const NAMES: [&str; 24] = [
+    pub const NAMES: [&str; 25] = [
         "events_lost",
         "totals_full",
         "flows_full",
@@ -337,6 +332,7 @@ pub mod counter {
         "shortcut_queue_full",
         "shortcut_node_memory",
         "shortcut_no_verdict",
+        "shortcut_unwatched",
     ];
 }
 
@@ -379,9 +375,22 @@ pub struct Offsets {
     pub task_tgid: u32,
     /// `css_set.dfl_cgrp`.
     pub css_set_cgroup: u32,
+    /// BTF id of the type that the programs cast addresses to.
+    pub type_tcp_sock: u32,
+    /// BTF id of the kernel function `bpf_rdonly_cast`, 0 before Linux 6.2; the loader puts it in the
+    /// place of [`RDONLY_CAST`].
+    pub rdonly_cast: u32,
 }
 
-const _: () = assert!(size_of::<SockState>() == 208);
-const _: () = assert!(size_of::<Event>() == 224);
+/// Stands in the object for calls of `bpf_rdonly_cast`: Rust has no way to name a kernel function. As a
+/// helper's number it does not exist, so a program that reaches an unpatched call is refused.
+pub const RDONLY_CAST: u32 = 0x7e57_0001;
+
+// With the kernel's own 72 bytes (`struct bpf_local_storage_elem`) a slab object of 256: each connection
+// allocates one, and the next size costs it 0.4 µs more.
+const _: () = assert!(size_of::<SockState>() == 184);
+const _: () = assert!(size_of::<Event>() == 200);
+const _: () = assert!(limits::WORKLOADS <= 1 << 16 && limits::SERVICES <= 1 << 16);
+const _: () = assert!(limits::POLICIES <= 1 << 16);
 const _: () = assert!(size_of::<TotalKey>() == 20);
 const _: () = assert!(size_of::<Total>() == 72);

@@ -36,6 +36,7 @@ pub mod maps {
     pub const BLOCKS: &str = "BLOCKS";
     pub const NAMES: &str = "NAMES";
     pub const LISTENERS: &str = "LISTENERS";
+    pub const FLOW_SLOTS: &str = "FLOW_SLOTS";
     pub const FLOWS: &str = "FLOWS";
     pub const UDP_REVERSE: &str = "UDP_REVERSE";
     pub const SOCKS: &str = "SOCKS";
@@ -50,7 +51,7 @@ pub mod maps {
     pub const PROGRAMS: &str = "PROGRAMS";
 
     /// All of them, for pinning, `status` and uninstall.
-    pub const ALL: [&str; 30] = [
+    pub const ALL: [&str; 31] = [
         SETTINGS,
         SERVICE_IDS,
         SERVICES,
@@ -69,6 +70,7 @@ pub mod maps {
         BLOCKS,
         NAMES,
         LISTENERS,
+        FLOW_SLOTS,
         FLOWS,
         UDP_REVERSE,
         SOCKS,
@@ -98,6 +100,7 @@ pub mod limits {
     pub const BLOCKS: usize = 65_536;
     pub const NAMES: usize = 6_560;
     pub const LISTENERS: usize = 32_768;
+    pub const FLOW_SLOTS: usize = 16_384;
     pub const FLOWS: usize = 32_768;
     pub const UDP_REVERSE: usize = 32_768;
     pub const EVENTS_BYTES: usize = 1 << 20;
@@ -126,6 +129,8 @@ pub mod setting {
     pub const SHORTCUT_SOCKET: u32 = 5;
     /// Pages of TCP memory on the node: [`crate::shortcut::bound::NODE_PAGES`].
     pub const SHORTCUT_NODE: u32 = 6;
+    /// Not 0: the splice watch is attached, so sockets may enter the shortcut's map. The agent's alone.
+    pub const SHORTCUT_WATCHED: u32 = 7;
     pub const COUNT: usize = 16;
 }
 

@@ -5,10 +5,12 @@
 
 mod before;
 mod connections;
+mod counts;
 mod install;
 mod jobs;
 mod namespaces;
 mod recheck;
+mod shortcut;
 
 use std::{
     collections::BTreeMap,
@@ -34,11 +36,12 @@ use underpass_mesh::{
 use self::install::{adopt, version_in};
 pub use self::{
     connections::Sample,
+    counts::Counts,
     jobs::{Handle, Unavailable, queue},
 };
 use crate::{
     discover::{self, Discovery, Host, Spec},
-    kernel::{EventRing, Kernel, KernelError, caps},
+    kernel::{EventRing, Kernel, KernelError, caps, events::Told},
     last_good::LastGood,
     log,
     options::{DefaultPolicy, Options},
@@ -113,18 +116,6 @@ pub struct AppliedPlan {
     pub version: u64,
     pub at: Instant,
     pub took: Duration,
-}
-
-/// The loop's own counters.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    /// Connections that a policy change ended.
-    pub destroyed: u64,
-    /// Connections that a policy change denies and that could not be ended.
-    pub not_destroyed: u64,
-    pub plans_failed: u64,
-    /// Connections older than the mesh that were too many to follow.
-    pub older_left_out: u64,
 }
 
 impl Control {
@@ -258,6 +249,7 @@ impl Control {
     fn tick(&mut self) {
         self.ticks = self.ticks.wrapping_add(1);
         self.take_events();
+        self.kernel.watch_splice();
         let slow = self.ticks.is_multiple_of(SLOW_TICK);
         if slow {
             let changes = self.watch.sweep();
@@ -345,12 +337,16 @@ impl Control {
         self.now();
         self.ring.answer();
         let names = RegisteredNames(self.tables.names());
-        let mut unguarded = Vec::new();
+        let (mut unguarded, mut notices) = (Vec::new(), Vec::new());
         let mut taken = 0;
         while taken < EVENTS_PER_TURN
-            && let Some(event) = self.ring.next()
+            && let Some(told) = self.ring.next()
         {
             taken += 1;
+            let Told::Event(event) = told else {
+                notices.extend(told.notice());
+                continue;
+            };
             if event.kind == EventKind::Unguarded as u32 {
                 unguarded.push(event);
             }
@@ -364,8 +360,9 @@ impl Control {
         }
         self.ring_rests_until = Instant::now() + RING_PAUSE;
         for event in unguarded {
-            self.guard_listener(event.pid, event.sock.netns, event.sock.destination);
+            self.guard_listener(event.pid, event.sock.netns, event.sock.destination.into());
         }
+        self.take_notices(&notices);
     }
 
     /// `CLOCK_BOOTTIME`; also takes the difference to the wall clock.

@@ -46,6 +46,7 @@ pub mod pins;
 mod self_test;
 pub mod shortcut;
 pub mod splice_guard;
+pub mod splice_watch;
 pub mod totals;
 pub mod usage;
 
@@ -62,6 +63,8 @@ pub struct KernelOptions {
     pub mount_bpffs: bool,
     /// `--shortcut`
     pub shortcut: Mode,
+    /// `--shortcut-any-level`
+    pub shortcut_any_level: bool,
 }
 
 impl Default for KernelOptions {
@@ -72,6 +75,7 @@ impl Default for KernelOptions {
             object: None,
             mount_bpffs: true,
             shortcut: Mode::Off,
+            shortcut_any_level: false,
         }
     }
 }
@@ -85,6 +89,7 @@ pub struct Kernel {
     features: Vec<Feature>,
     iter: Option<OwnedFd>,
     guards: Mutex<guard::Guards>,
+    watch: Mutex<splice_watch::SpliceWatch>,
     _lock: pins::NodeLock,
 }
 
@@ -106,18 +111,21 @@ impl Kernel {
             shortcut,
             pins,
         };
-        let loaded = load::load(&source, &cgroup, &btf)?;
+        let loaded = load::load(&source, &cgroup, &btf, options)?;
         let maps = load::open_maps(&source.pins)?;
         let guards = guard::Guards::adopt(&source, loaded.lookup_tag)?;
         let mut features = loaded.features;
         features.push(diag::destroy_feature());
-        let mode = shortcut::mode(options.shortcut, &source, &btf, &mut features);
+        let mode = shortcut::mode(options.shortcut, &mut features);
         let guard = splice_guard::install(mode, &source, &btf, &maps);
         shortcut::switch_to(&maps, mode, guard.on)?;
         features.push(guard);
+        let mut programs = loaded.watch;
         if mode == Mode::Off {
-            shortcut::unwatch_splice(&source, &mut features);
+            shortcut::detach(&source)?;
+            programs = None;
         }
+        let watch = splice_watch::SpliceWatch::adopt(programs, &source, &maps)?;
         Ok(Self {
             options: options.clone(),
             cgroup,
@@ -126,6 +134,7 @@ impl Kernel {
             features,
             iter: loaded.iter,
             guards: Mutex::new(guards),
+            watch: Mutex::new(watch),
             _lock: lock,
         })
     }
@@ -196,7 +205,21 @@ impl Kernel {
     }
 
     pub fn features(&self) -> Vec<Feature> {
-        self.features.clone()
+        let mut features = self.features.clone();
+        let watch = self.watch.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(f) = features
+            .iter_mut()
+            .find(|f| f.name == splice_watch::SPLICE_WATCH)
+        {
+            watch.describe(f);
+        }
+        features
+    }
+
+    /// Attaches the watch for splice if something could take the shortcut, and detaches it if not.
+    pub fn watch_splice(&self) {
+        let mut watch = self.watch.lock().unwrap_or_else(|e| e.into_inner());
+        watch.look(&self.maps);
     }
 
     /// The consumer of the ring. Take it once: two consumers would each see a part.

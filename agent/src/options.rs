@@ -52,6 +52,11 @@ pub struct Options {
     #[arg(long, value_enum, value_name = "MODE", default_value = "off")]
     pub shortcut: Shortcut,
 
+    /// The shortcut also on kernels that are refused by their number, if they pass the self-test: for
+    /// tests of such kernels
+    #[arg(long, hide = true)]
+    pub shortcut_any_level: bool,
+
     /// Form of the log, and of what --check finds, on standard output
     #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
     pub log: LogForm,
@@ -121,6 +126,7 @@ impl Options {
             cgroup_root: self.cgroup_root.clone(),
             mount_bpffs: !self.no_mount,
             shortcut: self.shortcut.mode(),
+            shortcut_any_level: self.shortcut_any_level,
             ..KernelOptions::default()
         }
     }

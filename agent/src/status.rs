@@ -14,6 +14,8 @@ pub const MAX_PROBLEMS: usize = 1_000;
 
 impl Control {
     pub fn status(&mut self) -> api::Status {
+        // What is shown holds now.
+        self.kernel.watch_splice();
         let problems = self.problems();
         // One line for each workload, which are many.
         self.give_back = true;
@@ -110,6 +112,11 @@ impl Control {
         counters.insert(
             "connections_not_destroyed".into(),
             self.counts.not_destroyed,
+        );
+        counters.insert("shortcut_resets".into(), self.counts.shortcut_resets);
+        counters.insert(
+            "shortcut_resets_failed".into(),
+            self.counts.shortcut_resets_failed,
         );
         counters.insert(
             "older_connections_left_out".into(),

@@ -9,13 +9,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{BenchError, Context as _, Result, lab::Lab};
 
 /// Until the agent must be ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// What went past TCP, of all connections so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    /// Messages that took the shortcut.
+    pub messages: u64,
+    /// Bytes that both ends sent and read, and those of them that took it.
+    pub bytes: u64,
+    pub by_shortcut: u64,
+}
+
+impl Passed {
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            messages: self.messages - before.messages,
+            bytes: self.bytes - before.bytes,
+            by_shortcut: self.by_shortcut - before.by_shortcut,
+        }
+    }
+
+    /// Of the bytes; 0 without any.
+    pub fn share(&self) -> f64 {
+        self.by_shortcut as f64 / self.bytes.max(1) as f64
+    }
+}
 
 /// Bytes of the agent's memory.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -34,12 +59,14 @@ pub struct Agent {
     log: PathBuf,
     api: PathBuf,
     metrics: SocketAddr,
+    /// `--shortcut on`, not `off`.
+    pub shortcut: bool,
     /// From its start to the first "ready".
     pub ready_after: Duration,
 }
 
 impl Agent {
-    pub fn start(lab: &Lab) -> Result<Self> {
+    pub fn start(lab: &Lab, shortcut: bool) -> Result<Self> {
         let log = lab.dir.join("agent.log");
         let api = lab.dir.join("api.sock");
         let metrics = free_address()?;
@@ -61,6 +88,7 @@ impl Agent {
             .arg("--api")
             .arg(&api)
             .args(["--metrics", &metrics.to_string()])
+            .args(["--shortcut", if shortcut { "on" } else { "off" }])
             // The first lines of a panic say more than its last ones.
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
@@ -73,6 +101,7 @@ impl Agent {
             log,
             api,
             metrics,
+            shortcut,
             ready_after: Duration::ZERO,
         };
         agent.wait_ready(begin)?;
@@ -125,6 +154,19 @@ impl Agent {
             None => Ok(status),
             Some(problem) => Err(BenchError::Agent(problem.to_string())),
         }
+    }
+
+    /// By its metrics.
+    pub fn passed(&self) -> Result<Passed> {
+        let text = get(self.metrics, "/metrics").context("the agent's /metrics")?;
+        let sum = |name: &str| {
+            total(&text, name).ok_or_else(|| BenchError::Agent(format!("/metrics: no {name}")))
+        };
+        Ok(Passed {
+            messages: sum("underpass_shortcut_taken_total")?,
+            bytes: sum("tcp_write_bytes_total")? + sum("tcp_read_bytes_total")?,
+            by_shortcut: sum("underpass_shortcut_bytes_total")?,
+        })
     }
 
     pub fn memory(&self) -> Result<Memory> {
@@ -190,19 +232,68 @@ pub fn beside(name: &str) -> Result<PathBuf> {
 }
 
 fn ready(metrics: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&metrics, Duration::from_millis(100))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
-        let mut head = [0; 12];
-        stream.read_exact(&mut head)?;
-        Ok(head.ends_with(b" 200"))
-    };
-    ask().unwrap_or(false)
+    get(metrics, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// The answer with its head.
+fn get(from: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&from, Duration::from_millis(100))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Of all series of a family; `None` if it is not there at all.
+fn total(text: &str, name: &str) -> Option<u64> {
+    let unit = name.trim_end_matches("_total");
+    text.contains(&format!("# TYPE {unit} ")).then(|| {
+        let of = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            if !rest.starts_with(['{', ' ']) {
+                return None;
+            }
+            rest.rsplit(' ').next()?.parse::<u64>().ok()
+        };
+        text.lines().filter_map(of).sum()
+    })
 }
 
 /// A port that was free a moment ago.
 fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a free port")?;
     listener.local_addr().context("a free port")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_is_summed_and_told_from_its_neighbors() {
+        let text = "# TYPE a counter\na_total{x=\"1 2\"} 3\na_total{x=\"2\"} 4\na_total_more 9\n\
+                    # TYPE b counter\nb_total 5\n# TYPE c counter\n";
+        assert_eq!(total(text, "a_total"), Some(7));
+        assert_eq!(total(text, "b_total"), Some(5));
+        assert_eq!(total(text, "c_total"), Some(0), "no series yet");
+        assert_eq!(total(text, "d_total"), None);
+    }
+
+    #[test]
+    fn the_share_is_of_the_bytes() {
+        let before = Passed {
+            messages: 1,
+            bytes: 100,
+            by_shortcut: 10,
+        };
+        let now = Passed {
+            messages: 3,
+            bytes: 300,
+            by_shortcut: 60,
+        };
+        assert_eq!(now.since(&before).share(), 0.25);
+        assert_eq!(Passed::default().share(), 0.0);
+    }
 }

@@ -1,20 +1,28 @@
-//! The load: fixed-size requests and responses over TCP, one single-threaded process per party, so
-//! that each party's CPU can be told. Closed loop: a slot starts its next request when the last one
-//! is answered.
+//! The load: messages of fixed sizes over TCP or a Unix socket, one single-threaded process per party,
+//! so that each party's CPU can be told. Closed loop: a slot starts its next request when an earlier one
+//! is answered. Each message ends with its number, which the other end checks.
 
 pub mod client;
+mod framing;
 pub mod protocol;
+mod run;
 pub mod server;
+mod slot;
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
+    path::PathBuf,
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a request, and of a response.
+/// Bytes of a request, and of a response, until a server is told otherwise.
 pub const MESSAGE: usize = 1024;
+/// Bytes of one message at most.
+pub const LARGEST: u32 = 1 << 20;
+/// A stream counts in blocks of this size, which every size of its writes divides.
+pub const BLOCK: u32 = 256 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -23,6 +31,60 @@ pub enum Kind {
     Connect,
     /// Requests on kept connections.
     Request,
+    /// One direction, nothing is answered until its end.
+    Stream,
+}
+
+/// What goes over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    pub kind: Kind,
+    /// Bytes of a request and of its response, or of a stream's block.
+    pub message: u32,
+    /// Bytes of one write of the client; divides `message`.
+    pub write: u32,
+    /// Requests of one connection that are under way together.
+    pub depth: u32,
+}
+
+impl Exchange {
+    pub const fn connect(message: u32) -> Self {
+        Self {
+            kind: Kind::Connect,
+            message,
+            write: message,
+            depth: 1,
+        }
+    }
+
+    pub const fn pipeline(message: u32, depth: u32) -> Self {
+        Self {
+            kind: Kind::Request,
+            message,
+            write: message,
+            depth,
+        }
+    }
+
+    pub const fn request(message: u32) -> Self {
+        Self::pipeline(message, 1)
+    }
+
+    pub const fn stream(write: u32) -> Self {
+        Self {
+            kind: Kind::Stream,
+            message: BLOCK,
+            write,
+            depth: 1,
+        }
+    }
+
+    pub fn is_valid(&self) -> bool {
+        (16..=LARGEST).contains(&self.message)
+            && self.write > 0
+            && self.message.is_multiple_of(self.write)
+            && (1..=1024).contains(&self.depth)
+    }
 }
 
 /// Consecutive addresses with one port.
@@ -53,9 +115,13 @@ pub enum Order {
 /// One run of the client; ends at whichever bound comes first.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Load {
-    pub kind: Kind,
+    pub exchange: Exchange,
     pub concurrency: u32,
+    /// One slot with blocking calls and no epoll: the cheapest client there is.
+    pub blocking: bool,
     pub targets: Targets,
+    /// Dialed instead of the targets.
+    pub unix: Option<PathBuf>,
     pub order: Order,
     pub seconds: f64,
     pub operations: u64,
@@ -73,13 +139,15 @@ pub struct Outcome {
     pub latency: Latency,
 }
 
-/// Nanoseconds from the intended start to the last byte of the response.
+/// Nanoseconds from the intended start to the last byte of the response; of a stream's block, until the
+/// kernel had taken it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Latency {
     pub p50: u64,
-    pub p90: u64,
+    /// `None` where another program measured and does not tell.
+    pub p90: Option<u64>,
     pub p99: u64,
-    pub p999: u64,
+    pub p999: Option<u64>,
     pub max: u64,
 }
 
@@ -132,6 +200,20 @@ mod tests {
             SocketAddrV4::new(Ipv4Addr::new(10, 64, 1, 0), 80)
         );
         assert_eq!(targets.at(3), targets.at(0));
+    }
+
+    #[test]
+    fn what_cannot_be_framed_is_not_valid() {
+        assert!(Exchange::stream(128 << 10).is_valid() && Exchange::request(LARGEST).is_valid());
+        for wrong in [
+            Exchange::request(8),
+            Exchange::request(LARGEST + 1),
+            Exchange::stream(100),
+            Exchange::stream(0),
+            Exchange::pipeline(64, 0),
+        ] {
+            assert!(!wrong.is_valid(), "{wrong:?}");
+        }
     }
 
     #[test]

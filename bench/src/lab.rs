@@ -129,6 +129,11 @@ impl Lab {
         self.dir.join("mesh")
     }
 
+    /// Unix socket of a side's server.
+    pub fn unix(&self, side: Side, server: &str) -> PathBuf {
+        self.dir.join(format!("{}-{server}.sock", side.name()))
+    }
+
     pub fn server_netns(&self, side: Side) -> String {
         format!("{}-{}", self.id, side.name())
     }

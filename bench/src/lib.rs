@@ -6,6 +6,7 @@ pub mod agent;
 pub mod cases;
 pub mod compare;
 pub mod cpu;
+pub mod ends;
 pub mod environment;
 pub mod error;
 pub mod generator;
@@ -14,8 +15,10 @@ pub mod manifests;
 pub mod party;
 pub mod plan;
 pub mod programs;
+pub mod redis;
 pub mod report;
 pub mod rig;
 pub mod stats;
+pub mod way;
 
 pub use error::{BenchError, Context, Result};

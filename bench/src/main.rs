@@ -13,13 +13,14 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use underpass_bench::{
     BenchError, Context as _, Result,
-    cases::{CASES, Case, QUICK},
+    cases::{self, Case},
     compare::{self, Options},
     generator::{client, server},
     lab::{self, Place, Wire},
     manifests::WORKLOAD_ADDRESSES,
     plan, programs, report,
     rig::Cpus,
+    way::Way,
 };
 
 /// Measures what the mesh costs: the same load with mesh off and on, interleaved, total CPU of all
@@ -37,6 +38,9 @@ struct Cli {
     verb: Option<Verb>,
     #[command(flatten)]
     compare: Compare,
+    /// No mesh on either side: what the method itself shows, each ratio should be 1
+    #[arg(long)]
+    null: bool,
 }
 
 #[derive(Args)]
@@ -52,12 +56,9 @@ struct Compare {
     case: Vec<String>,
     #[command(flatten)]
     layout: Layout,
-    /// Smoke test: two cases, three rounds of 0.2 seconds; the figures mean nothing
+    /// Smoke test: a few cases, three rounds of 0.2 seconds; the figures mean nothing
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
-    /// No mesh on either side: what the method itself shows, each ratio should be 1
-    #[arg(long)]
-    null: bool,
     /// Writes every raw round and the environment
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -78,6 +79,8 @@ struct Layout {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// No mesh, the mesh without and with the shortcut, and a Unix socket, side by side
+    Shortcut(Compare),
     /// 1,000 services, 10,000 endpoints, 10,000 workloads: from files to maps, and one change
     Plan {
         /// Changes of one endpoint
@@ -92,6 +95,9 @@ enum Verb {
         /// Only this case (repeatable) [default: all]
         #[arg(long, value_name = "NAME")]
         case: Vec<String>,
+        /// Cases of `shortcut`, with the shortcut on
+        #[arg(long)]
+        shortcut: bool,
         /// Seconds of each run
         #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
         seconds: f64,
@@ -107,6 +113,9 @@ enum Verb {
         place: PlaceArgs,
         #[arg(long, default_value_t = 0)]
         port: u16,
+        /// The server's second listener
+        #[arg(long)]
+        unix: Option<PathBuf>,
         role: String,
     },
     #[command(hide = true)]
@@ -133,15 +142,28 @@ struct PlaceArgs {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.verb {
-        None => compare(&cli.compare),
+        None => compare(&cli.compare, &MESH, cli.null),
+        Some(Verb::Shortcut(args)) => compare(&args, &SHORTCUT, false),
         Some(Verb::Plan { changes, json }) => plan(changes, json),
         Some(Verb::Programs {
             case,
+            shortcut,
             seconds,
             layout,
             json,
-        }) => programs(&case, seconds, layout, json),
-        Some(Verb::Party { place, port, role }) => party(place, port, &role),
+        }) => programs(
+            &case,
+            if shortcut { &SHORTCUT } else { &MESH },
+            seconds,
+            layout,
+            json,
+        ),
+        Some(Verb::Party {
+            place,
+            port,
+            unix,
+            role,
+        }) => party(place, port, unix, &role),
         Some(Verb::Exec { place, command }) => exec(place, &command),
         Some(Verb::Guard { id }) => lab::guard(&id),
     };
@@ -154,9 +176,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn compare(args: &Compare) -> Result<()> {
+/// What is measured of which cases.
+struct Suite {
+    cases: &'static [Case],
+    quick: &'static [&'static str],
+    ways: &'static [Way],
+}
+
+const MESH: Suite = Suite {
+    cases: cases::MESH,
+    quick: cases::QUICK,
+    ways: Way::PLAIN,
+};
+const SHORTCUT: Suite = Suite {
+    cases: cases::SHORTCUT,
+    quick: cases::QUICK_SHORTCUT,
+    ways: Way::ALL,
+};
+
+fn compare(args: &Compare, suite: &Suite, null: bool) -> Result<()> {
     if args.list {
-        for case in CASES {
+        for case in suite.cases {
             println!("{:<20} {}", case.name, case.describe());
         }
         return Ok(());
@@ -166,21 +206,29 @@ fn compare(args: &Compare) -> Result<()> {
         seconds: if args.quick { 0.2 } else { args.seconds },
         wire: args.layout.wire,
         cpus: args.layout.cpus,
+        ways: suite.ways,
         quick: args.quick,
-        null: args.null,
+        null,
     };
     if !args.quick && !(7..=1_000).contains(&options.rounds) {
         usage("--rounds from 7 to 1000; --quick is the smoke test");
     }
     bounded(options.seconds);
     let names: Vec<String> = match (args.case.is_empty(), args.quick) {
-        (true, true) => QUICK.iter().map(|name| (*name).to_owned()).collect(),
+        (true, true) => suite.quick.iter().map(|name| (*name).to_owned()).collect(),
         _ => args.case.clone(),
     };
-    let report = compare::run(&cases(&names, options.wire), &options, &mut progress())?;
+    let wanted = wanted(&names, suite, options.wire);
+    let report = compare::run(&wanted, &options, &mut progress())?;
     done();
     print!("{}", report::table(&report));
-    save(args.json.as_ref(), &report)
+    save(args.json.as_ref(), &report)?;
+    match report.failed.len() {
+        0 => Ok(()),
+        failed => Err(BenchError::Setup(format!(
+            "{failed} cases could not be measured"
+        ))),
+    }
 }
 
 fn plan(changes: u32, json: Option<PathBuf>) -> Result<()> {
@@ -193,24 +241,31 @@ fn plan(changes: u32, json: Option<PathBuf>) -> Result<()> {
     save(json.as_ref(), &report)
 }
 
-fn programs(names: &[String], seconds: f64, layout: Layout, json: Option<PathBuf>) -> Result<()> {
+fn programs(
+    names: &[String],
+    suite: &Suite,
+    seconds: f64,
+    layout: Layout,
+    json: Option<PathBuf>,
+) -> Result<()> {
     bounded(seconds);
-    let costs = programs::run(
-        &cases(names, layout.wire),
-        layout.wire,
-        layout.cpus,
-        seconds,
-    )?;
+    let Layout { wire, cpus } = layout;
+    let way = if suite.ways.contains(&Way::Shortcut) {
+        Way::Shortcut
+    } else {
+        Way::Mesh
+    };
+    let costs = programs::run(&wanted(names, suite, wire), way, wire, cpus, seconds)?;
     print!("{}", programs::table(&costs));
     save(json.as_ref(), &costs)
 }
 
 /// The named cases in the list's order; without names all that the wire can do.
-fn cases(names: &[String], wire: Wire) -> Vec<Case> {
+fn wanted(names: &[String], suite: &Suite, wire: Wire) -> Vec<Case> {
     // Between namespaces the server is known by its addresses.
     let can = |case: &Case| wire == Wire::Loopback || case.size.total() <= WORKLOAD_ADDRESSES;
     for name in names {
-        match Case::find(name) {
+        match Case::find(suite.cases, name) {
             None => usage(&format!("no case {name:?}; --list names them")),
             Some(case) if !can(&case) => usage(&format!(
                 "{name} needs --wire loopback: a Workload has at most {WORKLOAD_ADDRESSES} addresses"
@@ -221,7 +276,7 @@ fn cases(names: &[String], wire: Wire) -> Vec<Case> {
     let wanted = |case: &&Case| {
         can(case) && (names.is_empty() || names.iter().any(|name| name == case.name))
     };
-    CASES.iter().filter(wanted).copied().collect()
+    suite.cases.iter().filter(wanted).copied().collect()
 }
 
 fn bounded(seconds: f64) {
@@ -272,13 +327,13 @@ impl From<PlaceArgs> for Place {
     }
 }
 
-fn party(place: PlaceArgs, port: u16, role: &str) -> Result<()> {
+fn party(place: PlaceArgs, port: u16, unix: Option<PathBuf>, role: &str) -> Result<()> {
     let signal = rustix::process::Signal::KILL;
     rustix::process::set_parent_process_death_signal(Some(signal)).context("prctl")?;
     lab::enter(&place.into())?;
     match role {
         "client" => client::run().context("client"),
-        "server" => server::serve(port).context("server"),
+        "server" => server::serve(port, unix.as_deref()).context("server"),
         _ => usage("a party is client or server"),
     }
 }

@@ -12,9 +12,12 @@ use crate::{
 
 /// Where the server listens.
 pub const SERVER_PORT: u16 = 7000;
+/// Where redis-server listens beside it.
+pub const REDIS_PORT: u16 = 7001;
 /// Services' port.
 pub const SERVICE_PORT: u16 = 80;
 const SERVICE_BASE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+const REDIS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 100, 1);
 /// Addresses of one Workload at most.
 pub const WORKLOAD_ADDRESSES: u32 = 64;
 /// Kubernetes' default for one EndpointSlice.
@@ -59,6 +62,8 @@ pub enum Callers {
     Everybody,
 }
 
+const CLIENT: &str = "[{ serviceAccounts: [{ name: client }] }]";
+
 /// The parties: workloads with identities, and a policy for the server.
 pub fn parties(lab: &Lab, addresses: &[Ipv4Addr], callers: Callers) -> String {
     let server = match lab.wire {
@@ -66,21 +71,25 @@ pub fn parties(lab: &Lab, addresses: &[Ipv4Addr], callers: Callers) -> String {
         Wire::Veth => format!("netns: /run/netns/{}", lab.server_netns(Side::On)),
     };
     let sources = match callers {
-        Callers::Client => "[{ serviceAccounts: [{ name: client }] }]",
+        Callers::Client => CLIENT,
         Callers::Everybody => "[]",
     };
+    let allowed = policy("server", SERVER_PORT, sources);
     let mut text = namespace();
     text += &workload("client", "cgroup: client", &[]);
     text += &workload("server", &server, addresses);
     text += &workload("stranger", "cgroup: stranger", &[]);
-    let _ = write!(
-        text,
+    text + &allowed
+}
+
+/// Who may come to a port of the server.
+fn policy(name: &str, port: u16, sources: &str) -> String {
+    format!(
         "apiVersion: underpass.dev/v1alpha1\nkind: AuthorizationPolicy\n\
-         metadata: {{ name: server, namespace: bench }}\nspec:\n  targetRefs:\n  \
+         metadata: {{ name: {name}, namespace: bench }}\nspec:\n  targetRefs:\n  \
          - {{ kind: Workload, labelSelector: {{ matchLabels: {{ app: server }} }} }}\n  rules:\n  \
-         - sources: {sources}\n    ports: [{{ port: {SERVER_PORT} }}]\n"
-    );
-    text
+         - sources: {sources}\n    ports: [{{ port: {port} }}]\n"
+    )
 }
 
 fn namespace() -> String {
@@ -106,6 +115,10 @@ fn workload(name: &str, found_by: &str, addresses: &[Ipv4Addr]) -> String {
 
 /// A service with its slices, in one file.
 pub fn service(name: &str, cluster_ip: Ipv4Addr, endpoints: &[Ipv4Addr]) -> String {
+    service_to(name, cluster_ip, endpoints, SERVER_PORT)
+}
+
+fn service_to(name: &str, cluster_ip: Ipv4Addr, endpoints: &[Ipv4Addr], to: u16) -> String {
     let mut text = format!(
         "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: bench\nspec:\n  \
          clusterIP: {cluster_ip}\n  clusterIPs: [{cluster_ip}]\n  ports:\n  - name: tcp\n    \
@@ -117,7 +130,7 @@ pub fn service(name: &str, cluster_ip: Ipv4Addr, endpoints: &[Ipv4Addr]) -> Stri
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
              name: {name}-{number}\n  namespace: bench\n  labels:\n    \
              kubernetes.io/service-name: {name}\naddressType: IPv4\nports:\n- name: tcp\n  \
-             port: {SERVER_PORT}\n  protocol: TCP\nendpoints:\n"
+             port: {to}\n  protocol: TCP\nendpoints:\n"
         );
         for address in chunk {
             let _ = writeln!(
@@ -159,6 +172,33 @@ pub fn write(lab: &Lab, size: Size) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Adds the service of redis-server, which only the client may use.
+pub fn add_redis(lab: &Lab) -> Result<()> {
+    let endpoint = redis_endpoint(lab.wire.base());
+    let text = service_to("redis", REDIS_SERVICE, &[*endpoint.at(0).ip()], REDIS_PORT)
+        + "---\n"
+        + &policy("redis", REDIS_PORT, CLIENT);
+    put(&lab.mesh_dir(), "redis.yaml", &text)
+}
+
+/// What redis-benchmark dials under the mesh.
+pub const fn redis_service() -> Targets {
+    Targets {
+        base: REDIS_SERVICE,
+        count: 1,
+        port: SERVICE_PORT,
+    }
+}
+
+/// And without.
+pub const fn redis_endpoint(base: Ipv4Addr) -> Targets {
+    Targets {
+        base,
+        count: 1,
+        port: REDIS_PORT,
+    }
 }
 
 /// Writes beside and renames, so that a reader sees the old file or the new one.

@@ -110,7 +110,12 @@ impl Party {
     }
 
     pub fn tally(&mut self, on: bool) -> Result<()> {
-        match self.ask(&Command::Tally(on), Duration::ZERO)? {
+        self.order(&Command::Tally(on))
+    }
+
+    /// A command that is answered with "done".
+    pub fn order(&mut self, command: &Command) -> Result<()> {
+        match self.ask(command, Duration::ZERO)? {
             Answer::Done => Ok(()),
             other => Err(self.unexpected(&other)),
         }
@@ -136,7 +141,8 @@ impl Drop for Party {
     }
 }
 
-fn arguments(place: &Place) -> Vec<String> {
+/// Flags that [`crate::lab::enter`]'s place is made of.
+pub fn arguments(place: &Place) -> Vec<String> {
     let mut arguments = Vec::new();
     if let Some(cgroup) = &place.cgroup {
         arguments.extend(["--cgroup".to_owned(), cgroup.display().to_string()]);

@@ -18,6 +18,7 @@ use crate::{
     manifests::{self, Callers, SERVICE_PORT, Size},
     rig::{Cpus, Rig},
     stats,
+    way::Way,
 };
 
 const SIZE: Size = Size {
@@ -119,7 +120,7 @@ fn start(lab: Lab) -> Result<(Rig, f64)> {
     let mut rig = Rig::without_agent(lab, Cpus::Any)?;
     watch(&mut rig, 0, 60.0)?;
     let begin = generator::now();
-    rig.set_mesh(true)?;
+    rig.turn(Way::Mesh)?;
     let (took, _) = watched(&mut rig, begin, 60.0)?;
     rig.agent()?.without_errors()?;
     Ok((rig, took))

@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::{
     BenchError, Context as _, Result,
     cases::Case,
-    lab::{Lab, Side, Wire},
-    manifests,
+    lab::Wire,
     report::columns,
     rig::{Cpus, Rig},
+    way::Way,
 };
 
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -44,19 +44,17 @@ impl Drop for Statistics {
     }
 }
 
-pub fn run(cases: &[Case], wire: Wire, cpus: Cpus, seconds: f64) -> Result<Vec<Cost>> {
+pub fn run(cases: &[Case], way: Way, wire: Wire, cpus: Cpus, seconds: f64) -> Result<Vec<Cost>> {
     let mut costs = Vec::new();
-    for group in cases.chunk_by(|a, b| a.size == b.size) {
-        let lab = Lab::new(wire)?;
-        manifests::write(&lab, group[0].size)?;
-        let mut rig = Rig::start(lab, cpus, true)?;
-        rig.prove(group[0].size)?;
+    for group in cases.chunk_by(Case::shares_mesh) {
+        let mut rig = Rig::for_cases(group, wire, cpus, true)?;
+        rig.measure(&group[0], way, 0.2)?;
         let ids = pinned(&rig.lab.pin_dir())?;
         let _statistics = Statistics::on()?;
         for case in group {
-            rig.measure(case, Side::On, 0.2)?;
+            rig.measure(case, way, 0.2)?;
             let before = statistics(&ids)?;
-            let sample = rig.measure(case, Side::On, seconds)?;
+            let sample = rig.measure(case, way, seconds)?;
             let after = statistics(&ids)?;
             costs.extend(after.into_iter().filter_map(|(program, (runs, ns))| {
                 let (runs_before, ns_before) = before.get(&program).copied().unwrap_or_default();

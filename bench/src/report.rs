@@ -3,45 +3,63 @@
 use std::fmt::Write as _;
 
 use crate::{
-    compare::{Report, Row},
+    compare::{Compared, Report, Row},
     stats::Ratio,
+    way::Way,
 };
 
-const HEAD: [&str; 9] = [
+const HEAD: [&str; 14] = [
     "case",
-    "off µs",
-    "on µs",
+    "way",
+    "base µs",
+    "µs",
     "ratio",
     "95 % CI",
     "of minima",
     "system",
-    "p50 off/on µs",
-    "rounds",
+    "p50 µs base/way",
+    "p50",
+    "95 % CI",
+    "p99",
+    "95 % CI",
+    "past TCP",
 ];
 
 pub fn table(report: &Report) -> String {
     let e = &report.environment;
+    let base = report.options.ways[0].name();
     let mut text = format!(
-        "{} on {} × {}, {} build of {}\n\
-         total CPU of client, server, agent and softirq for one operation; ratio: on/off of the same \
-         round\n\n",
-        e.kernel, e.cpus, e.cpu, e.build, e.commit
+        "{} on {} × {}, {} build of {}; load {}\n\
+         total CPU of client, server, agent and softirq for one operation; ratios: to {base} in the \
+         same round\n\n",
+        e.kernel, e.cpus, e.cpu, e.build, e.commit, e.load
     );
     let mut lines = vec![HEAD.map(str::to_owned)];
-    lines.extend(report.rows.iter().map(cells));
+    for row in &report.rows {
+        lines.extend(row.ways.iter().map(|way| cells(row, way)));
+    }
     text += &columns(&lines);
+    text.push('\n');
+    if report
+        .rows
+        .iter()
+        .any(|row| row.ways.iter().any(|w| misses(row, w)))
+    {
+        text += "* above the goal for the shortcut (docs/how-to/benchmark.md)\n";
+    }
     for row in &report.rows {
         for (index, round) in row.rounds.iter().enumerate().filter(|(_, r)| !r.accepted) {
             let _ = writeln!(
                 text,
-                "rejected: {} round {}: off {:.2} on {:.2} µs, the baseline is not within 15 % of \
-                 its median",
+                "rejected: {} round {}: {base} {:.2} µs is not within 15 % of its median",
                 row.case.name,
                 index + 1,
-                round.off.cost(),
-                round.on.cost()
+                round.samples[0].cost(),
             );
         }
+    }
+    for why in &report.failed {
+        let _ = writeln!(text, "FAILED: {why}");
     }
     if report.options.null {
         text += "--null: no mesh on either side, so each ratio should be 1\n";
@@ -52,36 +70,45 @@ pub fn table(report: &Report) -> String {
     text
 }
 
-fn cells(row: &Row) -> [String; 9] {
-    let kept = row.rounds.iter().filter(|r| r.accepted).count();
+fn cells(row: &Row, way: &Compared) -> [String; 14] {
+    let [cpu, p50, p99] = goals(row, way);
+    let interval = |ratio: &Ratio| format!("{:.3}-{:.3}", ratio.low, ratio.high);
     [
         row.case.name.to_owned(),
-        format!("{:.2}", row.off_us),
-        format!("{:.2}", row.on_us),
-        ratio(&row.cpu),
-        format!("{:.3}-{:.3}", row.cpu.low, row.cpu.high),
-        format!("{:.3}", row.cpu.of_minima),
-        ratio(&row.system),
-        p50(row),
-        format!("{kept}/{}", row.rounds.len()),
+        way.way.name().to_owned(),
+        format!("{:.2}", row.base_us),
+        format!("{:.2}", way.us),
+        cpu,
+        interval(&way.cpu),
+        format!("{:.3}", way.cpu.of_minima),
+        format!("{:.3}", way.system.median),
+        format!("{:.1}/{:.1}", row.base_p50_us, way.p50_us),
+        p50,
+        interval(&way.p50),
+        p99,
+        interval(&way.p99),
+        match way.shortcut_share {
+            Some(share) => format!("{:.0} %", share * 100.0),
+            None => "-".to_owned(),
+        },
     ]
 }
 
-fn ratio(ratio: &Ratio) -> String {
-    format!("{:.3}", ratio.median)
+/// The ratios that have goals, those above marked.
+fn goals(row: &Row, way: &Compared) -> [String; 3] {
+    [
+        (way.cpu.median, row.goal.cpu),
+        (way.p50.median, row.goal.p50),
+        (way.p99.median, row.goal.p99),
+    ]
+    .map(|(ratio, goal)| {
+        let above = way.way == Way::Shortcut && goal.is_some_and(|goal| ratio > goal);
+        format!("{ratio:.3}{}", if above { "*" } else { "" })
+    })
 }
 
-fn p50(row: &Row) -> String {
-    let of = |on: bool| {
-        let values: Vec<f64> = row
-            .rounds
-            .iter()
-            .filter(|r| r.accepted)
-            .map(|r| if on { r.on.latency.p50 } else { r.off.latency.p50 } as f64 / 1e3)
-            .collect();
-        crate::stats::median(&values).unwrap_or_default()
-    };
-    format!("{:.1}/{:.1}", of(false), of(true))
+fn misses(row: &Row, way: &Compared) -> bool {
+    goals(row, way).iter().any(|cell| cell.ends_with('*'))
 }
 
 /// Left-aligned first column, the others right-aligned.

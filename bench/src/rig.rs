@@ -1,29 +1,29 @@
 //! A running measurement: both sides' parties, and the agent on one of them.
 
-use std::{net::SocketAddrV4, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddrV4, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     BenchError, Result,
-    agent::Agent,
+    agent::{Agent, Passed},
     cases::Case,
-    cpu::{Clocks, Cpu},
+    cpu::Cpu,
+    ends::{Ends, Trip},
     generator::{
-        Kind, Latency, Load, Order, Targets,
+        Latency, Order, Targets,
         protocol::{Answer, Command},
     },
-    lab::{Lab, Side},
-    manifests::{SERVER_PORT, Size},
+    lab::{Lab, Side, Wire},
+    manifests::{self, Size},
     party::Party,
+    way::Way,
 };
 
-/// Operations of one run at most, whatever its time.
-pub const OPERATIONS: u64 = 10_000_000;
-/// The server may still be closing connections when the client has ended.
-const SETTLE: Duration = Duration::from_millis(5);
 /// Seconds of load after the mesh was switched on or off.
 const WARM_UP: f64 = 0.1;
+/// The agent's sums of bytes may be as old as this.
+const SAMPLE_AGE: Duration = Duration::from_millis(210);
 const EPERM: i32 = 1;
 
 /// CPUs of client and server.
@@ -57,13 +57,9 @@ pub struct Rig {
     agent: Option<Agent>,
     /// False: no agent at any time.
     mesh: bool,
+    /// Operations in a second of each case and way when it last ran.
+    rates: BTreeMap<(&'static str, &'static str), f64>,
     pub lab: Lab,
-}
-
-pub struct Ends {
-    pub client: Party,
-    pub server: Party,
-    clocks: Clocks,
 }
 
 /// One run of one case on one side.
@@ -74,6 +70,8 @@ pub struct Sample {
     /// Microseconds in all.
     pub cpu: Cpu,
     pub latency: Latency,
+    /// `None` without mesh.
+    pub passed: Option<Passed>,
 }
 
 impl Sample {
@@ -86,6 +84,14 @@ impl Sample {
     pub fn system_cost(&self) -> f64 {
         self.cpu.system / self.operations as f64
     }
+
+    pub fn p50_us(&self) -> f64 {
+        self.latency.p50 as f64 / 1e3
+    }
+
+    pub fn p99_us(&self) -> f64 {
+        self.latency.p99 as f64 / 1e3
+    }
 }
 
 impl Rig {
@@ -96,14 +102,28 @@ impl Rig {
             mesh,
             ..Self::without_agent(lab, cpus)?
         };
-        rig.set_mesh(mesh)?;
+        rig.turn(Way::Mesh)?;
         if mesh {
             rig.agent()?.without_errors()?;
         }
         Ok(rig)
     }
 
-    /// Only the parties; [`Rig::set_mesh`] starts the agent.
+    /// Everything that cases of one mesh need, proven.
+    pub fn for_cases(group: &[Case], wire: Wire, cpus: Cpus, mesh: bool) -> Result<Self> {
+        let size = group[0].size;
+        let lab = Lab::new(wire)?;
+        manifests::write(&lab, size)?;
+        let mut rig = Self::start(lab, cpus, mesh)?;
+        rig.prove(size)?;
+        if group[0].is_redis() {
+            rig.turn(Way::NoMesh)?;
+            rig.start_redis()?;
+        }
+        Ok(rig)
+    }
+
+    /// Only the parties; [`Rig::turn`] starts the agent.
     pub fn without_agent(lab: Lab, cpus: Cpus) -> Result<Self> {
         let place = lab.place(Side::On, "stranger", None);
         Ok(Self {
@@ -112,20 +132,31 @@ impl Rig {
             stranger: Party::start("stranger", &["client"], &place)?,
             agent: None,
             mesh: true,
+            rates: BTreeMap::new(),
             lab,
         })
     }
 
-    /// Without mesh nothing of it is attached anywhere: a program on any cgroup makes the kernel look
-    /// for programs at every hook of every socket. True if something changed.
-    pub fn set_mesh(&mut self, on: bool) -> Result<bool> {
-        match self.agent.take() {
-            None if on && self.mesh => self.agent = Some(Agent::start(&self.lab)?),
-            Some(agent) if !on => agent.uninstall(&self.lab)?,
-            unchanged => {
-                self.agent = unchanged;
-                return Ok(false);
-            }
+    /// Adds redis-server on both sides; the mesh must not run yet.
+    fn start_redis(&mut self) -> Result<()> {
+        manifests::add_redis(&self.lab)?;
+        self.off.start_redis()?;
+        self.on.start_redis()
+    }
+
+    /// Starts or removes the agent as the way wants it. Without mesh nothing of it is attached anywhere:
+    /// a program on any cgroup makes the kernel look for programs at every hook of every socket. True if
+    /// something changed.
+    pub fn turn(&mut self, way: Way) -> Result<bool> {
+        let wanted = way.shortcut().filter(|_| self.mesh);
+        if self.agent.as_ref().map(|a| a.shortcut) == wanted {
+            return Ok(false);
+        }
+        if let Some(agent) = self.agent.take() {
+            agent.uninstall(&self.lab)?;
+        }
+        if let Some(shortcut) = wanted {
+            self.agent = Some(Agent::start(&self.lab, shortcut)?);
         }
         Ok(true)
     }
@@ -191,103 +222,99 @@ impl Rig {
         }
     }
 
-    /// Runs a case on one side and checks that client and server counted the same.
-    pub fn measure(&mut self, case: &Case, side: Side, seconds: f64) -> Result<Sample> {
-        let changed = self.set_mesh(side == Side::On)?;
-        let targets = if side == Side::On && self.mesh {
-            case.size.services()
-        } else {
-            case.size.endpoints(self.lab.wire.base())
-        };
-        let load = Load {
-            kind: case.kind,
-            concurrency: case.concurrency,
-            targets,
-            order: Order::Random,
+    /// Runs a case on one way, and checks what of it went past TCP.
+    pub fn measure(&mut self, case: &Case, way: Way, seconds: f64) -> Result<Sample> {
+        let changed = self.turn(way)?;
+        let mut trip = Trip {
+            targets: self.targets(case, way),
+            unix: way == Way::Unix,
             seconds,
-            operations: OPERATIONS,
+            rate: self.rates.get(&(case.name, way.name())).copied(),
         };
-        let row = |why: String| BenchError::Row {
-            case: format!("{}, mesh {}", case.name, side.name()),
-            why,
+        let told = |e| match e {
+            BenchError::Row { case, why } => BenchError::Row {
+                case: format!("{case}, {}", way.name()),
+                why,
+            },
+            other => other,
         };
-        let ends = self.side(side);
         if changed {
-            ends.client.run(&Load {
-                seconds: WARM_UP,
-                ..load.clone()
-            })?;
+            trip.seconds = WARM_UP.min(seconds);
+            let ends = self.side(way.side());
+            ends.listen_anew()?;
+            ends.run(case, &trip).map_err(told)?;
+            trip.seconds = seconds;
         }
-        ends.server.count()?;
-        let before = ends.clocks.read()?;
-        let outcome = ends.client.run(&load)?;
-        std::thread::sleep(SETTLE);
-        let cpu = ends.clocks.read()?.since(&before);
-        let counted = ends.server.count()?;
-        if let Some(error) = outcome.first_error {
-            return Err(row(format!(
-                "{} errors, the first: {error}",
-                outcome.errors
-            )));
+        let before = self.passed()?;
+        let (outcome, cpu) = self.side(way.side()).run(case, &trip).map_err(told)?;
+        if before.is_some() {
+            std::thread::sleep(SAMPLE_AGE);
         }
-        let client = (outcome.connections, outcome.operations);
-        if client != (counted.connections, counted.requests) || outcome.operations == 0 {
-            let server = (counted.connections, counted.requests);
-            return Err(row(format!(
-                "(connections, requests): client {client:?}, server {server:?}"
-            )));
+        let passed = self.passed()?.zip(before).map(|(now, b)| now.since(&b));
+        let wrong = passed.and_then(|p| wrongly_passed(&p, case, way));
+        if let Some(why) = wrong {
+            let case = case.name.to_owned();
+            return Err(told(BenchError::Row { case, why }));
         }
+        let rate = outcome.operations as f64 / outcome.seconds;
+        self.rates.insert((case.name, way.name()), rate);
         Ok(Sample {
             operations: outcome.operations,
             seconds: outcome.seconds,
             cpu,
             latency: outcome.latency,
+            passed,
         })
+    }
+
+    /// What the client dials: a service if the mesh runs.
+    fn targets(&self, case: &Case, way: Way) -> Targets {
+        let base = self.lab.wire.base();
+        match (self.mesh && way.side() == Side::On, case.is_redis()) {
+            (true, false) => case.size.services(),
+            (false, false) => case.size.endpoints(base),
+            (true, true) => manifests::redis_service(),
+            (false, true) => manifests::redis_endpoint(base),
+        }
+    }
+
+    fn passed(&self) -> Result<Option<Passed>> {
+        self.agent.as_ref().map(Agent::passed).transpose()
     }
 }
 
-impl Ends {
-    fn start(lab: &Lab, side: Side, cpus: Cpus) -> Result<Self> {
-        let place = |party: &str| lab.place(side, party, cpus.of(party == "server"));
-        let port = SERVER_PORT.to_string();
-        let name = |party: &str| format!("{party}, mesh {}", side.name());
-        let server = Party::start(
-            &name("server"),
-            &["--port", &port, "server"],
-            &place("server"),
-        )?;
-        let client = Party::start(&name("client"), &["client"], &place("client"))?;
-        let cgroup = |party: &str| lab.party_cgroup(side, party);
-        let agent = (side == Side::On).then(|| lab.agent_cgroup());
-        let clocks = Clocks::new(&cgroup("client"), &cgroup("server"), agent.as_deref())?;
-        Ok(Self {
-            client,
-            server,
-            clocks,
-        })
+/// Nothing may go past TCP without the shortcut, and with it something must, or the row does not show
+/// what it says.
+fn wrongly_passed(passed: &Passed, case: &Case, way: Way) -> Option<String> {
+    let taken = passed.messages > 0 && passed.by_shortcut > 0;
+    if way != Way::Shortcut && (passed.messages > 0 || passed.by_shortcut > 0) {
+        return Some(format!("the shortcut is off and was taken: {passed:?}"));
     }
+    (way == Way::Shortcut && !taken && case.must_pass_tcp())
+        .then(|| format!("no message took the shortcut: {passed:?}"))
+}
 
-    /// How many distinct endpoints answered so many connects.
-    pub fn reached(&mut self, targets: Targets, order: Order, connects: u32) -> Result<u64> {
-        self.server.tally(true)?;
-        self.server.count()?;
-        let load = Load {
-            kind: Kind::Connect,
-            concurrency: 1,
-            targets,
-            order,
-            seconds: 60.0,
-            operations: connects.into(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::SHORTCUT;
+
+    #[test]
+    fn a_way_that_bytes_did_not_go_is_no_result() {
+        let passed = |messages| Passed {
+            messages,
+            bytes: 100,
+            by_shortcut: messages,
         };
-        let outcome = self.client.run(&load)?;
-        let found = self.server.count()?.addresses;
-        self.server.tally(false)?;
-        match outcome.first_error {
-            None => Ok(found),
-            Some(error) => {
-                let why = format!("{} of {connects} connects failed: {error}", outcome.errors);
-                Err(BenchError::Setup(why))
-            }
-        }
+        let wrong = |name: &str, way, messages| {
+            let case = Case::find(SHORTCUT, name).unwrap();
+            wrongly_passed(&passed(messages), &case, way).is_some()
+        };
+        assert!(wrong("request-64-c1", Way::Shortcut, 0));
+        assert!(!wrong("request-64-c1", Way::Shortcut, 9));
+        assert!(wrong("request-64-c1", Way::Mesh, 1));
+        assert!(!wrong("request-64-c1", Way::Mesh, 0));
+        assert!(!wrong("stream-64-c1", Way::Shortcut, 0), "it may stay out");
+        assert!(wrong("stream-4k-c1", Way::Shortcut, 0));
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use underpass_bench::{
     generator::{
-        Kind, Load, Order, Targets, now,
+        Exchange, Kind, LARGEST, Load, Order, Targets, now,
         protocol::{Answer, Command},
     },
     lab::Place,
@@ -28,17 +28,22 @@ fn free_port() -> u16 {
     listener.local_addr().expect("a bound port").port()
 }
 
+const CONNECT: Exchange = Exchange::connect(1024);
+const REQUEST: Exchange = Exchange::request(1024);
+
 /// 20 addresses, all of which the server's wildcard listener answers.
-fn load(port: u16, kind: Kind, concurrency: u32) -> Load {
+fn load(port: u16, exchange: Exchange, concurrency: u32) -> Load {
     let targets = Targets {
         base: Ipv4Addr::new(127, 77, 0, 250),
         count: 20,
         port,
     };
     Load {
-        kind,
+        exchange,
         concurrency,
+        blocking: concurrency == 1,
         targets,
+        unix: None,
         order: Order::Sequential,
         seconds: 10.0,
         operations: 500,
@@ -50,14 +55,15 @@ fn client_and_server_count_the_same() {
     let port = free_port();
     let mut server = party(&["--port", &port.to_string(), "server"]);
     let mut client = party(&["client"]);
-    for (kind, concurrency, connections) in [
-        (Kind::Connect, 1, 500),
-        (Kind::Connect, 16, 500),
-        (Kind::Request, 1, 1),
-        (Kind::Request, 16, 16),
+    for (exchange, concurrency, connections) in [
+        (CONNECT, 1, 500),
+        (CONNECT, 16, 500),
+        (REQUEST, 1, 1),
+        (REQUEST, 16, 16),
     ] {
-        server.tally(kind == Kind::Connect).unwrap();
-        let outcome = client.run(&load(port, kind, concurrency)).unwrap();
+        let addresses = exchange.kind == Kind::Connect;
+        server.tally(addresses).unwrap();
+        let outcome = client.run(&load(port, exchange, concurrency)).unwrap();
         let counted = server.count().unwrap();
         assert_eq!(
             (outcome.operations, outcome.errors),
@@ -69,14 +75,79 @@ fn client_and_server_count_the_same() {
             (outcome.connections, counted.connections),
             (connections, connections)
         );
-        assert_eq!(counted.requests, 500);
-        assert_eq!(
-            counted.addresses,
-            if kind == Kind::Connect { 20 } else { 0 }
-        );
+        assert_eq!((counted.requests, counted.wrong), (500, 0));
+        assert_eq!(counted.addresses, if addresses { 20 } else { 0 });
         let latency = &outcome.latency;
         assert!(latency.p50 > 0 && latency.p50 <= latency.p99 && latency.p99 <= latency.max);
     }
+}
+
+#[test]
+fn every_exchange_goes_over_both_kinds_of_sockets() {
+    let port = free_port();
+    let path = std::env::temp_dir().join(format!("up-bench-generator-{port}.sock"));
+    let unix = path.display().to_string();
+    let mut server = party(&["--port", &port.to_string(), "--unix", &unix, "server"]);
+    let mut client = party(&["client"]);
+    for exchange in [
+        CONNECT,
+        Exchange::request(64),
+        Exchange::request(LARGEST),
+        Exchange::pipeline(64, 16),
+        Exchange::stream(64),
+        Exchange::stream(128 << 10),
+    ] {
+        let reply = exchange.kind != Kind::Stream;
+        let message = exchange.message;
+        server.order(&Command::Expect { message, reply }).unwrap();
+        server.order(&Command::Listen).unwrap();
+        for (concurrency, unix) in [(1, None), (16, None), (1, Some(&path)), (16, Some(&path))] {
+            let load = Load {
+                blocking: false,
+                unix: unix.cloned(),
+                operations: 100,
+                ..load(port, exchange, concurrency)
+            };
+            let outcome = client.run(&load).unwrap();
+            let counted = server.count().unwrap();
+            assert_eq!(outcome.first_error, None, "{load:?}");
+            let all = match exchange.kind {
+                Kind::Connect => 100,
+                // The first slots take a full pipeline each.
+                _ => u64::from(concurrency.min(100_u32.div_ceil(exchange.depth))),
+            };
+            assert_eq!((outcome.connections, outcome.operations), (all, 100));
+            assert_eq!(
+                (counted.connections, counted.requests),
+                (all, 100),
+                "{load:?}"
+            );
+            assert_eq!(counted.wrong, 0);
+        }
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_message_of_another_size_is_noticed_at_both_ends() {
+    let port = free_port();
+    let mut server = party(&["--port", &port.to_string(), "server"]);
+    let mut client = party(&["client"]);
+    let expect = |message, reply| Command::Expect { message, reply };
+    // The number is not where the server looks for it.
+    server.order(&expect(32, true)).unwrap();
+    let outcome = client.run(&load(port, Exchange::request(64), 4)).unwrap();
+    assert_eq!(outcome.operations, 0);
+    assert!(server.count().unwrap().wrong > 0);
+    // The last message ends in its middle.
+    server.order(&expect(512 << 10, false)).unwrap();
+    let outcome = client.run(&Load {
+        blocking: false,
+        operations: 1,
+        ..load(port, Exchange::stream(4096), 1)
+    });
+    assert_eq!(outcome.unwrap().errors, 0, "a stream is not answered");
+    assert_eq!(server.count().unwrap().wrong, 1);
 }
 
 #[test]
@@ -87,7 +158,7 @@ fn a_run_ends_in_time() {
     let load = Load {
         seconds: 0.2,
         operations: u64::MAX,
-        ..load(port, Kind::Request, 4)
+        ..load(port, REQUEST, 4)
     };
     let outcome = client.run(&load).unwrap();
     assert!((0.2..2.0).contains(&outcome.seconds), "{}", outcome.seconds);
@@ -98,7 +169,7 @@ fn a_refused_connect_is_an_error_and_ends_the_run() {
     let mut client = party(&["client"]);
     for concurrency in [1, 16] {
         let outcome = client
-            .run(&load(free_port(), Kind::Connect, concurrency))
+            .run(&load(free_port(), CONNECT, concurrency))
             .unwrap();
         assert_eq!(outcome.operations, 0);
         assert!((100..120).contains(&outcome.errors), "{}", outcome.errors);

@@ -227,10 +227,9 @@ impl Dial {
         let key = self.key(destination, verdict);
         record::refused(EventKind::Refused, pid, &key, |s| {
             s.netns = self.netns;
-            s.cgroup = self.cgroup;
             s.dialed = self.ip;
             s.dialed_port = self.port;
-            s.policy = policy;
+            s.policy = policy as u16;
             s.reason = reason;
             s.flags |= flag::ACTIVE;
             if self.service.is_some() {
@@ -342,7 +341,6 @@ fn remember(
     let audited = decision.verdict as u8 == Verdict::Audited as u8;
     s.cookie = cookie;
     s.netns = dial.netns;
-    s.cgroup = dial.cgroup;
     s.opened_ns = record::now();
     s.remote = remote.0;
     s.dialed = dial.ip;
@@ -350,10 +348,10 @@ fn remember(
     s.dialed_port = dial.port;
     s.proto = dial.proto;
     s.layer = Layer::Kernel as u8;
-    s.source = dial.source;
-    s.destination = destination;
-    s.service = dial.service.service;
-    s.policy = decision.policy;
+    s.source = dial.source as u16;
+    s.destination = destination as u16;
+    s.service = dial.service.service as u16;
+    s.policy = decision.policy as u16;
     s.flags = flags;
     s.reason = if audited { code::WOULD_DENY } else { 0 };
     s.verdict = decision.verdict as u8;

@@ -10,8 +10,8 @@ use crate::{
 };
 
 #[repr(C)]
-struct Meta {
-    seq: *mut seq_file,
+pub struct Meta {
+    pub seq: *mut seq_file,
     session_id: u64,
     seq_num: u64,
 }

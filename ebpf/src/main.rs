@@ -1,6 +1,12 @@
 //! The BPF programs of Underpass: one file per hook, helpers beside them. All state is in the maps
 //! of `maps.rs`; the contract with user space is the `abi` crate.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// For `flow.rs`: the BPF target has no compare-and-swap in its `AtomicU64`, the instruction set has.
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(core_intrinsics),
+    allow(internal_features)
+)]
 
 /// On the host this crate is empty; `cargo xtask build-ebpf` compiles it for the kernel.
 #[cfg(not(target_arch = "bpf"))]
@@ -10,6 +16,10 @@ fn main() {}
 mod authorize;
 #[cfg(target_arch = "bpf")]
 mod connect;
+#[cfg(target_arch = "bpf")]
+mod flow;
+#[cfg(target_arch = "bpf")]
+mod iter_candidates;
 #[cfg(target_arch = "bpf")]
 mod iter_ends;
 #[cfg(target_arch = "bpf")]

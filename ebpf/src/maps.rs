@@ -59,6 +59,8 @@ pub static BLOCKS: LpmTrie<BlockKey, u64, { limits::BLOCKS }> = LpmTrie::new();
 pub static NAMES: HashMap<NameKey, [u8; NAMES_PAGE], { limits::NAMES }, LAZY> = HashMap::new();
 #[btf_map]
 pub static LISTENERS: HashMap<ListenKey, u64, { limits::LISTENERS }, LAZY> = HashMap::new();
+#[btf_map]
+pub static FLOW_SLOTS: Array<FlowSlot, { limits::FLOW_SLOTS }> = Array::new();
 /// Preallocated: an insert must not fail for want of memory while there is room.
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, u64, { limits::FLOWS }> = HashMap::new();
@@ -127,6 +129,8 @@ const NO_OFFSETS: Offsets = Offsets {
     task_cgroups: 0,
     task_tgid: 0,
     css_set_cgroup: 0,
+    type_tcp_sock: 0,
+    rdonly_cast: 0,
 };
 
 const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
@@ -150,9 +154,7 @@ const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
     dentry_name: 0,
     regs_syscall: 0,
     splice: 0,
-    type_tcp_sock: 0,
     type_psock: 0,
-    rdonly_cast: 0,
     socket_sk: 0,
     task_io_uring: 0,
 };

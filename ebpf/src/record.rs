@@ -63,9 +63,9 @@ pub fn refused(kind: EventKind, pid: u32, key: &TotalKey, fill: impl FnOnce(&mut
         let s = &mut (*event).sock;
         s.opened_ns = (*event).at_ns;
         s.layer = Layer::Kernel as u8;
-        s.source = key.source;
-        s.destination = key.destination;
-        s.service = key.service;
+        s.source = key.source as u16;
+        s.destination = key.destination as u16;
+        s.service = key.service as u16;
         s.proto = key.proto;
         s.verdict = key.verdict;
         s.flags = key.source_kind;

@@ -7,23 +7,23 @@ use aya_ebpf::{
     helpers::generated as h,
 };
 use underpass_abi::{
-    Ip,
     reason::code,
-    shortcut::{Candidate, End, Mode, Pair, ProgramKey, end, programs, switch},
+    shortcut::{End, Pair, end, switch},
     sock::{SockState, counter, flag},
-    tables::{FlowKey, ListenKey, setting},
+    tables::{FlowKey, setting},
 };
 
 use crate::{
+    flow,
     kernel::{offset, read, zeroed},
-    maps::{
-        CANDIDATES, ENDS, MATES, PAIRS, PROGRAMS, SETTINGS, SHORTCUT, WORKLOADS, count, entry, word,
-    },
-    sock_ops::{context::tcp_sock_address, flow_key},
+    maps::{ENDS, MATES, PAIRS, SETTINGS, SHORTCUT, count, entry, word},
+    sock_ops::context::tcp_sock_address,
 };
 
 mod auto;
+pub mod candidate;
 pub mod guard;
+pub mod notice;
 
 /// One offset of `SHORTCUT_OFFSETS`, read from the frozen `.rodata`.
 macro_rules! at {
@@ -42,131 +42,55 @@ pub fn count_why(why: u32) {
     count(counter::SHORTCUT_OFF + why - u32::from(code::SHORTCUT_OFF));
 }
 
-/// At TCP_CONNECT_CB, where the dialing task runs: its program, for [`dialed`].
-#[inline(always)]
-pub fn connecting(s: &mut SockState) {
-    if s.flags & flag::LOCAL_DESTINATION == 0
-        || word!(SETTINGS, setting::SHORTCUT) & switch::INSERT == 0
-    {
-        return;
-    }
-    let program = up_program_flags();
-    if auto::qualifies(program) {
-        s.flags |= flag::LISTED;
-    }
-    if program & programs::SPLICES != 0 {
-        s.flags |= flag::SPLICES;
-    }
-}
-
-/// At ACTIVE_ESTABLISHED: the dialing end enters the map, before any byte, if both ends may.
+/// At ACTIVE_ESTABLISHED: the dialing end enters the map, before any byte, if both ends may
+/// ([`candidate::up_may_enter`] has told by `s.tcp.off_shortcut`).
 #[inline(always)]
 pub fn dialed(ops: *mut bpf_sock_ops, s: &mut SockState) {
-    let switches = word!(SETTINGS, setting::SHORTCUT);
-    if switches & switch::INSERT == 0 {
-        s.shortcut = code::SHORTCUT_OFF.into();
-        return;
+    if s.tcp.off_shortcut == 0 {
+        s.tcp.off_shortcut = enter_fresh(ops, s) as u16;
     }
-    let mut why = up_may_enter(s, switches);
-    if why == 0 {
-        why = enter_active(ops, s, &flow_key(s));
-    }
-    s.shortcut = why;
-    if why != 0 {
-        count_why(why);
+    let why = s.tcp.off_shortcut;
+    if why != 0 && why != code::SHORTCUT_OFF {
+        count_why(why.into());
     }
 }
 
-/// A code, or 0. A global function (see `workload.rs`), so the pointer may be null to the verifier.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn up_may_enter(s: *const SockState, switches: u64) -> u32 {
-    // SAFETY: the caller's own element.
-    let Some(s) = (unsafe { s.as_ref() }) else {
-        return code::SHORTCUT_OFF.into();
+#[inline(always)]
+fn enter_fresh(ops: *mut bpf_sock_ops, s: &mut SockState) -> u32 {
+    let why = match closed_to_new() {
+        0 => up_fresh(s),
+        why => why,
     };
-    let why = if s.flags & flag::LOCAL_DESTINATION == 0 {
-        code::SHORTCUT_NOT_LOCAL
+    if why != 0 {
+        return why;
+    }
+    enter_active(ops, s, &flow::key(s))
+}
+
+/// 0 if new sockets may enter the map: they must not while nobody would see them splice.
+#[inline(always)]
+fn closed_to_new() -> u32 {
+    let why = if word!(SETTINGS, setting::SHORTCUT) & switch::INSERT == 0 {
+        code::SHORTCUT_OFF
+    } else if word!(SETTINGS, setting::SHORTCUT_WATCHED) == 0 {
+        code::SHORTCUT_UNWATCHED
     } else {
-        let (source, destination) = (mode(switches, s.source), mode(switches, s.destination));
-        let auto = (source == AUTO, destination == AUTO);
-        if source == OFF || destination == OFF {
-            code::SHORTCUT_OFF
-        } else if s.flags & flag::SPLICES != 0 {
-            code::SHORTCUT_SPLICES
-        } else if auto.0 && s.flags & flag::LISTED == 0 {
-            code::SHORTCUT_NOT_LISTED
-        } else {
-            let why = listener(s, auto.1);
-            if why != 0 { why } else { fresh(s) }
-        }
+        0
     };
     why.into()
 }
 
-const OFF: u32 = Mode::Off as u32;
-const AUTO: u32 = Mode::Auto as u32;
-const ON: u32 = Mode::On as u32;
-
-/// The mode of a workload; 0 is a process of this node outside every workload.
-#[inline(always)]
-fn mode(switches: u64, workload: u32) -> u32 {
-    let node = if switches & switch::NODE_ON != 0 {
-        ON
-    } else {
-        AUTO
+/// Why the socket itself cannot enter, 0 if it can. A global function (see `workload.rs`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn up_fresh(s: *const SockState) -> u32 {
+    // SAFETY: the caller's own element.
+    let Some(s) = (unsafe { s.as_ref() }) else {
+        return code::SHORTCUT_OFF.into();
     };
-    if workload == 0 {
-        return node;
-    }
-    let word = word!(WORKLOADS, workload);
-    match (word >> Mode::SHIFT) as u32 {
-        _ if word as u32 == 0 => OFF,
-        0 => node,
-        own => own,
-    }
-}
-
-/// Why the listener that will answer is no candidate, 0 if it is one.
-#[inline(always)]
-fn listener(s: &SockState, auto: bool) -> u16 {
-    zeroed!(key: ListenKey);
-    key.netns = crate::sock_ops::arrives_in(s);
-    key.port = s.remote_port;
-    key.proto = s.proto;
-    key.ip = s.remote;
-    let mut found = CANDIDATES.get_ptr(key);
-    if found.is_none() {
-        key.ip = Ip::ANY;
-        found = CANDIDATES.get_ptr(key);
-    }
-    let Some(found) = found else {
-        return code::SHORTCUT_LISTENER_UNKNOWN;
-    };
-    // SAFETY: elements stay readable for the run; the cookie tells whether it is still the same.
-    let (sk, cookie) = unsafe { ((*found).sk, (*found).cookie) };
-    if read::<u64>(sk + at!(sk_cookie)) != cookie {
-        return code::SHORTCUT_LISTENER_UNKNOWN;
-    }
-    // SAFETY: as above.
-    let program = entry!(PROGRAMS, unsafe { &(*found).program }).unwrap_or(0);
-    if program & programs::SPLICES != 0 {
-        code::SHORTCUT_SPLICES
-    } else if auto && !auto::qualifies(program) {
-        code::SHORTCUT_NOT_LISTED
-    } else if guard::is_blocking(sk) {
-        code::SHORTCUT_BLOCKING
-    } else {
-        0
-    }
-}
-
-/// Why the socket itself cannot enter, 0 if it can.
-#[inline(always)]
-fn fresh(s: &SockState) -> u16 {
     let sk = s.tcp_sock;
     let write_seq: u32 = read(sk + offset!(tcp_write_seq));
-    if guard::is_blocking(sk) {
+    let why = if guard::is_blocking(sk) {
         code::SHORTCUT_BLOCKING
     } else if guard::is_unusual(sk) || read::<u64>(sk + at!(sk_user_data)) != 0 {
         code::SHORTCUT_SOCKET
@@ -174,7 +98,8 @@ fn fresh(s: &SockState) -> u16 {
         code::SHORTCUT_LATE
     } else {
         0
-    }
+    };
+    why.into()
 }
 
 /// No byte is under way or unread.
@@ -246,7 +171,7 @@ fn enter(ops: *mut bpf_sock_ops, sk: u64, cookie: u64, pair: u64, flags: u32) ->
 /// map if it is there. `key`: the entry of `FLOWS` that proved who dialed.
 #[inline(always)]
 pub fn accepted(ops: *mut bpf_sock_ops, key: &FlowKey) {
-    if word!(SETTINGS, setting::SHORTCUT) & switch::INSERT == 0 {
+    if closed_to_new() != 0 {
         return;
     }
     let Some(mate) = entry!(MATES, key) else {
@@ -298,44 +223,6 @@ extern "C" fn up_fits(sk: u64, active: u64, cookie: u64) -> u32 {
     why.into()
 }
 
-/// At TCP_LISTEN_CB, in the task that listens, for a meshed workload.
-#[inline(always)]
-pub fn listening(ops: *mut bpf_sock_ops, key: &ListenKey) {
-    zeroed!(candidate: Candidate);
-    candidate.sk = tcp_sock_address(ops);
-    // SAFETY: plain helper call.
-    candidate.cookie = unsafe { h::bpf_get_socket_cookie(ops.cast()) };
-    current_program(&mut candidate.program);
-    auto::learn_ring();
-    let _ = CANDIDATES.insert(key, candidate, 0);
-}
-
-/// The name of the calling task's executable.
-#[inline(always)]
-pub fn current_program(key: &mut ProgramKey) {
-    // SAFETY: plain helper call.
-    let task = unsafe { h::bpf_get_current_task() };
-    let mm: u64 = read(task + at!(task_mm));
-    let exe: u64 = read(mm + at!(mm_exe_file));
-    let dentry: u64 = read(exe + at!(file_dentry));
-    let name: u64 = read(dentry + at!(dentry_name));
-    // SAFETY: the helper checks the address and writes at most the key's bytes.
-    unsafe {
-        let to = (&raw mut key.name).cast();
-        h::bpf_probe_read_kernel_str(to, size_of::<ProgramKey>() as u32, name as *const _);
-    }
-}
-
-/// What is known of the calling task's program. A global function (see `workload.rs`).
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn up_program_flags() -> u64 {
-    auto::learn_ring();
-    zeroed!(key: ProgramKey);
-    current_program(key);
-    entry!(PROGRAMS, &*key).unwrap_or(0)
-}
-
 /// Adds what took the shortcut to the counts that TCP gave.
 #[inline(always)]
 pub fn add(s: &mut SockState) {
@@ -376,7 +263,7 @@ extern "C" fn up_add(s: *mut SockState) -> u32 {
     s.tcp.delivered += sent;
     s.tcp.received += received;
     if why != 0 {
-        s.shortcut = why;
+        s.tcp.off_shortcut = why as u16;
     }
     0
 }

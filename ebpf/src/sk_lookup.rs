@@ -5,15 +5,16 @@ use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupCon
 use underpass_abi::{
     Ip,
     sock::{EventKind, Layer, TotalKey, flag},
-    tables::{FlowKey, FlowWord, unchecked},
+    tables::FlowKey,
     verdict::Verdict,
 };
 
 use crate::{
     authorize::{Source, by_workload},
     connect::{TCP, denial},
+    flow,
     kernel::ip6,
-    maps::{FLOWS, NETNS_COOKIE, entry},
+    maps::NETNS_COOKIE,
     record, workload,
 };
 
@@ -41,11 +42,10 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         destination_port: local_port,
         pad: 0,
     };
-    let proven = entry!(FLOWS, &key).and_then(|v| unchecked(v, key.check()));
-    let source = match proven.map(FlowWord) {
+    let source = match flow::of(&key) {
         // The connect hook has judged this very source, destination and port.
-        Some(flow) if flow.destination() == owner => return SK_PASS,
-        Some(flow) => Source::local(flow.source()),
+        Some(word) if word.destination() == owner => return SK_PASS,
+        Some(word) => Source::local(word.source()),
         None => Source::by_address(&remote, &local),
     };
     let decision = by_workload(owner, &source, local_port, TCP);
@@ -75,7 +75,7 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         s.remote_port = remote_port;
         s.dialed = key.destination;
         s.dialed_port = local_port;
-        s.policy = decision.policy;
+        s.policy = decision.policy as u16;
         s.reason = denial(decision);
     });
     SK_DROP

@@ -7,18 +7,19 @@ use underpass_abi::{
     Ip,
     reason::code,
     sock::{EventKind, Layer, SockState, TcpCounts, TotalKey, counter, flag},
-    tables::{FlowKey, FlowWord, ListenKey, checked, setting},
+    tables::{FlowKey, ListenKey, checked},
     verdict::Verdict,
 };
 
 use crate::{
     authorize::{Source, by_workload},
     connect::TCP,
+    flow,
     kernel::{
-        self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, load, offset, read, tcp_counts,
+        self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, load, offset, tcp, tcp_counts,
         zeroed,
     },
-    maps::{FLOWS, HOMES, LISTENERS, NETNS, SETTINGS, count, word},
+    maps::{LISTENERS, NETNS, count},
     record, shortcut,
     sock_release::{close_reason, count_closed, fail},
     workload,
@@ -62,7 +63,7 @@ fn connecting(ops: *mut bpf_sock_ops) {
     }
     let Some(tp) = tcp_sock(ops) else { return };
     let (local, local_port, remote, remote_port) = ends(ops);
-    s.tcp_sock = kernel::address(tp.cast_mut());
+    s.tcp_sock = tp as u64;
     s.local = local;
     s.local_port = local_port;
     s.remote = remote;
@@ -71,51 +72,9 @@ fn connecting(ops: *mut bpf_sock_ops) {
     s.write_seq_start = load!(tp, u32, tcp_write_seq).wrapping_add(1);
     s.flags |= flag::SYN_SENT;
     watch_states(ops);
-    shortcut::connecting(s);
+    s.tcp.off_shortcut = shortcut::candidate::up_may_enter(s) as u16;
     if s.flags & flag::LOCAL_DESTINATION != 0 {
-        let key = flow_key(s);
-        let word = FlowWord::new(s.source, s.destination);
-        if FLOWS
-            .insert(&key, &checked(word.0, key.check()), 0)
-            .is_err()
-        {
-            count(counter::FLOWS_FULL);
-            s.flags |= flag::FLOW_FAILED;
-        }
-    }
-}
-
-/// The namespace in which this source's SYN arrives, if its destination is on this node.
-#[inline(always)]
-pub fn arrives_in(s: &SockState) -> u64 {
-    if s.remote.is_loopback() || s.remote == s.local {
-        return s.netns;
-    }
-    match word!(HOMES, s.destination) {
-        0 => word!(SETTINGS, setting::HOST_NETNS),
-        home => home,
-    }
-}
-
-/// Key of this source's entry in `FLOWS`.
-#[inline(always)]
-pub fn flow_key(s: &SockState) -> FlowKey {
-    FlowKey {
-        netns: arrives_in(s),
-        source: s.local,
-        destination: s.remote,
-        source_port: s.local_port,
-        destination_port: s.remote_port,
-        pad: 0,
-    }
-}
-
-#[inline(never)]
-pub fn forget_flow(s: &SockState) {
-    let key = flow_key(s);
-    // Usually it is gone: a lookup takes no lock.
-    if FLOWS.get_ptr(&key).is_some() {
-        let _ = FLOWS.remove(&key);
+        flow::begin(s);
     }
 }
 
@@ -151,7 +110,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         destination_port: local_port,
         pad: 0,
     };
-    if FLOWS.remove(&key).is_ok() {
+    if flow::end(&key) {
         shortcut::accepted(ops, &key);
         return;
     }
@@ -173,7 +132,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
     unsafe { kernel::zero(s) };
     // SAFETY: plain helper call.
     s.cookie = unsafe { h::bpf_get_socket_cookie(ops.cast()) };
-    s.tcp_sock = kernel::address(tp.cast_mut());
+    s.tcp_sock = tp as u64;
     s.netns = netns;
     s.opened_ns = record::now();
     s.established_ns = s.opened_ns;
@@ -185,9 +144,9 @@ fn accepted(ops: *mut bpf_sock_ops) {
     s.dialed_port = local_port;
     s.proto = TCP;
     s.layer = Layer::Kernel as u8;
-    s.source = source.workload();
-    s.destination = owner;
-    s.policy = decision.policy;
+    s.source = source.workload() as u16;
+    s.destination = owner as u16;
+    s.policy = decision.policy as u16;
     s.verdict = decision.verdict as u8;
     s.reason = if decision.verdict as u8 == Verdict::Audited as u8 {
         code::WOULD_DENY
@@ -241,11 +200,11 @@ fn closed(ops: *mut bpf_sock_ops, s: &mut SockState) {
     s.tcp_state = TCP_CLOSE as u8;
     if s.flags & flag::LOCAL_DESTINATION != 0 {
         // The other end may never have run its half; here the tuple is still ours alone.
-        forget_flow(s);
+        flow::forget(s);
     }
     let sk = s.tcp_sock;
     if s.flags & flag::OPENED == 0 {
-        let error: u32 = read(sk + offset!(sk_err));
+        let error: u32 = tcp(sk, offset!(sk_err));
         fail(s, connect_failure(error));
         return;
     }
@@ -295,7 +254,7 @@ fn finish(ops: *mut bpf_sock_ops, s: &mut SockState) {
     let Some(tp) = tcp_sock(ops) else { return };
     let error = load!(tp, u32, sk_err);
     if error != 0 {
-        s.tcp.error = error;
+        s.tcp.error = error as u16;
     }
 }
 
@@ -341,7 +300,7 @@ fn listening(ops: *mut bpf_sock_ops) {
     {
         count(counter::LISTENERS_FULL);
     }
-    shortcut::listening(ops, key);
+    shortcut::candidate::listening(ops, key, owner);
     if NETNS.get_ptr(&netns).is_none() {
         zeroed!(about: TotalKey);
         about.destination = owner;

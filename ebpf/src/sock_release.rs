@@ -8,10 +8,10 @@ use underpass_abi::{
 
 use crate::{
     connect::TCP,
-    kernel::{STATE_CB, TCP_CLOSE, TCP_ESTABLISHED, offset, read, tcp_counts, zeroed},
+    flow,
+    kernel::{STATE_CB, TCP_CLOSE, TCP_ESTABLISHED, offset, tcp, tcp_counts, zeroed},
     maps::SOCKS,
     record, shortcut,
-    sock_ops::forget_flow,
 };
 
 #[cgroup_sock(sock_release)]
@@ -81,11 +81,11 @@ fn end(s: &mut SockState, redial: bool) {
         // The application has fetched the error meanwhile; the state callback kept it.
         s.tcp.error = error;
     }
-    s.tcp_state = read(s.tcp_sock + offset!(sk_state));
+    s.tcp_state = tcp(s.tcp_sock, offset!(sk_state));
     s.flags |= flag::RELEASED;
     count_closed(s);
     // Usually the row follows when TCP is done. Not if it is already, or nobody will tell.
-    let callbacks: u8 = read(s.tcp_sock + offset!(tcp_cb_flags));
+    let callbacks: u8 = tcp(s.tcp_sock, offset!(tcp_cb_flags));
     if s.tcp_state as u32 == TCP_CLOSE || u32::from(callbacks) & STATE_CB == 0 {
         if s.closed_ns == 0 {
             s.closed_ns = record::now();
@@ -118,10 +118,11 @@ pub fn fail(s: &mut SockState, reason: u16) {
         return;
     }
     s.flags |= flag::FAILED;
+    s.tcp.off_shortcut = 0;
     s.closed_ns = record::now();
     s.reason = reason;
     if s.flags & (flag::LOCAL_DESTINATION | flag::CLOSED) == flag::LOCAL_DESTINATION {
-        forget_flow(s);
+        flow::forget(s);
     }
     if let Some(t) = record::total(&TotalKey::of(s)) {
         t.refused += 1;
@@ -132,10 +133,10 @@ pub fn fail(s: &mut SockState, reason: u16) {
 /// Why a connection ended, from its last error and the FINs seen.
 #[inline(always)]
 pub fn close_reason(s: &SockState, state: u32) -> u16 {
-    const EPIPE: u32 = 32;
-    const ECONNABORTED: u32 = 103;
-    const ECONNRESET: u32 = 104;
-    const ETIMEDOUT: u32 = 110;
+    const EPIPE: u16 = 32;
+    const ECONNABORTED: u16 = 103;
+    const ECONNRESET: u16 = 104;
+    const ETIMEDOUT: u16 = 110;
     match s.tcp.error {
         EPIPE | ECONNRESET => code::RESET_BY_PEER,
         ETIMEDOUT => code::TIMED_OUT,

@@ -1,16 +1,18 @@
 //! `tp_btf/tcp_rcv_space_adjust`: fires when a task splices from a TCP socket, also from one in the
-//! map, where splice finds nothing. The program is no candidate any more.
+//! map, where splice finds nothing. The program is no candidate any more, and the agent resets the
+//! connection of a socket in the map.
 
 use aya_ebpf::{helpers::generated as h, macros::btf_tracepoint, programs::BtfTracePointContext};
 use underpass_abi::{
     reason::code,
-    shortcut::{End, ProgramKey, end, programs},
+    shortcut::{End, NoticeKind, ProgramKey, end, programs},
 };
 
 use crate::{
     kernel::{field, zeroed},
     maps::{ENDS, PROGRAMS, entry},
-    shortcut::{at, current_program},
+    shortcut::{at, candidate::current_program, notice},
+    sk_msg::stayed,
 };
 
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
@@ -27,10 +29,28 @@ pub fn up_splice(ctx: BtfTracePointContext) -> i32 {
     };
     // SAFETY: the socket's own element, alive for the run.
     if let Some(e) = unsafe { state.as_mut() } {
-        e.flags |= end::OUT;
-        e.why = code::SHORTCUT_SPLICES.into();
+        give_up(e);
     }
     0
+}
+
+/// The socket will give splice `EAGAIN` for ever, whatever comes: its connection must end.
+#[inline(always)]
+fn give_up(e: &mut End) {
+    e.flags |= end::OUT;
+    stayed(e, code::SHORTCUT_SPLICES.into());
+    if e.flags & end::TOLD != 0 {
+        return;
+    }
+    let told = notice::tell(NoticeKind::Spliced, |n| {
+        // SAFETY: plain helper call.
+        n.pid = (unsafe { h::bpf_get_current_pid_tgid() } >> 32) as u32;
+        n.cookie = e.cookie;
+        n.pair = e.pair;
+    });
+    if told {
+        e.flags |= end::TOLD;
+    }
 }
 
 /// Notes a bit of [`programs`] for the calling task's program.

@@ -33,6 +33,12 @@ pub fn workload(namespace: &str, name: &str, found_by: &str, addresses: &[String
     text
 }
 
+/// A document of these with an annotation.
+pub fn annotated(document: &str, name: &str, value: &str) -> String {
+    let lines = format!("metadata:\n  annotations:\n    {name}: \"{value}\"\n");
+    document.replacen("metadata:\n", &lines, 1)
+}
+
 /// A pod of the lab, found by its network namespace.
 pub fn pod_workload(namespace: &str, name: &str, pod: &Pod) -> String {
     let found_by = format!("netns: {}", pod.place.netns_path().display());

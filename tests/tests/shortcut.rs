@@ -3,8 +3,10 @@
 
 use std::fs;
 
-use serde_json::Value;
-use underpass_abi::{VERSION, shortcut::switch};
+use underpass_abi::{
+    VERSION,
+    shortcut::{programs, switch},
+};
 use underpass_agent::kernel::shortcut::{SK_SKB, set_switches};
 use underpass_tests::{
     Failure, Result,
@@ -14,81 +16,11 @@ use underpass_tests::{
         place,
     },
     manifest::{self, Source, Target},
+    rpc::{Rpc, counter, row, shortcut},
     scene::{EPERM, LIMIT, PORT, Scene, service_at},
 };
 
 const ON: u64 = switch::INSERT | switch::REDIRECT | switch::NODE_ON;
-
-struct Rpc {
-    _server: Proc,
-    client: Proc,
-}
-
-impl Rpc {
-    fn start(scene: &Scene, server: &[&str], client: &[&str]) -> Result<Self> {
-        Self::of(
-            scene,
-            ("underpass-peer", server),
-            ("underpass-peer", client),
-        )
-    }
-
-    /// From these programs with these flags.
-    fn of(scene: &Scene, server: (&str, &[&str]), client: (&str, &[&str])) -> Result<Self> {
-        let at = format!("{}:{PORT}", scene.server.v4);
-        let server = scene.lab.run(
-            &scene.server.place,
-            &[&[server.0, "rpc-server", &at], server.1].concat(),
-        )?;
-        server.wait_listening(at.parse().expect("an address"))?;
-        let to = service_at().to_string();
-        let mut client = scene.lab.run(
-            &scene.client.place,
-            &[&[client.0, "rpc", &to], client.1].concat(),
-        )?;
-        client.line(0, "local", LIMIT)?;
-        Ok(Self {
-            _server: server,
-            client,
-        })
-    }
-
-    /// Ends both, and waits until the row says so.
-    fn end(mut self, scene: &Scene, row: &Value) -> Result<()> {
-        self.client.kill9()?;
-        let ended = |r: &Value| text(r, "/state") == "closed" && text(r, "/id") == text(row, "/id");
-        let cli = &scene.agent.cli;
-        cli.rows("its end", &["--from", "app/client"], 1, ended)?;
-        Ok(())
-    }
-
-    /// Bytes that went in each direction.
-    fn ask(&mut self, count: usize, size: usize) -> Result<u64> {
-        let answer = self.client.ask(&format!("{count} {size}"))?;
-        Ok(answer["bytes"].as_u64().unwrap_or(0))
-    }
-}
-
-/// The client's only row in a state, once it says that so much was sent (the agent looks at open
-/// connections several times a second).
-fn row(scene: &Scene, state: &str, sent: u64) -> Result<Value> {
-    let is = |r: &Value| text(r, "/state") == state && number(r, "/bytes_sent") == Some(sent);
-    let rows = scene
-        .agent
-        .cli
-        .rows("the row", &["--from", "app/client"], 1, is)?;
-    Ok(rows[0].clone())
-}
-
-fn shortcut(row: &Value) -> u64 {
-    number(row, "/bytes_shortcut").unwrap_or(u64::MAX)
-}
-
-fn counter(scene: &Scene, name: &str) -> Result<u64> {
-    Ok(scene.agent.cli.status()?["counters"][name]
-        .as_u64()
-        .unwrap_or(u64::MAX))
-}
 
 fn switches(scene: &Scene, bits: u64) -> Result<()> {
     let dir = scene.lab.pin_dir.join(format!("v{VERSION}/maps"));
@@ -224,7 +156,8 @@ fn the_self_test_passes_and_auto_takes_tested_programs_only() -> Result<()> {
     let shortcut_is = feature("shortcut").unwrap_or_default();
     assert_eq!(shortcut_is["on"], true, "{shortcut_is}");
     let says = text(&shortcut_is, "/reason");
-    assert!(says.starts_with("mode auto; list 1 "), "{says}");
+    let list = format!("mode auto; list {} ", programs::VERSION);
+    assert!(says.starts_with(&list), "{says}");
     // tokio under its own name is on no list; the executable's name is what counts.
     let peer = place::binary("underpass-peer")?;
     let listed = |name: &str| {
@@ -271,48 +204,12 @@ fn python(scene: &Scene, script: &str) -> Result<(Proc, Proc)> {
     let command = ["underpass-peer", "rpc-server", &at];
     let server = scene.lab.run(&scene.server.place, &command)?;
     server.wait_listening(at.parse().expect("an address"))?;
+    scene.agent.cli.status()?;
     let (ip, port) = (service_at().ip().to_string(), PORT.to_string());
     let script = format!("{DIAL}{script}");
     let command = ["python3", "-c", &script, &ip, &port];
     let client = scene.lab.run(&scene.client.place, &command)?;
     Ok((server, client))
-}
-
-/// A client of the echo server that splices what comes into a pipe, as proxies do: blocking for the
-/// first connect, so that it learns; then as `SPLICER nonblocking` would.
-const SPLICER: &str = "
-r, w = os.pipe()
-for n in range(2):
-    s = dial()
-    s.send(bytes([0, 0, 0, 4]) + b'abcd')
-    time.sleep(0.2)
-    got = 0
-    try: got = os.splice(s.fileno(), w, 100)
-    except OSError as e: got = -e.errno
-    print('spliced', got, flush=True)
-sys.stdin.read()
-";
-
-#[test]
-fn a_program_that_splices_takes_no_part_any_more() -> Result<()> {
-    let scene = Scene::new("scspl", &["--shortcut", "on"])?;
-    let (_server, mut client) = python(&scene, SPLICER)?;
-    // The first was in the map: splice finds nothing there, or is refused by the guard. The second
-    // stays on TCP, where it works.
-    let first = client.line(0, "spliced", LIMIT)?;
-    assert!(
-        ["spliced -11", "spliced -22"].contains(&first.as_str()),
-        "{first}"
-    );
-    client.line(0, "spliced 8", LIMIT)?;
-    let is_second = |r: &Value| text(r, "/shortcut_reason") == "SHORTCUT_SPLICES";
-    let rows = scene
-        .agent
-        .cli
-        .rows("the second", &["--from", "app/client"], 1, is_second)?;
-    assert_eq!(shortcut(&rows[0]), 0);
-    assert_eq!(counter(&scene, "shortcut_splices")?, 1);
-    Ok(())
 }
 
 /// A client that leaves an answer unread and closes; then one that turns blocking on the way.

@@ -1,4 +1,4 @@
-//! Real third-party servers for the tests and the demo, unpacked from Debian packages into a
+//! Real third-party programs for the tests and the demo, unpacked from Debian packages into a
 //! private prefix: never installed, never started as services.
 
 use std::{
@@ -15,23 +15,57 @@ use crate::{
     setup,
 };
 
-/// Programs and the packages that hold them. The system's own are not used, so that versions and
-/// paths are the same everywhere.
-const PROGRAMS: &[(&str, &str)] = &[
-    ("nginx", "nginx"),
-    ("redis-server", "redis-server"),
-    ("redis-cli", "redis-tools"),
+/// A program and the package that holds it. The system's own are not used, so that versions and paths
+/// are the same everywhere.
+pub struct Program {
+    /// Below the prefix.
+    path: &'static str,
+    package: &'static str,
+    /// Prints the version.
+    flag: &'static str,
+}
+
+/// What all tests and the demo use.
+pub const SERVERS: &[Program] = &[
+    program("usr/sbin/nginx", "nginx", "-v"),
+    program("usr/bin/redis-server", "redis-server", "--version"),
+    program("usr/bin/redis-cli", "redis-tools", "--version"),
 ];
-const PLACES: &[&str] = &["usr/sbin", "usr/bin"];
+
+/// What `test --programs` uses as well.
+pub const MORE: &[Program] = &[
+    program("usr/sbin/haproxy", "haproxy", "-v"),
+    program("usr/bin/h2load", "nghttp2-client", "--version"),
+    program("usr/bin/wrk", "wrk", "-v"),
+    program(
+        "usr/lib/postgresql/15/bin/postgres",
+        "postgresql-15",
+        "--version",
+    ),
+    program(
+        "usr/lib/postgresql/15/bin/psql",
+        "postgresql-client-15",
+        "--version",
+    ),
+];
+
+const fn program(path: &'static str, package: &'static str, flag: &'static str) -> Program {
+    Program {
+        path,
+        package,
+        flag,
+    }
+}
+
 const LIBRARIES: &[&str] = &["usr/lib", "lib"];
 
 /// Unpacks what is missing. A machine without apt is told so, and that is no error.
-pub fn unpack(prefix: &Path) -> Result<()> {
-    let missing = missing(prefix);
+pub fn unpack(prefix: &Path, programs: &[Program]) -> Result<()> {
+    let missing = missing(prefix, programs);
     if missing.is_empty() {
         return Ok(());
     }
-    let names: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
+    let names: Vec<&str> = missing.iter().map(|p| p.name()).collect();
     println!(
         "missing: {}; unpacking them into {}",
         names.join(", "),
@@ -44,7 +78,7 @@ pub fn unpack(prefix: &Path) -> Result<()> {
         );
         return Ok(());
     }
-    let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    let packages: Vec<&str> = missing.iter().map(|p| p.package).collect();
     if fetch(prefix, &packages).is_err() {
         // Stale or absent lists. Without root or a network this fails too; then say what is missing.
         let tried = setup::apt_update().and_then(|()| fetch(prefix, &packages));
@@ -52,42 +86,37 @@ pub fn unpack(prefix: &Path) -> Result<()> {
             println!("{why}");
         }
     }
-    let still = self::missing(prefix);
-    for (program, package) in &still {
-        println!("still missing: {program} (package {package}); what needs it cannot run");
+    for program in self::missing(prefix, programs) {
+        println!(
+            "still missing: {} (package {}); what needs it cannot run",
+            program.name(),
+            program.package
+        );
     }
     Ok(())
 }
 
-fn missing(prefix: &Path) -> Vec<(&'static str, &'static str)> {
-    PROGRAMS
-        .iter()
-        .filter(|(program, _)| !runs(prefix, program))
-        .copied()
-        .collect()
+fn missing<'a>(prefix: &Path, programs: &'a [Program]) -> Vec<&'a Program> {
+    programs.iter().filter(|p| !p.runs(prefix)).collect()
 }
 
-/// True if the program starts: its file is there and its libraries are found.
-fn runs(prefix: &Path, program: &str) -> bool {
-    let flag = if program == "nginx" {
-        "-v"
-    } else {
-        "--version"
-    };
-    let quiet = |path| {
-        Command::new(path)
-            .arg(flag)
+impl Program {
+    fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or(self.path)
+    }
+
+    /// True if the program starts: its file is there and its libraries are found (else the loader
+    /// exits with 127; `wrk -v` exits with 1).
+    fn runs(&self, prefix: &Path) -> bool {
+        let status = Command::new(prefix.join(self.path))
+            .arg(self.flag)
             .env("LD_LIBRARY_PATH", library_path(prefix))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|s| s.success())
-    };
-    PLACES
-        .iter()
-        .map(|dir| prefix.join(dir).join(program))
-        .any(quiet)
+            .status();
+        status.is_ok_and(|s| s.code().is_some_and(|code| code < 126))
+    }
 }
 
 /// Directories of the prefix's libraries, as `LD_LIBRARY_PATH` wants them.

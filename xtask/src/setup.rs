@@ -33,7 +33,7 @@ const MINUTES: fn(u64) -> Duration = |n| Duration::from_secs(60 * n);
 
 fn run(_: &Flags) -> Result<()> {
     let (built, emulator) = (build_tools(), emulator());
-    servers()?;
+    programs()?;
     built?;
     emulator?;
     println!("ready; tools are in {}", workspace::tools().display());
@@ -51,7 +51,14 @@ pub fn build_tools() -> Result<()> {
 /// Third-party servers; without apt this says what is missing and goes on.
 pub fn servers() -> Result<()> {
     let _lock = lock()?;
-    servers::unpack(&workspace::tools().join("debs-prefix"))
+    servers::unpack(&workspace::tools().join("debs-prefix"), servers::SERVERS)
+}
+
+/// The same with what `test --programs` needs beside them.
+pub fn programs() -> Result<()> {
+    servers()?;
+    let _lock = lock()?;
+    servers::unpack(&workspace::tools().join("debs-prefix"), servers::MORE)
 }
 
 /// QEMU, for `vm`.

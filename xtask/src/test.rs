@@ -24,6 +24,11 @@ pub const VERB: Verb = Verb {
             help: "only what applications see over the shortcut, compared with TCP",
         },
         Flag {
+            name: "--programs",
+            value: None,
+            help: "only real programs over the shortcut, compared with TCP",
+        },
+        Flag {
             name: "--soak",
             value: Some("BYTES"),
             help: "only random schedules over the shortcut until so many bytes were checked",
@@ -42,6 +47,7 @@ pub const VERB: Verb = Verb {
 const SKIPPED: &str = "tests/skipped.txt";
 /// The program of the equivalence suite and the soak.
 const SUITE: &str = "underpass-equivalence";
+const PROGRAMS: &str = "underpass-programs";
 /// The other kernel of each run.
 const KERNEL: &str = "6.12";
 const MINUTES: fn(u64) -> Duration = |n| Duration::from_secs(60 * n);
@@ -56,7 +62,8 @@ struct Tally {
 
 fn run(flags: &Flags) -> Result<()> {
     let mut tally = Tally::default();
-    let complete = if flags.has("--equivalence") || flags.has("--soak") {
+    let parts = ["--equivalence", "--programs", "--soak"];
+    let complete = if parts.iter().any(|part| flags.has(part)) {
         shortcut(&mut tally, flags)
     } else {
         all(&mut tally)
@@ -133,6 +140,9 @@ fn shortcut(tally: &mut Tally, flags: &Flags) -> Result<()> {
     if flags.has("--equivalence") {
         tally.count(equivalence());
     }
+    if flags.has("--programs") {
+        tally.count(setup::programs().and_then(|()| programs()));
+    }
     if let Some(bytes) = flags.get("--soak") {
         tally.count(soak(bytes, flags.get("--seed")));
     }
@@ -142,6 +152,16 @@ fn shortcut(tally: &mut Tally, flags: &Flags) -> Result<()> {
 fn equivalence() -> Result<()> {
     let mut suite = Command::new(workspace::target().join("debug").join(SUITE));
     step("equivalence", suite.arg("run"), MINUTES(15))
+}
+
+/// The program fails for a program that is not here, unless `tests/missing-programs.txt` gives a reason.
+fn programs() -> Result<()> {
+    let mut suite = Command::new(workspace::target().join("debug").join(PROGRAMS));
+    suite
+        .arg("run")
+        .current_dir(workspace::root())
+        .env("UNDERPASS_TOOLS", workspace::tools());
+    step("programs", &mut suite, MINUTES(20))
 }
 
 fn soak(bytes: &str, seed: Option<&str>) -> Result<()> {

@@ -27,9 +27,10 @@ pub struct ListenKey {
     pub pad2: u32,
 }
 
-/// Key of `FLOWS`: a local source's connection under way, written at TCP_CONNECT_CB before the SYN
-/// and removed when the passive end is established or the source closes.
-/// The value is `FlowWord | check(key) << 32`.
+/// A local source's connection under way, written at TCP_CONNECT_CB before the SYN and removed when the
+/// passive end is established or the source closes. It stands in the slot of `FLOW_SLOTS` that its
+/// check gives, or, if another has that slot, in the hash `FLOWS` with the value
+/// `FlowWord | check(key) << 32`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -44,7 +45,39 @@ pub struct FlowKey {
     pub pad: u32,
 }
 
-/// What a `FLOWS` entry proves: who dials, and for which destination that was found allowed.
+/// A slot of `FLOW_SLOTS`, one cache line: it takes no lock and no look-up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowSlot {
+    /// [`FlowSlot::FREE`], [`FlowSlot::WRITTEN`] or a [`FlowSlot::held`].
+    pub state: u64,
+    pub key: FlowKey,
+    pub pad: u64,
+}
+
+impl FlowSlot {
+    pub const FREE: u64 = 0;
+    /// Claimed; its key is not complete.
+    pub const WRITTEN: u64 = 1;
+
+    /// The state while a connection has the slot. The dialing socket's cookie is in it, so that two
+    /// connections that have a slot one after the other are told apart.
+    #[inline(always)]
+    pub const fn held(word: FlowWord, cookie: u64) -> u64 {
+        (cookie as u32 as u64 | 1 << 31) << 32 | word.0 as u64
+    }
+    /// What a held slot proves; `None` if it is not held.
+    #[inline(always)]
+    pub const fn word(state: u64) -> Option<FlowWord> {
+        if state > u32::MAX as u64 {
+            Some(FlowWord(state as u32))
+        } else {
+            None
+        }
+    }
+}
+
+/// What a flow's entry proves: who dials, and for which destination that was found allowed.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowWord(pub u32);
@@ -118,6 +151,11 @@ impl ListenKey {
 }
 
 impl FlowKey {
+    /// Index in `FLOW_SLOTS`.
+    #[inline(always)]
+    pub const fn slot(&self) -> u32 {
+        self.check() >> 1 & (super::limits::FLOW_SLOTS as u32 - 1)
+    }
     #[inline(always)]
     pub const fn check(&self) -> u32 {
         let h = mix_ip(
@@ -161,4 +199,6 @@ const _: () = assert!(super::limits::WORKLOADS <= 1 << 16, "FlowWord has room");
 const _: () = assert!(size_of::<AffinityKey>() == 16);
 const _: () = assert!(size_of::<ListenKey>() == 32);
 const _: () = assert!(size_of::<FlowKey>() == 48);
+const _: () = assert!(size_of::<FlowSlot>() == 64);
+const _: () = assert!(super::limits::FLOW_SLOTS.is_power_of_two());
 const _: () = assert!(size_of::<UdpReverseKey>() == 32);

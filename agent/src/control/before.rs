@@ -112,7 +112,7 @@ impl Control {
     /// One row for each connection, with the workloads at its ends.
     fn rows_of(&self, now: Vec<(SockState, u64)>, owners: &HashMap<u64, Str>) -> Vec<SockState> {
         let own = |(s, cgroup): &(SockState, u64)| self.index(self.owner(s, owners.get(cgroup)));
-        let ends: HashMap<Tuple, u32> = now
+        let ends: HashMap<Tuple, u16> = now
             .iter()
             .map(|end| {
                 (
@@ -191,9 +191,10 @@ impl Control {
         self.plan.workload_at(s.local.into())
     }
 
-    fn index(&self, workload: Option<&Workload>) -> u32 {
+    fn index(&self, workload: Option<&Workload>) -> u16 {
         let name = workload.map(|w| format!("{} {}", w.full_name, w.identity));
         name.and_then(|n| self.tables.names().find(NameKind::Workload, &n))
+            .and_then(|index| index.try_into().ok())
             .unwrap_or(0)
     }
 }

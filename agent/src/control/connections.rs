@@ -51,14 +51,7 @@ pub(super) fn log_refusal(event: &Event, names: &dyn Names, node: &Node) {
         names,
         &mut Interner::default(),
     );
-    let row = row::to_api(
-        &event.sock,
-        Seen::Refused(0),
-        &labels,
-        false,
-        node,
-        event.at_ns,
-    );
+    let row = row::to_api(&event.sock, Seen::Refused(0), &labels, 0, node, event.at_ns);
     tracing::info!(
         source = row.source.map(|p| p.workload),
         destination = row.destination.map(|p| p.workload),
@@ -206,6 +199,16 @@ impl Control {
                 "underpass_connections_not_destroyed",
                 "Connections that a policy change denies and that could not be ended.",
                 self.counts.not_destroyed,
+            ),
+            (
+                "underpass_shortcut_resets",
+                "Connections reset because a program spliced from a socket in the shortcut.",
+                self.counts.shortcut_resets,
+            ),
+            (
+                "underpass_shortcut_resets_failed",
+                "Those that could not be reset.",
+                self.counts.shortcut_resets_failed,
             ),
         ];
         own.extend(crate::api_server::own_counters());

@@ -98,6 +98,8 @@ impl Control {
             self.find_older_connections();
         }
         self.recheck();
+        // Modes of workloads may have changed.
+        self.kernel.watch_splice();
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What a verdict depends on.
-type Question = (u32, u32, underpass_abi::Ip, u32, u16, u32, u16);
+type Question = (u16, u32, underpass_abi::Ip, u16, u16, u16, u16);
 
 impl Control {
     /// Ends what the plan in force denies.
@@ -44,7 +44,8 @@ impl Control {
                 "default" | "" => "default".to_owned(),
                 name => format!("AuthorizationPolicy {name}"),
             };
-            self.table.destroying(socket.cookie, &policy);
+            let why = code::POLICY_CHANGED;
+            self.table.destroying(socket.cookie, why, Some(&policy));
             match self.destroy(socket) {
                 Ok(()) => self.counts.destroyed += 1,
                 Err(error) => {
@@ -57,14 +58,7 @@ impl Control {
 
     /// Resets a connection at this end, or at its other end if that one cannot be reached.
     fn destroy(&mut self, s: &SockState) -> Result<(), KernelError> {
-        let mut here = diag::DiagSocket::default();
-        here.proto = s.proto;
-        here.family = if s.local.is_v4() { 2 } else { 10 };
-        here.local = s.local;
-        here.local_port = s.local_port;
-        here.remote = s.remote;
-        here.remote_port = s.remote_port;
-        here.cookie = s.cookie;
+        let here = end_of(s);
         if let Some(netns) = self.locate(s.netns) {
             return diag::destroy(&netns, &here).map(drop);
         }
@@ -75,16 +69,14 @@ impl Control {
             let text = format!("no path to the namespace of {}:{}", s.local, s.local_port);
             return Err(KernelError::new(code::NETNS_UNREACHABLE, text));
         };
-        let mut there = here;
-        (there.local, there.remote) = (here.remote, here.local);
-        (there.local_port, there.remote_port) = (here.remote_port, here.local_port);
+        let mut there = far_end(&here);
         // INET_DIAG_NOCOOKIE: that end's cookie is not known.
         there.cookie = u64::MAX;
         diag::destroy(&netns, &there).map(drop)
     }
 
     /// A namespace by its cookie; unmeshed ones are found by a process in them.
-    fn locate(&mut self, cookie: u64) -> Option<Netns> {
+    pub(super) fn locate(&mut self, cookie: u64) -> Option<Netns> {
         if let Some(known) = self.namespaces.get(cookie) {
             // The process by which it was found may have ended.
             if known.path.exists() {
@@ -113,13 +105,34 @@ impl Control {
         None
     }
 
-    fn workload_netns(&self, index: u32) -> Option<u64> {
+    pub(super) fn workload_netns(&self, index: u16) -> Option<u64> {
         let name = self.tables.names().get(NameKind::Workload, index)?;
         self.plan
             .workload(workload_name(name).0)
             .map(Workload::netns)
             .filter(|n| *n != 0)
     }
+}
+
+/// A connection's end as sock_diag names it.
+pub(super) fn end_of(s: &SockState) -> diag::DiagSocket {
+    let mut end = diag::DiagSocket::default();
+    end.proto = s.proto;
+    end.family = if s.local.is_v4() { 2 } else { 10 };
+    end.local = s.local;
+    end.local_port = s.local_port;
+    end.remote = s.remote;
+    end.remote_port = s.remote_port;
+    end.cookie = s.cookie;
+    end
+}
+
+/// The other end, but for its cookie.
+pub(super) fn far_end(end: &diag::DiagSocket) -> diag::DiagSocket {
+    let mut far = *end;
+    (far.local, far.remote) = (end.remote, end.local);
+    (far.local_port, far.remote_port) = (end.remote_port, end.local_port);
+    far
 }
 
 fn question(s: &SockState) -> Question {
@@ -147,7 +160,7 @@ fn question(s: &SockState) -> Question {
 
 /// The decision, if the plan denies this connection now.
 fn denial(s: &SockState, plan: &Arc<Plan>, names: &Names) -> Option<Decision> {
-    let workload = |index| {
+    let workload = |index: u16| {
         let name = names.get(NameKind::Workload, index)?;
         plan.workload(workload_name(name).0)
     };
@@ -221,7 +234,7 @@ spec:
             tables
                 .names()
                 .find(NameKind::Workload, &registered)
-                .unwrap()
+                .unwrap() as u16
         };
         SockState {
             source: index("web"),

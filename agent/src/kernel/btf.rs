@@ -189,6 +189,8 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, KernelError> {
         task_cgroups: btf.offset("task_struct", "cgroups")?,
         task_tgid: btf.offset("task_struct", "tgid")?,
         css_set_cgroup: btf.offset("css_set", "dfl_cgrp")?,
+        type_tcp_sock: btf.structure("tcp_sock")?,
+        rdonly_cast: btf.function("bpf_rdonly_cast").unwrap_or(0),
     })
 }
 
@@ -200,6 +202,10 @@ pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
     } else {
         "orig_ax"
     };
+    if btf.function("bpf_rdonly_cast").is_none() {
+        let text = "no kernel function bpf_rdonly_cast";
+        return Err(KernelError::new(code::KERNEL_TOO_OLD, text));
+    }
     Ok(ShortcutOffsets {
         known: 1,
         sk_cookie: sk("__sk_common.skc_cookie")?,
@@ -222,9 +228,7 @@ pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
         dentry_name: btf.offset("dentry", "d_name")? + btf.offset("qstr", "name")?,
         regs_syscall: btf.offset("pt_regs", regs)?,
         splice: libc::SYS_splice as u32,
-        type_tcp_sock: btf.structure("tcp_sock")?,
         type_psock: btf.structure("sk_psock")?,
-        rdonly_cast: btf.function("bpf_rdonly_cast").unwrap_or(0),
         socket_sk: btf.offset("socket", "sk")?,
         task_io_uring: btf.offset("task_struct", "io_uring").unwrap_or(0),
     })

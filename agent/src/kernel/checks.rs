@@ -112,7 +112,7 @@ fn splice_guard(options: &KernelOptions, kernel: &btf::Btf) -> Check {
 
 /// Whether the kernel has what the shortcut needs; the error names what it lacks.
 fn capable(kernel: &btf::Btf) -> Result<(), KernelError> {
-    shortcut::complete(&btf::shortcut_offsets(kernel)?)
+    btf::shortcut_offsets(kernel).map(drop)
 }
 
 fn copy(e: &KernelError) -> KernelError {
@@ -188,7 +188,7 @@ fn programs(
     let pins = Pins::of(options);
     let shortcut = btf::shortcut_offsets(kernel).unwrap_or_default();
     let parsed = object::bytes(options).and_then(|object| {
-        let object = object::with_kernel_function(&object, shortcut.rdonly_cast);
+        let object = object::with_kernel_function(&object, offsets.rdonly_cast);
         let mut loader = EbpfLoader::new();
         // What is pinned must fit; other maps live as long as this check.
         for name in maps::ALL.into_iter().filter(|m| pins.map(m).exists()) {

@@ -10,9 +10,25 @@ use rustix::{
     event::{Timespec, epoll},
     io,
 };
-use underpass_abi::{plain, reason::code, sock::Event};
+use underpass_abi::{plain, reason::code, shortcut::Notice, sock::Event};
 
 use super::KernelError;
+
+/// One entry of the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    Event(Event),
+    Notice(Notice),
+}
+
+impl Told {
+    pub fn notice(self) -> Option<Notice> {
+        match self {
+            Self::Event(_) => None,
+            Self::Notice(notice) => Some(notice),
+        }
+    }
+}
 
 /// The consumer of `EVENTS`. There is one per node: the lock sees to that.
 ///
@@ -67,11 +83,14 @@ impl EventRing {
         reason = "an empty ring is not the end"
     )]
     #[inline]
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn next(&mut self) -> Option<Told> {
         loop {
             let item = self.ring.next()?;
+            if let Some(event) = plain::from_bytes(&item) {
+                return Some(Told::Event(event));
+            }
             match plain::from_bytes(&item) {
-                Some(event) => return Some(event),
+                Some(notice) => return Some(Told::Notice(notice)),
                 None => self.malformed += 1,
             }
         }

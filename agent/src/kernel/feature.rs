@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{KernelError, shortcut};
+use super::{KernelError, shortcut, splice_watch};
 
 pub const CLOSE_RECORDS: &str = "close-records";
 pub const UDP: &str = "udp-services";
@@ -53,7 +53,7 @@ impl Features {
             INBOUND,
             OPEN_SOCKETS,
             shortcut::SHORTCUT,
-            shortcut::SPLICE_WATCH,
+            splice_watch::SPLICE_WATCH,
         ]
         .into_iter()
         .map(describe)

@@ -1,13 +1,15 @@
-//! The open sockets of all namespaces, read by a BPF iterator over `SOCKS`.
+//! BPF iterators over maps: the open sockets of all namespaces, and others.
 
 use std::{
     fs::File,
     io::{self, Read},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
 };
 
-use underpass_abi::{plain, sock::SockState};
+use aya::{Btf, Ebpf, Endianness, programs::Program};
+use underpass_abi::{plain, reason::code, sock::SockState};
 
+use super::{KernelError, btf, load, splice_watch};
 use crate::sys::bpf::{iter_create, link_create_iter};
 
 /// Bytes per read; the kernel's own buffer is 32 KiB.
@@ -16,21 +18,53 @@ const CHUNK: usize = 32 << 10;
 /// Reads that may yield nothing before the pass is given up.
 const PATIENCE: u32 = 1_000;
 
-/// Runs an iterator that writes nothing.
-pub fn pass(program: impl AsFd, map: impl AsFd) -> io::Result<()> {
+/// Loads an iterator, which is tied to a function of this kernel.
+pub fn load(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    kernel: &btf::Btf,
+) -> Result<OwnedFd, KernelError> {
+    let Some(Program::Iter(program)) = ebpf.program_mut(name) else {
+        return Err(load::absent(name));
+    };
+    let target = if name == splice_watch::CANDIDATES {
+        "bpf_map_elem"
+    } else {
+        "bpf_sk_storage_map"
+    };
+    let types = iter_types(kernel, target)?;
+    let loaded = program
+        .load(target, &types)
+        .and_then(|()| load::fd_of(program.fd()));
+    loaded.map_err(|e| load::program_error(name, e))
+}
+
+fn iter_types(kernel: &btf::Btf, target: &str) -> Result<Btf, KernelError> {
+    let name = format!("bpf_iter_{target}");
+    let id = kernel
+        .function(&name)
+        .ok_or_else(|| KernelError::new(code::KERNEL_TOO_OLD, format!("no {name}")))?;
+    Btf::parse(&btf::only_function(id, &name), Endianness::default())
+        .map_err(|e| KernelError::new(code::NO_BTF, e.to_string()))
+}
+
+/// Runs an iterator over a map; how many words of 4 bytes it wrote.
+pub fn words(program: impl AsFd, map: impl AsFd) -> io::Result<usize> {
     let link = link_create_iter(program, map)?;
     let mut file = File::from(iter_create(&link)?);
     let mut patience = PATIENCE;
+    let mut bytes = 0;
     loop {
-        match file.read(&mut [0; 64]) {
-            Ok(0) => return Ok(()),
-            Ok(_) => return Err(io::Error::other("the iterator wrote something")),
+        match file.read(&mut [0; 4096]) {
+            Ok(0) => return Ok(bytes / 4),
+            Ok(n) => bytes += n,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && patience > 0 => patience -= 1,
             Err(e) => return Err(e),
         }
     }
 }
 
+/// What `up_iter_socks` says of the elements of `SOCKS`.
 pub fn sockets(program: impl AsFd, map: impl AsFd) -> io::Result<Vec<SockState>> {
     let link = link_create_iter(program, map)?;
     let mut file = File::from(iter_create(&link)?);

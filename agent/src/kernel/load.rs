@@ -10,20 +10,20 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfError, EbpfLoader, Endianness,
+    Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
     programs::{Program, ProgramError, ProgramFd},
 };
 use underpass_abi::{reason::code, shortcut::ShortcutOffsets, sock::Offsets, tables::maps};
 
 use super::{
-    CgroupRoot, KernelError,
+    CgroupRoot, KernelError, KernelOptions,
     apply::Maps,
     btf,
     feature::{CLOSE_RECORDS, Feature, Features, INBOUND, OPEN_SOCKETS, UDP},
-    object, pins,
+    iter, object, pins,
     pins::Pins,
-    shortcut, splice_guard,
+    shortcut, splice_guard, splice_watch,
 };
 use crate::sys::{
     bpf::{Attach, link_create, link_update, obj_get, obj_pin},
@@ -75,9 +75,8 @@ pub fn feature(program: &str) -> Option<&'static str> {
     match program {
         SK_LOOKUP => Some(INBOUND),
         ITER => Some(OPEN_SOCKETS),
-        shortcut::SK_SKB | shortcut::SK_MSG | shortcut::ITER => Some(shortcut::SHORTCUT),
-        shortcut::SPLICE => Some(shortcut::SPLICE_WATCH),
         splice_guard::PROGRAM => Some(splice_guard::SPLICE_GUARD),
+        _ if shortcut::PROGRAMS.contains(&program) => Some(shortcut::SHORTCUT),
         _ => HOOKS.iter().find(|h| h.program == program)?.feature,
     }
 }
@@ -134,7 +133,7 @@ impl Source {
         loader.override_global("OFFSETS", &self.offsets, true);
         loader.override_global("SHORTCUT_OFFSETS", &self.shortcut, true);
         loader.override_global("NETNS_COOKIE", netns_cookie, true);
-        let object = object::with_kernel_function(&self.object, self.shortcut.rdonly_cast);
+        let object = object::with_kernel_function(&self.object, self.offsets.rdonly_cast);
         loader.load(&object).map_err(object_error)
     }
 }
@@ -146,10 +145,17 @@ pub struct Loaded {
     pub iter: Option<OwnedFd>,
     /// Tag of the `sk_lookup` program of this object.
     pub lookup_tag: Option<[u8; 8]>,
+    /// `None`: the shortcut is off.
+    pub watch: Option<splice_watch::Programs>,
 }
 
-/// Loads and attaches everything that hangs on the cgroup root.
-pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Loaded, KernelError> {
+/// Loads and attaches everything that hangs on the cgroup root, and the shortcut if it is wanted.
+pub fn load(
+    source: &Source,
+    cgroup: &CgroupRoot,
+    btf: &btf::Btf,
+    options: &KernelOptions,
+) -> Result<Loaded, KernelError> {
     let mut ebpf = source.parse(0)?;
     let mut features = Features::default();
     let mut ready = Vec::new();
@@ -167,7 +173,7 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
             None
         }
     };
-    let iter = match load_iter(&mut ebpf, ITER, btf) {
+    let iter = match iter::load(&mut ebpf, ITER, btf) {
         Ok(fd) => Some(fd),
         Err(e) => {
             features.off(OPEN_SOCKETS, e);
@@ -175,12 +181,13 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
         }
     };
     // Before sock_ops: what enters the map must find its programs there.
-    if let Err(e) = shortcut::attach(&mut ebpf, source) {
-        features.off(shortcut::SHORTCUT, e);
-    }
-    if let Err(e) = shortcut::watch_splice(&mut ebpf, source, btf) {
-        features.off(shortcut::SPLICE_WATCH, e);
-    }
+    let watch = match shortcut::prepare(&mut ebpf, options, source, btf) {
+        Ok(watch) => Some(watch),
+        Err(e) => {
+            features.off(shortcut::SHORTCUT, e);
+            None
+        }
+    };
     let mut ours = BTreeSet::new();
     for (hook, program) in ready {
         // A feature works with all its programs or is off with all of them.
@@ -209,6 +216,7 @@ pub fn load(source: &Source, cgroup: &CgroupRoot, btf: &btf::Btf) -> Result<Load
         features: features.list(),
         iter,
         lookup_tag,
+        watch,
     })
 }
 
@@ -231,10 +239,10 @@ pub fn load_program(
     name: &'static str,
     kernel: &btf::Btf,
 ) -> Result<OwnedFd, KernelError> {
-    if name == ITER || name == shortcut::ITER {
-        load_iter(ebpf, name, kernel)
-    } else if name == shortcut::SPLICE {
-        shortcut::load_splice(ebpf, kernel)
+    if [ITER, shortcut::ITER, splice_watch::CANDIDATES].contains(&name) {
+        iter::load(ebpf, name, kernel)
+    } else if name == splice_watch::PROGRAM {
+        splice_watch::load_watch(ebpf, kernel)
     } else if name == splice_guard::PROGRAM {
         splice_guard::load(ebpf, kernel)
     } else {
@@ -262,22 +270,6 @@ pub fn load_plain(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kernel
     loaded.map_err(|e| program_error(name, e))
 }
 
-/// Loads an iterator, which is tied to a function of this kernel.
-pub fn load_iter(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    kernel: &btf::Btf,
-) -> Result<OwnedFd, KernelError> {
-    let Some(Program::Iter(program)) = ebpf.program_mut(name) else {
-        return Err(absent(name));
-    };
-    let types = iter_types(kernel)?;
-    let loaded = program
-        .load("bpf_sk_storage_map", &types)
-        .and_then(|()| fd_of(program.fd()));
-    loaded.map_err(|e| program_error(name, e))
-}
-
 pub fn absent(name: &str) -> KernelError {
     KernelError::new(code::NO_OBJECT, format!("the object has no program {name}"))
 }
@@ -286,15 +278,6 @@ pub fn fd_of(fd: Result<&ProgramFd, ProgramError>) -> Result<OwnedFd, ProgramErr
     fd?.as_fd()
         .try_clone_to_owned()
         .map_err(ProgramError::IOError)
-}
-
-fn iter_types(kernel: &btf::Btf) -> Result<Btf, KernelError> {
-    const NAME: &str = "bpf_iter_bpf_sk_storage_map";
-    let id = kernel
-        .function(NAME)
-        .ok_or_else(|| KernelError::new(code::KERNEL_TOO_OLD, format!("no {NAME}")))?;
-    Btf::parse(&btf::only_function(id, NAME), Endianness::default())
-        .map_err(|e| KernelError::new(code::NO_BTF, e.to_string()))
 }
 
 /// Moves the pinned link to `program`, or makes and pins a new one. Returns the link's id.

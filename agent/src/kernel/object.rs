@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fs};
 
-use underpass_abi::{reason::code, shortcut::RDONLY_CAST};
+use underpass_abi::{reason::code, sock::RDONLY_CAST};
 
 use super::{KernelError, KernelOptions};
 
@@ -35,21 +35,23 @@ pub fn bytes(options: &KernelOptions) -> Result<Cow<'static, [u8]>, KernelError>
         .map_err(KernelError::io(code::NO_OBJECT, path.display()))
 }
 
-/// The object with calls of [`RDONLY_CAST`] made calls of the kernel function with this BTF id. Only
-/// `up_sk_msg` has any; unpatched (id 0) it is refused, and with it the shortcut.
-pub fn with_kernel_function(object: &[u8], id: u32) -> Vec<u8> {
+/// The object with calls of [`RDONLY_CAST`] made calls of the kernel function with this BTF id. With id
+/// 0 (the kernel has none) programs that read another way then are as they were, and `up_sk_msg`, which
+/// does not, is refused, and with it the shortcut.
+pub fn with_kernel_function(object: &[u8], id: u32) -> Cow<'_, [u8]> {
     const CALL: u8 = 0x85;
     /// `BPF_PSEUDO_KFUNC_CALL` as source register.
     const KERNEL_FUNCTION: u8 = 2 << 4;
+    if id == 0 {
+        return Cow::Borrowed(object);
+    }
     let mut object = object.to_vec();
     let wanted = [&[CALL, 0, 0, 0][..], &RDONLY_CAST.to_le_bytes()].concat();
-    if id != 0 {
-        for call in object.as_chunks_mut::<8>().0 {
-            if call[..] == wanted[..] {
-                call[1] = KERNEL_FUNCTION;
-                call[4..].copy_from_slice(&id.to_le_bytes());
-            }
+    for call in object.as_chunks_mut::<8>().0 {
+        if call[..] == wanted[..] {
+            call[1] = KERNEL_FUNCTION;
+            call[4..].copy_from_slice(&id.to_le_bytes());
         }
     }
-    object
+    Cow::Owned(object)
 }

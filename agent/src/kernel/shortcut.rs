@@ -7,45 +7,70 @@ use std::{
     path::Path,
 };
 
-use aya::{Btf, Ebpf, Endianness, programs::Program};
+use aya::Ebpf;
 use underpass_abi::{
     plain,
     reason::code,
-    shortcut::{Mode, ProgramKey, ShortcutOffsets, bound, programs, switch},
+    shortcut::{Mode, ProgramKey, bound, programs, switch},
     tables::{maps, setting},
 };
 
 use super::{
-    KernelError,
+    KernelError, KernelOptions,
     apply::{self, Maps},
     btf,
     feature::{CLOSE_RECORDS, Feature},
     load::{self, Source},
-    pins, self_test, splice_guard,
+    pins, self_test, splice_guard, splice_watch,
 };
 use crate::sys::{
-    bpf::{Attach, link_create, link_create_tracing, link_update, obj_get, prog_attach},
+    bpf::{Attach, link_create, link_update, obj_get, prog_attach},
     info::{LinkTarget, link_info, map_info},
     maps::{Map, Put},
 };
 
-/// Features.
+/// The feature.
 pub const SHORTCUT: &str = "shortcut";
-pub const SPLICE_WATCH: &str = "splice-watch";
 
 pub const SK_MSG: &str = "up_sk_msg";
 pub const SK_SKB: &str = "up_sk_skb";
-pub const SPLICE: &str = "up_splice";
 /// Of the self-test.
 pub const ITER: &str = "up_iter_ends";
-pub const PROGRAMS: [&str; 5] = [SK_SKB, SK_MSG, SPLICE, splice_guard::PROGRAM, ITER];
+pub const PROGRAMS: [&str; 6] = [
+    SK_SKB,
+    SK_MSG,
+    ITER,
+    splice_watch::PROGRAM,
+    splice_watch::CANDIDATES,
+    splice_guard::PROGRAM,
+];
 
-const TRACEPOINT: &str = "tcp_rcv_space_adjust";
+/// Tries the kernel and puts the programs on the map. After an error, or if nobody wants it, nothing of
+/// the shortcut is loaded or attached; see [`detach`] for what an earlier agent left.
+pub fn prepare(
+    ebpf: &mut Ebpf,
+    options: &KernelOptions,
+    source: &Source,
+    kernel: &btf::Btf,
+) -> Result<splice_watch::Programs, KernelError> {
+    if options.shortcut == Mode::Off {
+        // No code: nothing is wrong.
+        return Err(KernelError::new(0, "--shortcut off"));
+    }
+    if source.shortcut.known == 0 {
+        let text = "a field of the kernel's is missing (`underpass check` names it)";
+        return Err(KernelError::new(code::KERNEL_TOO_OLD, text));
+    }
+    self_test::run(source, kernel, options.shortcut_any_level)?;
+    // Nothing may enter the map that nobody watches.
+    let watch = splice_watch::Programs::load(ebpf, kernel)?;
+    attach(ebpf, source)?;
+    Ok(watch)
+}
 
 /// Puts both programs on the map: what enters it from now on has them. Sockets that are in it keep the
 /// programs that they found; those read the same pinned switches.
-pub fn attach(ebpf: &mut Ebpf, source: &Source) -> Result<(), KernelError> {
-    complete(&source.shortcut)?;
+fn attach(ebpf: &mut Ebpf, source: &Source) -> Result<(), KernelError> {
     let map = obj_get(&source.pins.map(maps::SHORTCUT))
         .map_err(KernelError::io(code::PINS_INCOMPATIBLE, maps::SHORTCUT))?;
     // The verdict first: without it redirection is not safe.
@@ -54,16 +79,6 @@ pub fn attach(ebpf: &mut Ebpf, source: &Source) -> Result<(), KernelError> {
         attach_one(name, at, &program, &map, source)?;
     }
     Ok(())
-}
-
-/// Whether this kernel has all that the guard of each message reads.
-pub fn complete(kernel: &ShortcutOffsets) -> Result<(), KernelError> {
-    let missing = match kernel {
-        o if o.known == 0 => "a field of the kernel's is missing (`underpass check` names it)",
-        o if o.rdonly_cast == 0 => "no kernel function bpf_rdonly_cast",
-        _ => return Ok(()),
-    };
-    Err(KernelError::new(code::KERNEL_TOO_OLD, missing))
 }
 
 fn attach_one(
@@ -96,48 +111,19 @@ fn attach_one(
     }
 }
 
-/// Sees who splices from a TCP socket.
-pub fn watch_splice(
-    ebpf: &mut Ebpf,
-    source: &Source,
-    kernel: &btf::Btf,
-) -> Result<(), KernelError> {
-    let program = load_splice(ebpf, kernel)?;
-    let link = link_create_tracing(&program).map_err(KernelError::io(
-        code::FEATURE_OFF,
-        format!("{SPLICE}: attach"),
-    ))?;
-    // Such a link cannot be moved to another program: the new one is there before the old one goes.
-    let path = source.pins.link(SPLICE);
-    load::replace_pin(&link, &path, obj_get(&path).is_ok())
-}
-
-/// The watch costs each TCP receive of the node some 50 ns: not while nothing can take the shortcut.
-pub fn unwatch_splice(source: &Source, features: &mut [Feature]) {
-    let _ = pins::unlink_link(&source.pins.link(SPLICE));
-    if let Some(feature) = features.iter_mut().find(|f| f.name == SPLICE_WATCH && f.on) {
-        feature.on = false;
-        feature.detail = "nothing takes the shortcut".into();
+/// Takes the programs off the map. Sockets that are in it keep them until they close.
+pub fn detach(source: &Source) -> Result<(), KernelError> {
+    for name in [SK_MSG, SK_SKB] {
+        let path = source.pins.link(name);
+        if path.exists() {
+            pins::unlink_link(&path)?;
+        }
     }
-}
-
-pub fn load_splice(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<OwnedFd, KernelError> {
-    let id = kernel.tracepoint(TRACEPOINT).ok_or_else(|| {
-        KernelError::new(code::KERNEL_TOO_OLD, format!("no tracepoint {TRACEPOINT}"))
-    })?;
-    let types = Btf::parse(&btf::only_tracepoint(id, TRACEPOINT), Endianness::default())
-        .map_err(|e| KernelError::new(code::NO_BTF, e.to_string()))?;
-    let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(SPLICE) else {
-        return Err(load::absent(SPLICE));
-    };
-    let loaded = program
-        .load(TRACEPOINT, &types)
-        .and_then(|()| load::fd_of(program.fd()));
-    loaded.map_err(|e| load::program_error(SPLICE, e))
+    Ok(())
 }
 
 /// The mode that this kernel allows, with what `status` says of it.
-pub fn mode(wanted: Mode, source: &Source, kernel: &btf::Btf, features: &mut [Feature]) -> Mode {
+pub fn mode(wanted: Mode, features: &mut [Feature]) -> Mode {
     // The last close ends a connection's entry in `PAIRS`.
     let closes = features.iter().any(|f| f.name == CLOSE_RECORDS && f.on);
     let Some(feature) = features.iter_mut().find(|f| f.name == SHORTCUT) else {
@@ -148,16 +134,6 @@ pub fn mode(wanted: Mode, source: &Source, kernel: &btf::Btf, features: &mut [Fe
         (feature.code, feature.detail) = (code::FEATURE_OFF, format!("needs {CLOSE_RECORDS}"));
     }
     if !feature.on {
-        return Mode::Off;
-    }
-    if wanted == Mode::Off {
-        feature.on = false;
-        feature.detail = "--shortcut off".into();
-        return Mode::Off;
-    }
-    if let Err(e) = self_test::run(source, kernel) {
-        tracing::warn!("{e}");
-        (feature.on, feature.code, feature.detail) = (false, e.code, e.detail);
         return Mode::Off;
     }
     feature.detail = format!(
@@ -186,7 +162,7 @@ pub fn switch_to(maps: &Maps, mode: Mode, guarded: bool) -> Result<(), KernelErr
     set(maps, setting::SHORTCUT, switches)
 }
 
-fn set(maps: &Maps, index: u32, value: u64) -> Result<(), KernelError> {
+pub(super) fn set(maps: &Maps, index: u32, value: u64) -> Result<(), KernelError> {
     apply::map(maps, maps::SETTINGS)?
         .put(plain::bytes(&index), plain::bytes(&value), Put::Any)
         .map_err(apply::failed(maps::SETTINGS))

@@ -9,7 +9,10 @@ use underpass_abi::{
     sock::{SockState, TcpCounts, flag},
 };
 
-use super::row::{Labels, Seen};
+use super::{
+    row::{Labels, Seen},
+    table::Destroyed,
+};
 
 #[derive(Debug)]
 pub struct Ended {
@@ -33,8 +36,8 @@ pub struct Ended {
     retransmits: u32,
     srtt_us: u32,
     flags: u32,
-    source: u32,
-    policy: u32,
+    source: u16,
+    policy: u16,
     local_port: u16,
     remote_port: u16,
     dialed_port: u16,
@@ -45,8 +48,8 @@ pub struct Ended {
     layer: u8,
     verdict: u8,
     refused: bool,
-    /// The agent itself ended it; the policy of `labels` is why.
-    pub destroyed: bool,
+    /// The close reason if the agent itself ended it, else 0.
+    pub destroyed: u16,
     /// Another event may add to it.
     pub open_ended: bool,
 }
@@ -83,12 +86,12 @@ impl Ended {
             remote_port: s.remote_port,
             dialed_port: s.dialed_port,
             reason: s.reason,
-            no_shortcut: s.shortcut as u16,
+            no_shortcut: s.tcp.off_shortcut,
             proto: s.proto,
             layer: s.layer,
             verdict: s.verdict,
             refused: refusal.is_some(),
-            destroyed: false,
+            destroyed: 0,
             open_ended: false,
         }
     }
@@ -111,16 +114,18 @@ impl Ended {
         self.flags & (flag::RELEASED | flag::FAILED) != 0
     }
 
-    /// The agent itself ended it, because of `policy`.
-    pub fn destroyed_by(&mut self, policy: Arc<str>) {
-        self.labels = self.labels.because_of(policy);
-        self.destroyed = true;
+    /// The agent itself ended it.
+    pub fn destroyed_by(&mut self, why: Destroyed) {
+        if let Some(policy) = why.policy {
+            self.labels = self.labels.because_of(policy);
+        }
+        self.destroyed = why.code;
     }
 
     /// Joins what the last close and TCP's end said about one connection, in either order. `newer` is
     /// the row that `s` alone would make.
     pub fn join(&mut self, s: &SockState, newer: Self) {
-        let labels = if newer.destroyed {
+        let labels = if newer.destroyed != 0 {
             newer.labels
         } else {
             self.labels.clone()
@@ -128,7 +133,7 @@ impl Ended {
         let state = merged(&self.state(), s);
         *self = Self {
             changed: newer.changed,
-            destroyed: self.destroyed | newer.destroyed,
+            destroyed: self.destroyed.max(newer.destroyed),
             open_ended: state.flags & flag::RELEASED == 0 || state.flags & flag::CLOSED == 0,
             ..Self::new(&state, Seen::Ended, labels)
         };
@@ -154,7 +159,6 @@ impl Ended {
             flags: self.flags,
             reason: self.reason,
             verdict: self.verdict,
-            shortcut: self.no_shortcut.into(),
             tcp: TcpCounts {
                 sent: self.sent,
                 received: self.received,
@@ -163,6 +167,7 @@ impl Ended {
                 retransmits: self.retransmits,
                 srtt_us: self.srtt_us,
                 shortcut_sent: self.shortcut,
+                off_shortcut: self.no_shortcut,
                 ..TcpCounts::default()
             },
             ..SockState::default()

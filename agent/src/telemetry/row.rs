@@ -40,8 +40,8 @@ impl Kind {
         Self {
             source: source(s, node),
             destination: destination(s, node),
-            service: s.service,
-            policy: s.policy,
+            service: s.service.into(),
+            policy: s.policy.into(),
             verdict: s.verdict,
             layer: s.layer,
         }
@@ -108,7 +108,7 @@ fn end(end: End, names: &dyn Names) -> Cow<'_, str> {
 
 fn source(s: &SockState, node: &Node) -> End {
     if s.source != 0 {
-        End::Workload(s.source)
+        End::Workload(s.source.into())
     } else if s.flags & flag::SOURCE_OUTSIDE != 0 {
         End::Outside
     } else if s.flags & (flag::SOURCE_HOST | flag::ACTIVE) != 0 {
@@ -120,7 +120,7 @@ fn source(s: &SockState, node: &Node) -> End {
 
 fn destination(s: &SockState, node: &Node) -> End {
     if s.destination != 0 {
-        End::Workload(s.destination)
+        End::Workload(s.destination.into())
     } else if s.flags & flag::ACTIVE == 0 {
         owner_of(s.local, node)
     } else {
@@ -177,13 +177,13 @@ pub enum Seen {
     Refused(u64),
 }
 
-/// The row. `destroyed`: the agent itself ended it, because of the policy of `labels`. `now_ns` is
+/// The row. `destroyed`: the close reason if the agent itself ended it, else 0. `now_ns` is
 /// `CLOCK_BOOTTIME`.
 pub fn to_api(
     s: &SockState,
     seen: Seen,
     labels: &Labels,
-    destroyed: bool,
+    destroyed: u16,
     node: &Node,
     now_ns: u64,
 ) -> api::Connection {
@@ -253,11 +253,11 @@ pub fn to_api(
         retransmits: s.tcp.retransmits,
         srtt_us: (measured && s.tcp.srtt_us != 0).then_some(s.tcp.srtt_us),
         bytes_shortcut: s.tcp.shortcut_sent + s.tcp.shortcut_received,
-        shortcut_reason: reason::name(s.shortcut as u16).into(),
+        shortcut_reason: reason::name(s.tcp.off_shortcut).into(),
         close_reason: if !ended && s.closed_ns == 0 {
             String::new()
-        } else if destroyed {
-            reason::name(code::POLICY_CHANGED).into()
+        } else if destroyed != 0 {
+            reason::name(destroyed).into()
         } else {
             reason::name(cause(s)).into()
         },

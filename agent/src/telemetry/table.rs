@@ -35,8 +35,8 @@ pub struct Table {
     /// Numbers of rows that another event may still add to, by cookie. Most connections are told of
     /// once, so this is small.
     open_ended: FastMap<u64, u64>,
-    /// The policy because of which the agent destroyed a socket.
-    destroyed: FastMap<u64, Arc<str>>,
+    /// Why the agent destroyed a socket.
+    destroyed: FastMap<u64, Destroyed>,
     labels: LabelCache,
     /// Round-trip times by service (`-` for none), of connections that ended.
     srtt: FastMap<Arc<str>, Histogram>,
@@ -61,6 +61,15 @@ impl Default for Table {
             dropped: 0,
         }
     }
+}
+
+/// Why the agent ended a connection.
+#[derive(Clone, Debug)]
+pub struct Destroyed {
+    /// The close reason.
+    pub code: u16,
+    /// If it was a policy.
+    pub policy: Option<Arc<str>>,
 }
 
 /// What one look at the connections gives.
@@ -112,8 +121,8 @@ impl Table {
         if seen != Seen::Ended {
             row.closed_ns = event.at_ns;
         }
-        if let Some(policy) = self.take_destroyed(s.cookie) {
-            row.destroyed_by(policy);
+        if let Some(why) = self.take_destroyed(s.cookie) {
+            row.destroyed_by(why);
         }
         let last_close = event.kind == EventKind::Released as u32;
         let half = if seen == Seen::Ended {
@@ -131,16 +140,16 @@ impl Table {
         self.expire(event.at_ns);
     }
 
-    /// The agent is about to destroy this socket because of `policy`.
-    pub fn destroying(&mut self, cookie: u64, policy: &str) {
+    /// The agent is about to destroy this socket; `code` is the close reason.
+    pub fn destroying(&mut self, cookie: u64, code: u16, policy: Option<&str>) {
         if self.destroyed.len() >= MAX_DESTROYED {
             self.destroyed.clear();
         }
-        let policy = self.labels.string(policy);
-        self.destroyed.insert(cookie, policy);
+        let policy = policy.map(|p| self.labels.string(p));
+        self.destroyed.insert(cookie, Destroyed { code, policy });
     }
 
-    fn take_destroyed(&mut self, cookie: u64) -> Option<Arc<str>> {
+    fn take_destroyed(&mut self, cookie: u64) -> Option<Destroyed> {
         // Almost always.
         if self.destroyed.is_empty() {
             return None;
@@ -185,18 +194,18 @@ impl Table {
         }
         for state in open.iter().filter(|s| !finished.contains(&s.cookie)) {
             let mut labels = self.labels.of(state, names, node);
-            let policy = self
+            let why = self
                 .destroyed
                 .get(&state.cookie)
                 .filter(|_| state.closed_ns != 0);
-            if let Some(policy) = policy {
-                labels = labels.because_of(policy.clone());
+            if let Some(policy) = why.and_then(|w| w.policy.clone()) {
+                labels = labels.because_of(policy);
             }
             rows.push(row::to_api(
                 state,
                 Seen::Open,
                 &labels,
-                policy.is_some(),
+                why.map_or(0, |w| w.code),
                 node,
                 now_ns,
             ));

@@ -24,6 +24,10 @@ pub enum Command {
     },
     /// To a server: whether responses start with the address that was dialed, and are counted by it.
     Tally(bool),
+    /// To a server: listens anew, on the same port.
+    Listen,
+    /// To a server: bytes of each message from now on, and whether it is answered with as many.
+    Expect { message: u32, reply: bool },
     /// To a server: counts since the last time.
     Count,
 }
@@ -57,7 +61,10 @@ pub struct Watched {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Counted {
     pub connections: u64,
+    /// Messages that came whole.
     pub requests: u64,
+    /// Messages with another number than the next, or that ended before their last byte.
+    pub wrong: u64,
     /// Distinct addresses dialed; 0 unless counting by address is on.
     pub addresses: u64,
 }

@@ -1,59 +1,101 @@
-//! The server: answers each request of [`MESSAGE`] bytes with as many. One thread, epoll.
+//! The server: takes messages of one size and answers each with as many bytes, or not at all. One
+//! thread, epoll, non-blocking sockets.
 
 use std::{
     collections::HashSet,
-    io::{self, BufRead as _, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
+    io::{self, BufRead as _, Write as _},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
 };
 
-use rustix::event::epoll;
+use rustix::{
+    event::epoll::{self, EventFlags},
+    io::Errno,
+    net::{SocketFlags, accept_with, getsockname, sockopt::set_tcp_nodelay},
+};
 
 use super::{
-    MESSAGE,
+    LARGEST, MESSAGE,
+    framing::{Inbound, Outbound},
     protocol::{Answer, Command, Counted},
 };
 
 const INPUT: u64 = u64::MAX;
-const LISTENER: u64 = u64::MAX - 1;
+const TCP: u64 = u64::MAX - 1;
+const UNIX: u64 = u64::MAX - 2;
 /// Ready events taken at once.
 const EVENTS: usize = 64;
 /// Connections served at once; more wait in the backlog.
 const CONNECTIONS: usize = 4096;
+/// Bytes of one read at most.
+const READ: usize = 256 << 10;
 
 struct Conn {
-    stream: TcpStream,
-    /// Bytes of the current request that have come.
-    got: usize,
+    fd: OwnedFd,
+    inbound: Inbound,
+    outbound: Outbound,
     /// First bytes of each response if responses are tallied.
     dialed: Option<Ipv4Addr>,
+    interest: EventFlags,
+}
+
+/// What a connection's turn came to.
+enum Turn {
+    /// So many messages came whole.
+    Came(u64),
+    /// Closed by the client, in the middle of a message if `false`.
+    Closed(bool),
+    /// A message has another number than the next.
+    Wrong,
 }
 
 struct Server {
-    epoll: rustix::fd::OwnedFd,
-    listener: TcpListener,
+    epoll: OwnedFd,
+    port: u16,
+    /// Always there but while it is renewed.
+    tcp: Option<TcpListener>,
+    unix: Option<UnixListener>,
     /// By file descriptor.
     conns: Vec<Option<Conn>>,
     open: usize,
     tally: bool,
+    reply: bool,
+    /// The bytes of one message, and what was read last.
+    message: Vec<u8>,
+    buffer: Vec<u8>,
     counted: Counted,
     seen: HashSet<Ipv4Addr>,
 }
 
-/// Serves until standard input ends.
-pub fn serve(port: u16) -> io::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
-    listener.set_nonblocking(true)?;
+/// Serves until standard input ends; on a Unix socket too if there is a path.
+pub fn serve(port: u16, unix: Option<&Path>) -> io::Result<()> {
+    let tcp = listen(port)?;
+    let unix = unix.map(UnixListener::bind).transpose()?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let read = epoll::EventFlags::IN;
-    epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), read)?;
-    epoll::add(&epoll, io::stdin(), epoll::EventData::new_u64(INPUT), read)?;
+    let add = |fd: BorrowedFd, data| {
+        epoll::add(&epoll, fd, epoll::EventData::new_u64(data), EventFlags::IN)
+    };
+    add(tcp.as_fd(), TCP)?;
+    add(io::stdin().as_fd(), INPUT)?;
+    if let Some(unix) = &unix {
+        unix.set_nonblocking(true)?;
+        add(unix.as_fd(), UNIX)?;
+    }
     let mut server = Server {
         epoll,
-        listener,
+        port: tcp.local_addr()?.port(),
+        tcp: Some(tcp),
+        unix,
         conns: Vec::new(),
         open: 0,
         tally: false,
+        reply: true,
+        message: vec![b'u'; MESSAGE],
+        buffer: vec![0; READ],
         counted: Counted::default(),
         seen: HashSet::new(),
     };
@@ -64,13 +106,13 @@ pub fn serve(port: u16) -> io::Result<()> {
 impl Server {
     fn run(&mut self) -> io::Result<()> {
         let none = epoll::Event {
-            flags: epoll::EventFlags::empty(),
+            flags: EventFlags::empty(),
             data: epoll::EventData::new_u64(0),
         };
         let mut events = [none; EVENTS];
         loop {
             let count = match epoll::wait(&self.epoll, &mut events, None) {
-                Err(rustix::io::Errno::INTR) => continue,
+                Err(Errno::INTR) => continue,
                 other => other?,
             };
             for event in &events[..count] {
@@ -81,23 +123,30 @@ impl Server {
                             return Ok(());
                         }
                     }
-                    LISTENER => self.accept()?,
-                    fd => self.serve(fd as usize),
+                    listener @ (TCP | UNIX) => self.accept(listener)?,
+                    fd => self.serve(fd as usize)?,
                 }
             }
         }
     }
 
-    fn accept(&mut self) -> io::Result<()> {
+    fn accept(&mut self, listener: u64) -> io::Result<()> {
         while self.open < CONNECTIONS {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // The peer was quicker to go than we to accept.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(e) => return Err(e),
+            let from = match (&self.unix, &self.tcp) {
+                (Some(unix), _) if listener == UNIX => unix.as_fd(),
+                (_, Some(tcp)) => tcp.as_fd(),
+                _ => return Ok(()),
             };
-            stream.set_nodelay(true)?;
+            let stream = match accept_with(from, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok(stream) => stream,
+                Err(Errno::AGAIN) => return Ok(()),
+                // The peer was quicker to go than we to accept.
+                Err(Errno::CONNABORTED) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            if listener == TCP {
+                set_tcp_nodelay(&stream, true)?;
+            }
             let dialed = if self.tally { local(&stream) } else { None };
             self.seen.extend(dialed);
             self.counted.connections += 1;
@@ -107,28 +156,35 @@ impl Server {
                 self.conns.resize_with(fd + 1, || None);
             }
             let data = epoll::EventData::new_u64(fd as u64);
-            epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
+            epoll::add(&self.epoll, &stream, data, EventFlags::IN)?;
             self.conns[fd] = Some(Conn {
-                stream,
-                got: 0,
+                fd: stream,
+                inbound: Inbound::default(),
+                outbound: Outbound::default(),
                 dialed,
+                interest: EventFlags::IN,
             });
         }
         Ok(())
     }
 
-    fn serve(&mut self, fd: usize) {
+    fn serve(&mut self, fd: usize) -> io::Result<()> {
         let Some(conn) = self.conns.get_mut(fd).and_then(Option::as_mut) else {
-            return;
+            return Ok(());
         };
-        match conn.turn() {
-            Ok(Some(requests)) => self.counted.requests += requests,
-            // Closed or broken; the client's counts tell which.
-            Ok(None) | Err(_) => {
-                self.conns[fd] = None;
-                self.open -= 1;
+        match conn.turn(&mut self.buffer, &mut self.message, self.reply) {
+            Ok(Turn::Came(messages)) => {
+                self.counted.requests += messages;
+                return conn.wait(&self.epoll, fd);
             }
+            Ok(Turn::Closed(true)) => {}
+            Ok(Turn::Closed(false) | Turn::Wrong) => self.counted.wrong += 1,
+            // Broken; the client's counts tell.
+            Err(_) => {}
         }
+        self.conns[fd] = None;
+        self.open -= 1;
+        Ok(())
     }
 
     /// False at the end of input.
@@ -140,6 +196,19 @@ impl Server {
         let reply = match serde_json::from_str(&line) {
             Ok(Command::Tally(on)) => {
                 self.tally = on;
+                Answer::Done
+            }
+            Ok(Command::Listen) => {
+                // The port must be free first.
+                self.tcp = None;
+                let tcp = self.tcp.insert(listen(self.port)?);
+                let data = epoll::EventData::new_u64(TCP);
+                epoll::add(&self.epoll, tcp, data, EventFlags::IN)?;
+                Answer::Done
+            }
+            Ok(Command::Expect { message, reply }) if (16..=LARGEST).contains(&message) => {
+                self.message = vec![b'u'; message as usize];
+                self.reply = reply;
                 Answer::Done
             }
             Ok(Command::Count) => {
@@ -155,31 +224,58 @@ impl Server {
 }
 
 impl Conn {
-    /// Reads once; answers if the request is complete. `None`: the client closed.
-    fn turn(&mut self) -> io::Result<Option<u64>> {
-        let mut buffer = [0; MESSAGE];
-        let n = self.stream.read(&mut buffer[self.got..])?;
-        if n == 0 {
-            return Ok(None);
-        }
-        self.got += n;
-        if self.got < MESSAGE {
-            return Ok(Some(0));
-        }
-        self.got = 0;
+    /// Sends what is due, else reads once and answers what is complete.
+    fn turn(&mut self, buffer: &mut [u8], message: &mut [u8], reply: bool) -> io::Result<Turn> {
         if let Some(dialed) = self.dialed {
-            buffer[..4].copy_from_slice(&dialed.octets());
+            message[..4].copy_from_slice(&dialed.octets());
         }
-        self.stream.write_all(&buffer)?;
-        Ok(Some(1))
+        let whole = message.len();
+        if self.outbound.unsent > 0 {
+            self.outbound.flush(&self.fd, message, whole)?;
+            return Ok(Turn::Came(0));
+        }
+        let n = match rustix::io::read(&self.fd, &mut *buffer) {
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(Turn::Came(0)),
+            other => other?,
+        };
+        if n == 0 {
+            return Ok(Turn::Closed(self.inbound.got == 0));
+        }
+        let Some(messages) = self.inbound.take(&buffer[..n], whole) else {
+            return Ok(Turn::Wrong);
+        };
+        if reply {
+            self.outbound.unsent += messages as usize * whole;
+            self.outbound.flush(&self.fd, message, whole)?;
+        }
+        Ok(Turn::Came(messages))
+    }
+
+    /// For room while something is unsent, else for more.
+    fn wait(&mut self, epoll: &OwnedFd, fd: usize) -> io::Result<()> {
+        let wanted = if self.outbound.unsent > 0 {
+            EventFlags::OUT
+        } else {
+            EventFlags::IN
+        };
+        if wanted != self.interest {
+            let data = epoll::EventData::new_u64(fd as u64);
+            epoll::modify(epoll, &self.fd, data, wanted)?;
+            self.interest = wanted;
+        }
+        Ok(())
     }
 }
 
-fn local(stream: &TcpStream) -> Option<Ipv4Addr> {
-    match stream.local_addr().ok()?.ip() {
-        IpAddr::V4(ip) => Some(ip),
-        IpAddr::V6(_) => None,
-    }
+fn listen(port: u16) -> io::Result<TcpListener> {
+    let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    tcp.set_nonblocking(true)?;
+    Ok(tcp)
+}
+
+fn local(stream: &OwnedFd) -> Option<Ipv4Addr> {
+    let address = SocketAddrV4::try_from(getsockname(stream).ok()?).ok()?;
+    Some(*address.ip())
 }
 
 pub(super) fn answer(answer: &Answer) -> io::Result<()> {

@@ -3,13 +3,13 @@
 
 use underpass_abi::{
     reason::code,
-    shortcut::{End, RDONLY_CAST, end, switch},
+    shortcut::{End, end, switch},
     tables::setting,
 };
 
 use super::at;
 use crate::{
-    kernel::{TCP_ESTABLISHED, field, offset, read},
+    kernel::{TCP_ESTABLISHED, cast, field, offset, read},
     maps::{PAIRS, SETTINGS, word},
 };
 
@@ -59,18 +59,6 @@ fn is_nonblocking(file: *const u8) -> bool {
     field::<u32>(file, at!(file_flags)) & O_NONBLOCK != 0
 }
 
-/// An address as a pointer of a type that the verifier knows, for loads only. Reading so costs a
-/// nanosecond where a call of `bpf_probe_read_kernel` costs some 70 (measured).
-#[inline(always)]
-fn cast(address: u64, kind: u64) -> *const u8 {
-    // SAFETY: a call of the kernel's `bpf_rdonly_cast` once the loader has patched it.
-    unsafe {
-        let number = RDONLY_CAST as usize;
-        let f: unsafe extern "C" fn(u64, u64) -> *const u8 = core::mem::transmute(number);
-        f(address, kind)
-    }
-}
-
 /// What the reader's end says: 0, or the code why a message of `size` bytes stays on TCP.
 /// `write_seq`: the sender's. A global function (see `workload.rs`).
 #[unsafe(no_mangle)]
@@ -83,7 +71,7 @@ pub extern "C" fn up_reader(e: *mut End, size: u32, write_seq: u32) -> u32 {
     if e.peer == 0 && !meet(e) {
         return code::SHORTCUT_UNPAIRED.into();
     }
-    let peer = cast(e.peer, at!(type_tcp_sock));
+    let peer = cast(e.peer, offset!(type_tcp_sock));
     let unread = write_seq != field(peer, offset!(tcp_copied_seq));
     let state: u8 = field(peer, offset!(sk_state));
     let shutdown: u8 = field(peer, offset!(sk_shutdown));

@@ -60,8 +60,8 @@ impl Names {
     }
 
     /// The name of an index, also if its object was removed not long ago.
-    pub fn get(&self, kind: NameKind, index: u32) -> Option<&str> {
-        self.register(kind).get(index).map(|s| &**s)
+    pub fn get(&self, kind: NameKind, index: impl Into<u32>) -> Option<&str> {
+        self.register(kind).get(index.into()).map(|s| &**s)
     }
 
     /// The index of a name; of a service with two addresses, one of them.

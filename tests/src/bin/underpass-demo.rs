@@ -16,11 +16,12 @@ use underpass_tests::{Failure, Result, lab::until};
 
 mod demo {
     pub mod check;
+    pub mod saving;
     pub mod screen;
     pub mod shop;
 }
 
-use demo::{check::Summary, screen::Screen, shop::Shop};
+use demo::{check::Summary, saving::Saving, screen::Screen, shop::Shop};
 
 /// Set for the process that holds a kept demo: the file in which it reports.
 const HOLDER: &str = "UNDERPASS_DEMO_HOLDER";
@@ -82,7 +83,9 @@ fn run(args: &Args, holder: Option<&Path>) -> Result<bool> {
     let mut shop = Shop::start()?;
     let mut screen = Screen::new();
     screen.live(&shop, Duration::from_secs(args.seconds))?;
-    let summary = Summary::take(&mut shop)?;
+    let saving = Saving::measure(&shop)?;
+    screen.past_tcp(&shop)?;
+    let summary = Summary::take(&mut shop, &saving)?;
     summary.print();
     if let Some(file) = &args.summary {
         let text = serde_json::to_string_pretty(&summary)?;

@@ -6,8 +6,11 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use underpass_tests::{
+    Result,
     equivalence::{
-        Path, fixture, part,
+        Path,
+        engine::stand_by,
+        fixture, part,
         play::{Place, play},
         report,
         stage::Peer,
@@ -73,15 +76,9 @@ struct PlaceArgs {
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Run(args) => report::run(&args),
-        Verb::Play(args) => {
-            play_here(args);
-            Ok(())
-        }
+        Verb::Play(args) => play_here(args),
         Verb::Soak(args) => run::run(&args),
-        Verb::Bursts(args) => {
-            bursts(args);
-            Ok(())
-        }
+        Verb::Bursts(args) => bursts(args),
         Verb::Part { verb, args } => part::run(&verb, &args).map_err(Into::into),
     };
     match done {
@@ -103,13 +100,16 @@ impl PlaceArgs {
     }
 }
 
-fn play_here(args: PlayArgs) {
+fn play_here(args: PlayArgs) -> Result<()> {
     let place = args.place.place();
+    let _listener = stand_by(place.path, place.pins.as_deref())?;
     play(&place, &args.only, args.core, |outcome| print(&outcome));
+    Ok(())
 }
 
-fn bursts(args: BurstsArgs) {
+fn bursts(args: BurstsArgs) -> Result<()> {
     let place = args.place.place();
+    let _listener = stand_by(place.path, place.pins.as_deref())?;
     let (mut seed, mut bytes) = (args.seed, 0);
     while bytes < args.bytes {
         let outcome = burst::run(&place, plan::burst(seed));
@@ -120,6 +120,7 @@ fn bursts(args: BurstsArgs) {
         bytes += outcome.bytes;
         seed = plan::next(seed);
     }
+    Ok(())
 }
 
 fn print(outcome: &impl serde::Serialize) {

@@ -1,7 +1,13 @@
 //! The runner's handle on the engine: turns redirection off and on, reads its counters. It writes the
 //! same pinned settings as the agent's kill switch.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    net::{Ipv4Addr, TcpListener},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use underpass_abi::{
     plain,
@@ -18,6 +24,8 @@ use underpass_agent::{
 };
 
 use super::{Path, fixture::PROGRAM};
+
+const ATTACHED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Messages since the engine was installed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -138,6 +146,31 @@ impl Engine {
         };
         let fd = obj_get(&pins.join("maps").join(name))?;
         Map::new(fd, possible_cpus()?).map(Some)
+    }
+}
+
+/// A listener that qualifies, for as long as it is held: between the cases' own, the agent would take
+/// the watch for splice away, without which nothing enters the map. Returns once it is attached.
+pub fn stand_by(path: Path, pins: Option<&std::path::Path>) -> io::Result<Option<TcpListener>> {
+    let Some(pins) = pins.filter(|_| path != Path::Tcp) else {
+        return Ok(None);
+    };
+    // What this program did in an earlier run is forgotten.
+    Engine::new(path, Some(pins.to_owned()))?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    listener.set_nonblocking(true)?;
+    let fd = obj_get(&pins.join("maps").join(maps::SETTINGS))?;
+    let settings = Map::new(fd, possible_cpus()?)?;
+    let until = Instant::now() + ATTACHED_WITHIN;
+    loop {
+        let value = settings.get(plain::bytes(&setting::SHORTCUT_WATCHED))?;
+        if value.is_some_and(|v| v.iter().any(|b| *b != 0)) {
+            return Ok(Some(listener));
+        }
+        if Instant::now() > until {
+            return Err(io::Error::other("the watch for splice is not attached"));
+        }
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

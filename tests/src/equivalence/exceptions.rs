@@ -21,15 +21,17 @@ pub const EXCEPTIONS: &[Exception] = &[
     Exception {
         what: "splice from the socket",
         tcp: "moves the bytes",
-        here: "EAGAIN, whatever has come; EINVAL where splice is guarded, at the end of the stream too",
+        here: "EAGAIN, whatever has come; then the connection is reset. Where splice is guarded: EINVAL, at the end \
+               of the stream too",
         cases: &["splice_out", "splice_after_recv", "uring_splice_out"],
         mapped: true,
         shortcut: true,
         reason: "the kernel's splice reads TCP's queue, and bytes of a socket in the map are in another one; \
                  a fix was proposed to the kernel, not merged",
-        protection: "a program that is seen to splice from a TCP socket is no candidate any more \
-                     (SHORTCUT_SPLICES); `auto` takes only programs that were tested; `on` is the owner's \
-                     word that the workload does not splice",
+        protection: "the first splice ends in a reset of the connection, which names the program (SPLICED): \
+                     nothing hangs; from then on the program takes no part (SHORTCUT_SPLICES). Splice by \
+                     io_uring is not seen. `auto` takes only programs that were tested; `on` is the \
+                     owner's word that the workload does not splice",
     },
     Exception {
         what: "close, or death by a signal, with unread bytes",

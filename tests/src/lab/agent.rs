@@ -129,6 +129,14 @@ impl Agent {
         self.wait_ready()
     }
 
+    /// The same with another value of the flag whose value is `from`.
+    pub fn restart_with(&mut self, from: &str, to: &str) -> Result<()> {
+        for word in self.command.iter_mut().filter(|w| *w == from) {
+            *word = to.into();
+        }
+        self.restart()
+    }
+
     /// SIGSTOP: the kernel's side goes on without it.
     pub fn stop(&self) -> Result<()> {
         self.proc.signal(Signal::STOP)

@@ -15,6 +15,10 @@ mod reason;
 #[path = "../../../tests/src/equivalence/exceptions.rs"]
 mod exceptions;
 
+#[path = "../../../tests/src/programs/table.rs"]
+#[expect(dead_code, reason = "the tests use the rest")]
+mod programs;
+
 const AGENT: &str = "agent/src/options.rs";
 const CLI: &str = "cli/src/options.rs";
 const ROW: &str = "cli/src/row.rs";
@@ -32,6 +36,7 @@ pub fn pages(repository: &Repository) -> Vec<(&'static str, String)> {
         ),
         ("docs/reference/capabilities.md", capabilities(repository)),
         ("docs/reference/shortcut-differences.md", differences()),
+        ("docs/reference/shortcut-programs.md", real_programs()),
     ]
 }
 
@@ -212,6 +217,58 @@ fn differences() -> String {
         text += &format!("| {} |\n", row.join(" | "));
     }
     text
+}
+
+/// Which programs take the shortcut.
+fn real_programs() -> String {
+    let mut text = head(
+        "Real programs and the shortcut",
+        "tests/src/programs/table.rs",
+    );
+    text += "`cargo xtask test --programs` runs each of these twice between pods of one node, with \
+             `underpass.dev/shortcut: \"off\"` on the namespace and with mode `on`, compares the results, and \
+             reads from `underpass conns` which way the bytes took. A row whose bytes take another way than it \
+             says fails, and so does one for whose program there is no package or toolchain, unless \
+             `tests/missing-programs.txt` gives a reason. In mode `auto` only the tested list takes \
+             the shortcut ([modes](../explanation/shortcut.md)).\n\n\
+             | programs | versions | equal to TCP | way | why not |\n|---|---|---|---|---|\n";
+    for row in programs::ROWS {
+        let versions: Vec<String> = row
+            .needs
+            .iter()
+            .map(|n| format!("{} {}", n.program, n.version.trim_end_matches('.')))
+            .collect();
+        let equal = match row.differs {
+            "" => row.equal.to_owned(),
+            differs => format!("**no**: {differs}"),
+        };
+        let (way, why) = ways(row.legs);
+        let cells = [row.what, &versions.join(", "), &equal, way, &why].map(cell);
+        text += &format!("| {} |\n", cells.join(" | "));
+    }
+    text + "\nBytes of a connection that takes the shortcut may go by TCP as well, when the reader is behind \
+            (`SHORTCUT_UNREAD`, `SHORTCUT_QUEUE_FULL`) or at its end (`SHORTCUT_CLOSING`): the suite prints \
+            how many did. The first connection of a program that splices may hang until its client gives up; \
+            what is written of such a program holds from the next one on.\n"
+}
+
+/// The way of a row's legs, and the codes of those that stay.
+fn ways(legs: &[programs::Leg]) -> (&'static str, String) {
+    let mut codes: Vec<String> = Vec::new();
+    let mut taken = 0;
+    for leg in legs {
+        match leg.way {
+            programs::Way::Takes => taken += 1,
+            programs::Way::Stays(why) => codes.extend(why.iter().map(|c| format!("`{c}`"))),
+        }
+    }
+    codes.dedup();
+    let way = match taken {
+        0 => "TCP",
+        n if n == legs.len() => "shortcut",
+        _ => "both",
+    };
+    (way, codes.join(", "))
 }
 
 #[cfg(test)]

@@ -37,7 +37,6 @@ fn ip(last: u8) -> Ip {
 fn dialed() -> SockState {
     SockState {
         cookie: 77,
-        cgroup: 5,
         opened_ns: 2_000_000_000,
         established_ns: 2_000_500_000,
         local: ip(1),
@@ -71,7 +70,7 @@ fn labels(s: &SockState) -> Labels {
 }
 
 fn row(s: &SockState, seen: Seen) -> api::Connection {
-    to_api(s, seen, &labels(s), false, &node(), 3_000_000_000)
+    to_api(s, seen, &labels(s), 0, &node(), 3_000_000_000)
 }
 
 #[test]
@@ -108,7 +107,6 @@ fn an_open_connection_is_shown_from_its_source() {
 #[test]
 fn a_connection_from_elsewhere_is_shown_by_its_destination() {
     let s = SockState {
-        cgroup: 0,
         source: 0,
         flags: flag::OPENED | flag::SOURCE_OUTSIDE,
         local: ip(2),
@@ -165,7 +163,7 @@ fn the_agents_own_reset_names_the_policy() {
         ..dialed()
     };
     let labels = labels(&s).because_of("AuthorizationPolicy shop/new".into());
-    let row = to_api(&s, Seen::Ended, &labels, true, &node(), 0);
+    let row = to_api(&s, Seen::Ended, &labels, code::POLICY_CHANGED, &node(), 0);
     assert_eq!(row.close_reason, "POLICY_CHANGED");
     assert_eq!(row.policy, "AuthorizationPolicy shop/new");
     assert_eq!((row.state.as_str(), row.duration_ms), ("closed", 600));

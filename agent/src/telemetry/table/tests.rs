@@ -221,7 +221,8 @@ fn a_second_look_gives_only_what_changed() {
 #[test]
 fn a_destroyed_connection_says_so() {
     let mut table = Table::default();
-    table.destroying(1, "AuthorizationPolicy shop/new");
+    let policy = Some("AuthorizationPolicy shop/new");
+    table.destroying(1, code::POLICY_CHANGED, policy);
     let closed = SockState {
         reason: code::RESET_LOCALLY,
         ..ended(1, flag::CLOSED, 0, 0)

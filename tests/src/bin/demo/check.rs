@@ -11,7 +11,10 @@ use underpass_tests::{
     stats::{chi_squared, critical_value},
 };
 
-use super::shop::{ASSETS, LEDGER, LIMIT, POLICY, RATES, REDIS, Shop, WEB, WEIGHTS};
+use super::{
+    saving::Saving,
+    shop::{ASSETS, LEDGER, LIMIT, POLICY, RATES, REDIS, Shop, WEB, WEIGHTS},
+};
 
 #[derive(Serialize)]
 pub struct Summary {
@@ -37,7 +40,7 @@ struct Sums {
 
 impl Summary {
     /// Pauses the load, so that every count is final, compares, and lets it go on.
-    pub fn take(shop: &mut Shop) -> Result<Self> {
+    pub fn take(shop: &mut Shop, saving: &Saving) -> Result<Self> {
         shop.shopper.tell("pause")?;
         shop.intruder.tell("pause")?;
         let shopper = shop.shopper.ask("report")?;
@@ -55,6 +58,7 @@ impl Summary {
         }
         checks.push(denials(shop, &intruder)?);
         checks.push(failures(&shopper, &web));
+        checks.push(saving.check(shop)?);
         shop.shopper.tell("go")?;
         shop.intruder.tell("go")?;
         Ok(Self {

@@ -8,7 +8,7 @@ use std::{
 
 use underpass_tests::Result;
 
-use super::shop::Shop;
+use super::{saving::CALLERS, shop::Shop};
 
 /// The newest connections and denials that are shown.
 const CONNECTIONS: &str = "14";
@@ -40,6 +40,19 @@ impl Screen {
             }
             writeln!(out, "{text}")?;
             out.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Connections that took the shortcut, and one that says why it did not.
+    pub fn past_tcp(&mut self, shop: &Shop) -> Result<()> {
+        for caller in CALLERS {
+            let from = format!("store/{caller}");
+            let done = shop
+                .agent
+                .cli
+                .run(&["conns", "-o", "wide", "--from", &from, "--limit", "3"])?;
+            println!("== {from} (underpass conns -o wide)\n{}", done.stdout);
         }
         Ok(())
     }

@@ -1,18 +1,16 @@
 //! The cast of the demo: the shop in pods, Redis and nginx as workloads of the node's own
 //! namespace, a shopper, and an intruder whom a policy denies.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use underpass_tests::{
     Failure, Lab, Result,
     lab::{Agent, Place, Pod, Proc, net::NODE_V4, place},
     manifest::{self, Endpoint, Service},
+    packages,
 };
+
+use super::saving::CALLERS;
 
 pub const WEB: &str = "10.96.0.10:80";
 pub const LEDGER: &str = "10.96.0.11:8080";
@@ -58,7 +56,7 @@ impl Shop {
         let (redis_at, assets_at) = (lab.cgroup("store/redis")?, lab.cgroup("store/assets")?);
         lab.mesh_file("shop.yaml", &manifests(&pods))?;
         println!("agent: starting on {}", lab.mesh_dir().display());
-        let agent = lab.agent(&[])?;
+        let agent = lab.agent(&["--shortcut", "auto"])?;
         let mut servers = vec![
             serve(&lab, &pods.ledger, "ledger", "v1")?,
             serve(&lab, &pods.rates[0], "rates", "v1")?,
@@ -143,32 +141,6 @@ fn start_web(lab: &Lab, pod: &Pod) -> Result<Proc> {
     Ok(web)
 }
 
-/// Root of the unpacked packages.
-fn prefix() -> Result<PathBuf> {
-    let home = std::env::var_os("HOME").map_or_else(|| "/root".into(), PathBuf::from);
-    let tools = std::env::var_os("UNDERPASS_TOOLS")
-        .map_or(home.join(".cache/underpass/tools"), PathBuf::from);
-    let prefix = tools.join("debs-prefix");
-    if prefix.is_dir() {
-        return Ok(prefix);
-    }
-    Err(Failure(format!(
-        "{} is missing. Try: cargo xtask setup",
-        prefix.display()
-    )))
-}
-
-/// Runs a packaged program with the libraries that were unpacked beside it.
-fn packaged(lab: &Lab, place: &Place, program: &Path, args: &[&str]) -> Result<Proc> {
-    let root = prefix()?;
-    let libraries = format!(
-        "LD_LIBRARY_PATH={0}/usr/lib/x86_64-linux-gnu:{0}/lib/x86_64-linux-gnu",
-        root.display()
-    );
-    let program = root.join(program).to_string_lossy().into_owned();
-    lab.run(place, &[&["env", &libraries, &program], args].concat())
-}
-
 fn start_redis(lab: &Lab, place: &Place) -> Result<Proc> {
     let bind = NODE_V4.to_string();
     let dir = lab.dir.to_string_lossy().into_owned();
@@ -184,7 +156,7 @@ fn start_redis(lab: &Lab, place: &Place) -> Result<Proc> {
         "--protected-mode",
         "no",
     ];
-    let redis = packaged(lab, place, Path::new("usr/bin/redis-server"), &args)?;
+    let redis = packages::run(lab, place, Path::new("usr/bin/redis-server"), &args)?;
     redis.wait_listening((NODE_V4, 6379).into())?;
     Ok(redis)
 }
@@ -206,7 +178,7 @@ fn start_nginx(lab: &Lab, place: &Place) -> Result<Proc> {
     let file = dir.join("nginx.conf").to_string_lossy().into_owned();
     fs::write(&file, conf)?;
     let early = dir.join("error.log").to_string_lossy().into_owned();
-    let nginx = packaged(
+    let nginx = packages::run(
         lab,
         place,
         Path::new("usr/sbin/nginx"),
@@ -236,6 +208,14 @@ fn manifests(pods: &Pods) -> String {
             name,
             &found_by,
             &[NODE_V4.to_string()],
+        ));
+    }
+    for (name, mode) in CALLERS.into_iter().zip(["auto", "off"]) {
+        let workload = manifest::workload("store", name, &format!("cgroup: store/{name}"), &[]);
+        objects.push(manifest::annotated(
+            &workload,
+            "underpass.dev/shortcut",
+            mode,
         ));
     }
     let mut service = |namespace, name, at: &str, port: u16, endpoints: &[Endpoint]| {

@@ -32,6 +32,9 @@ enum Mode {
 }
 
 /// What one listener saw.
+/// The kernel's own bound, `net.core.somaxconn`, by default.
+const BACKLOG: i32 = 4096;
+
 #[derive(Default)]
 struct Log {
     accepted: AtomicU64,
@@ -44,6 +47,9 @@ pub fn run(args: &SinkArgs) -> io::Result<()> {
     let mut logs = Vec::new();
     for at in &args.listen {
         let listener = TcpListener::bind(at)?;
+        // The standard library asks for 128: a client fills that in one time slice of its own, and
+        // each SYN beyond it waits a second.
+        rustix::net::listen(&listener, BACKLOG)?;
         let at = listener.local_addr()?;
         let log = Arc::new(Log::default());
         logs.push((at, Arc::clone(&log)));

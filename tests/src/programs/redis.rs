@@ -1,0 +1,135 @@
+//! redis-benchmark (non-blocking), and redis-cli, which dials without blocking and blocks from then on.
+
+use std::{thread, time::Duration};
+
+use rustix::process::Signal;
+
+use super::{
+    Scenario, scenario,
+    stage::{LIMIT, Stage},
+};
+use crate::{Result, lab::Proc};
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario("redis-benchmark", benchmark),
+    scenario("redis-cli-pipe", pipe),
+    scenario("redis-cli", cli),
+    scenario("redis-cli-stopped", stopped),
+];
+
+fn server(stage: &Stage) -> Result<Proc> {
+    let pod = &stage.fixture.server;
+    let (ip, port, dir) = (pod.v4.to_string(), stage.port.to_string(), stage.path(""));
+    let command = [
+        "redis-server",
+        "--bind",
+        &ip,
+        "--port",
+        &port,
+        "--dir",
+        &dir,
+        "--save",
+        "",
+        "--protected-mode",
+        "no",
+        "--enable-debug-command",
+        "yes",
+    ];
+    stage.serve(pod, &command)
+}
+
+/// Facts that the server itself knows, asked from its own pod.
+fn state(stage: &mut Stage) -> Result<()> {
+    let at = stage.server_at();
+    let ask = format!("redis-cli -h {} -p {}", at.ip(), at.port());
+    let script = format!(
+        "{ask} dbsize; {ask} debug digest; {ask} info errorstats; \
+         {ask} info commandstats | grep -oE '^cmdstat_(set|get|lpush|lrange|incr|mset|blpop|rpush):calls=[0-9]+' | sort"
+    );
+    let text = stage.script(stage.server(), &script, &[])?;
+    stage.fact("size, digest, errors, calls", text.replace('\r', ""));
+    Ok(())
+}
+
+fn benchmark(stage: &mut Stage) -> Result<()> {
+    let _server = server(stage)?;
+    let at = stage.server_at();
+    let ask = format!("redis-benchmark -h {} -p {} --csv", at.ip(), at.port());
+    let runs = [
+        (
+            "one at a time",
+            "-n 10000 -c 16 -d 1000 -t set,get,incr,lpush,lrange_300,mset",
+        ),
+        ("values of 200 kB", "-n 400 -c 4 -d 200000 -t set,get"),
+        ("pipelines of 16", "-n 40000 -c 16 -P 16 -d 100 -t set,get"),
+        (
+            "two threads",
+            "-n 10000 -c 16 --threads 2 -d 100 -t set,get",
+        ),
+    ];
+    for (name, flags) in runs {
+        let text = stage.script(stage.client(), &format!("{ask} {flags}"), &[])?;
+        let tests: Vec<&str> = text.lines().filter_map(|l| l.split(',').next()).collect();
+        stage.check(tests.len() > 2, || format!("{name}: {text}"))?;
+        stage.fact(name, tests.join(" "));
+    }
+    state(stage)
+}
+
+/// 20,000 commands in one go; `--pipe` does not block.
+fn pipe(stage: &mut Stage) -> Result<()> {
+    let _server = server(stage)?;
+    let at = stage.server_at();
+    let script = format!(
+        "for i in $(seq 20000); do echo \"SET key:$i value:$i\"; done \
+         | redis-cli -h {} -p {} --pipe | tail -1",
+        at.ip(),
+        at.port()
+    );
+    let text = stage.script(stage.client(), &script, &[])?;
+    stage.fact("answers", text);
+    state(stage)
+}
+
+/// A value of 20 MB there and back, and many small ones.
+fn cli(stage: &mut Stage) -> Result<()> {
+    let _server = server(stage)?;
+    let at = stage.server_at();
+    let big = stage.shared.random(20_000_000)?;
+    let script = format!(
+        "ask=\"redis-cli -h {} -p {}\"
+         $ask -x SET big < $1
+         $ask GET big | head -c 20000000 | sha256sum
+         for i in $(seq 500); do echo \"SET key:$i value:$i\"; done | $ask | sort | uniq -c
+         $ask --scan --pattern 'key:*' | sort | sha256sum
+         $ask -r 200 INCR n | tail -1",
+        at.ip(),
+        at.port()
+    );
+    let text = stage.script(stage.client(), &script, &[&big])?;
+    let sum = stage.script(stage.client(), "sha256sum < $1", &[&big])?;
+    stage.check(text.contains(&sum), || format!("{text}: not {sum}"))?;
+    stage.fact("answers", text);
+    state(stage)
+}
+
+/// A blocking read that a stop and a continuation interrupt (Ctrl-Z, fg).
+fn stopped(stage: &mut Stage) -> Result<()> {
+    let _server = server(stage)?;
+    let (ip, port) = (stage.server_at().ip().to_string(), stage.port.to_string());
+    let command = ["redis-cli", "-h", &ip, "-p", &port, "BLPOP", "list", "20"];
+    let waiting = stage.start(stage.client(), &command)?;
+    thread::sleep(Duration::from_millis(500));
+    waiting.signal(Signal::STOP)?;
+    thread::sleep(Duration::from_millis(200));
+    waiting.signal(Signal::CONT)?;
+    thread::sleep(Duration::from_millis(200));
+    let push = format!("redis-cli -h {ip} -p {port} RPUSH list hello");
+    stage.script(stage.server(), &push, &[])?;
+    let done = waiting.finish(LIMIT)?;
+    stage.fact(
+        "answer",
+        format!("{:?} {} {}", done.code, done.stdout, done.stderr),
+    );
+    Ok(())
+}
