@@ -65,6 +65,8 @@ pub struct KernelOptions {
     pub shortcut: Mode,
     /// `--shortcut-keep-out`, in seconds.
     pub shortcut_keep_out: u32,
+    /// `--shortcut-any-level`
+    pub shortcut_any_level: bool,
 }
 
 impl Default for KernelOptions {
@@ -76,6 +78,7 @@ impl Default for KernelOptions {
             mount_bpffs: true,
             shortcut: Mode::Off,
             shortcut_keep_out: learn::KEEP_OUT as u32,
+            shortcut_any_level: false,
         }
     }
 }
@@ -111,7 +114,7 @@ impl Kernel {
             shortcut,
             pins,
         };
-        let loaded = load::load(&source, &cgroup, &btf, options.shortcut)?;
+        let loaded = load::load(&source, &cgroup, &btf, options)?;
         let maps = load::open_maps(&source.pins)?;
         let guards = guard::Guards::adopt(&source, loaded.lookup_tag)?;
         let mut features = loaded.features;

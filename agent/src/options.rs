@@ -57,6 +57,11 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = learn::KEEP_OUT as u32)]
     pub shortcut_keep_out: u32,
 
+    /// The shortcut also on kernels that are refused by their number, if they pass the self-test: for
+    /// tests of such kernels
+    #[arg(long, hide = true)]
+    pub shortcut_any_level: bool,
+
     /// Form of the log, and of what --check finds, on standard output
     #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
     pub log: LogForm,
@@ -127,6 +132,7 @@ impl Options {
             mount_bpffs: !self.no_mount,
             shortcut: self.shortcut.mode(),
             shortcut_keep_out: self.shortcut_keep_out,
+            shortcut_any_level: self.shortcut_any_level,
             ..KernelOptions::default()
         }
     }

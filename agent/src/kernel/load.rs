@@ -14,15 +14,10 @@ use aya::{
     maps::MapError,
     programs::{Program, ProgramError, ProgramFd},
 };
-use underpass_abi::{
-    reason::code,
-    shortcut::{Mode, ShortcutOffsets},
-    sock::Offsets,
-    tables::maps,
-};
+use underpass_abi::{reason::code, shortcut::ShortcutOffsets, sock::Offsets, tables::maps};
 
 use super::{
-    CgroupRoot, KernelError,
+    CgroupRoot, KernelError, KernelOptions,
     apply::Maps,
     btf,
     feature::{CLOSE_RECORDS, Feature, Features, INBOUND, OPEN_SOCKETS, UDP},
@@ -80,9 +75,8 @@ pub fn feature(program: &str) -> Option<&'static str> {
     match program {
         SK_LOOKUP => Some(INBOUND),
         ITER => Some(OPEN_SOCKETS),
-        shortcut::SK_SKB | shortcut::SK_MSG | shortcut::ITER => Some(shortcut::SHORTCUT),
-        splice_watch::PROGRAM | splice_watch::CANDIDATES => Some(shortcut::SHORTCUT),
         splice_guard::PROGRAM => Some(splice_guard::SPLICE_GUARD),
+        _ if shortcut::PROGRAMS.contains(&program) => Some(shortcut::SHORTCUT),
         _ => HOOKS.iter().find(|h| h.program == program)?.feature,
     }
 }
@@ -156,12 +150,12 @@ pub struct Loaded {
     pub watch: Option<splice_watch::Programs>,
 }
 
-/// Loads and attaches everything that hangs on the cgroup root, and the shortcut if it is `wanted`.
+/// Loads and attaches everything that hangs on the cgroup root, and the shortcut if it is wanted.
 pub fn load(
     source: &Source,
     cgroup: &CgroupRoot,
     btf: &btf::Btf,
-    wanted: Mode,
+    options: &KernelOptions,
 ) -> Result<Loaded, KernelError> {
     let mut ebpf = source.parse(0)?;
     let mut features = Features::default();
@@ -188,7 +182,7 @@ pub fn load(
         }
     };
     // Before sock_ops: what enters the map must find its programs there.
-    let watch = match shortcut::prepare(&mut ebpf, wanted, source, btf) {
+    let watch = match shortcut::prepare(&mut ebpf, options, source, btf) {
         Ok(watch) => Some(watch),
         Err(e) => {
             features.off(shortcut::SHORTCUT, e);

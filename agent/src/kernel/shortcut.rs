@@ -17,7 +17,7 @@ use underpass_abi::{
 };
 
 use super::{
-    KernelError,
+    KernelError, KernelOptions,
     apply::{self, Maps},
     btf,
     feature::{CLOSE_RECORDS, Feature},
@@ -50,16 +50,16 @@ pub const PROGRAMS: [&str; 6] = [
 /// the shortcut is loaded or attached; see [`detach`] for what an earlier agent left.
 pub fn prepare(
     ebpf: &mut Ebpf,
-    wanted: Mode,
+    options: &KernelOptions,
     source: &Source,
     kernel: &btf::Btf,
 ) -> Result<splice_watch::Programs, KernelError> {
-    if wanted == Mode::Off {
+    if options.shortcut == Mode::Off {
         // No code: nothing is wrong.
         return Err(KernelError::new(0, "--shortcut off"));
     }
     complete(&source.offsets, &source.shortcut)?;
-    self_test::run(source, kernel)?;
+    self_test::run(source, kernel, options.shortcut_any_level)?;
     // Nothing may enter the map that nobody watches.
     let watch = splice_watch::Programs::load(ebpf, kernel)?;
     attach(ebpf, source)?;

@@ -1,7 +1,7 @@
 //! What keeps splice(2) off sockets in the shortcut's map, where the kernel lets a program do that. It
 //! runs at each read and write of the node, so only while connections may take the shortcut.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::os::fd::OwnedFd;
 
 use aya::{Btf, Ebpf, Endianness, programs::Program};
 use underpass_abi::{reason::code, shortcut::Mode, tables::maps};
@@ -59,26 +59,15 @@ pub fn install(mode: Mode, source: &Source, kernel: &btf::Btf, maps: &Maps) -> F
     }
 }
 
-/// Puts the guard over what an agent has pinned, until the link is closed: for tests on kernels that
-/// the agent refuses by their number.
-pub fn over(options: &KernelOptions) -> Result<OwnedFd, KernelError> {
-    let kernel = btf::Btf::read(Path::new(btf::VMLINUX))?;
-    let mut ebpf = source(options, &kernel)?.parse(0)?;
-    attach(&load(&mut ebpf, &kernel)?)
-}
-
 /// Tries the guard on sockets of its own; nothing stays.
 pub fn trial(options: &KernelOptions, kernel: &btf::Btf) -> Result<(), KernelError> {
-    self_test::guard::run(&source(options, kernel)?, kernel)
-}
-
-fn source(options: &KernelOptions, kernel: &btf::Btf) -> Result<Source, KernelError> {
-    Ok(Source {
+    let source = Source {
         object: object::bytes(options)?,
         offsets: btf::offsets(kernel)?,
         shortcut: btf::shortcut_offsets(kernel)?,
         pins: Pins::of(options),
-    })
+    };
+    self_test::guard::run(&source, kernel)
 }
 
 fn in_use(maps: &Maps) -> bool {

@@ -21,7 +21,8 @@ pub const EXCEPTIONS: &[Exception] = &[
     Exception {
         what: "splice from the socket",
         tcp: "moves the bytes",
-        here: "EAGAIN, whatever has come, and the connection is reset; EINVAL where splice is guarded, at the end of the stream too",
+        here: "EAGAIN, whatever has come; then the connection is reset. Where splice is guarded: EINVAL, at the end \
+               of the stream too",
         cases: &["splice_out", "splice_after_recv", "uring_splice_out"],
         mapped: true,
         shortcut: true,

@@ -30,7 +30,7 @@ pub fn until<T>(
 }
 
 /// By how much an emulated machine is slower; `cargo xtask vm` says so.
-fn patience() -> u32 {
+pub fn patience() -> u32 {
     let factor = env::var("UNDERPASS_PATIENCE").ok();
     factor.and_then(|f| f.parse().ok()).unwrap_or(1)
 }

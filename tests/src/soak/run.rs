@@ -12,7 +12,7 @@ use crate::{
         Path,
         fixture::{Fixture, PROGRAM},
     },
-    lab::process::alive,
+    lab::{process::alive, wait::patience},
 };
 
 /// The slowest that a soak may be, idle machines and debug builds included.
@@ -95,7 +95,7 @@ pub fn run(args: &SoakArgs) -> Result<()> {
     println!("seed {seed}");
     let mut fixture = Fixture::new(args.path)?;
     let runner = start_runner(&fixture, seed, args.bytes)?;
-    let limit = Duration::from_secs(120 + args.bytes / BYTES_PER_SECOND_MIN);
+    let limit = Duration::from_secs(120 + args.bytes / BYTES_PER_SECOND_MIN) * patience();
     let mut life = Random(seed);
     let mut kill_at = next_kill(&mut life);
     let (mut totals, mut seen, mut kills) = (Totals::default(), 0, 0);

@@ -113,7 +113,8 @@ pub fn tracing(report: &mut Report) {
     report.probe("LSM turns splice into EINVAL", security_hook());
 }
 
-fn security_hook() -> Result<String, String> {
+/// Whether programs at the kernel's security hooks are called.
+pub fn security_hook() -> Result<String, String> {
     let btf = Btf::read(Path::new(VMLINUX)).map_err(|e| e.to_string())?;
     guards_splice(Tracing::Lsm, btf.function("bpf_lsm_file_permission"))
 }
