@@ -63,7 +63,10 @@ impl Fixture {
         }
         self.lab
             .mesh_file("10-pods.yaml", &manifest::file(&objects))?;
-        self.agent = Some(self.lab.agent(&["--shortcut", "on", "--shortcut-keep-out", "0"])?);
+        self.agent = Some(
+            self.lab
+                .agent(&["--shortcut", "on", "--shortcut-keep-out", "0"])?,
+        );
         if self.path == Path::Control {
             without_verdict(&self.pins()).map_err(Failure::at("the verdict program's link"))?;
         }
