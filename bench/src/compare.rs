@@ -160,6 +160,7 @@ fn one_round(
     random.shuffle(&mut order);
     let mut samples = Vec::new();
     for index in order {
+        rig.warm_up(case, ways[index])?;
         samples.push((index, rig.measure(case, ways[index], seconds)?));
     }
     samples.sort_by_key(|(index, _)| *index);

@@ -48,11 +48,11 @@ pub fn run(cases: &[Case], way: Way, wire: Wire, cpus: Cpus, seconds: f64) -> Re
     let mut costs = Vec::new();
     for group in cases.chunk_by(Case::shares_mesh) {
         let mut rig = Rig::for_cases(group, wire, cpus, true)?;
-        rig.measure(&group[0], way, 0.2)?;
+        rig.warm_up(&group[0], way)?;
         let ids = pinned(&rig.lab.pin_dir())?;
         let _statistics = Statistics::on()?;
         for case in group {
-            rig.measure(case, way, 0.2)?;
+            rig.warm_up(case, way)?;
             let before = statistics(&ids)?;
             let sample = rig.measure(case, way, seconds)?;
             let after = statistics(&ids)?;

@@ -225,31 +225,24 @@ impl Rig {
         }
     }
 
-    /// Runs a case on one way, and checks what of it went past TCP.
-    pub fn measure(&mut self, case: &Case, way: Way, seconds: f64) -> Result<Sample> {
-        let changed = self.turn(way)?;
-        let mut trip = Trip {
-            targets: self.targets(case, way),
-            unix: way == Way::Unix,
-            seconds,
-            rate: self.rates.get(&(case.name, way.name())).copied(),
-        };
-        let told = |e| match e {
-            BenchError::Row { case, why } => BenchError::Row {
-                case: format!("{case}, {}", way.name()),
-                why,
-            },
-            other => other,
-        };
-        let ends = self.side(way.side());
-        if changed {
-            ends.listen_anew()?;
+    /// Prepares a way and runs the case shortly.
+    pub fn warm_up(&mut self, case: &Case, way: Way) -> Result<()> {
+        if self.turn(way)? {
+            self.side(way.side()).listen_anew()?;
         }
-        trip.seconds = WARM_UP.min(seconds);
-        ends.run(case, &trip).map_err(told)?;
-        trip.seconds = seconds;
+        let trip = self.trip(case, way, WARM_UP);
+        let done = self.side(way.side()).run(case, &trip);
+        done.map(|_| ()).map_err(|e| on_way(e, way))
+    }
+
+    /// Runs a case on a way that is warm, and checks what of it went past TCP.
+    pub fn measure(&mut self, case: &Case, way: Way, seconds: f64) -> Result<Sample> {
+        let trip = self.trip(case, way, seconds);
         let before = self.passed()?;
-        let (outcome, cpu) = self.side(way.side()).run(case, &trip).map_err(told)?;
+        let (outcome, cpu) = self
+            .side(way.side())
+            .run(case, &trip)
+            .map_err(|e| on_way(e, way))?;
         if before.is_some() {
             std::thread::sleep(SAMPLE_AGE);
         }
@@ -257,7 +250,7 @@ impl Rig {
         let wrong = passed.and_then(|p| wrongly_passed(&p, case, way));
         if let Some(why) = wrong {
             let case = case.name.to_owned();
-            return Err(told(BenchError::Row { case, why }));
+            return Err(on_way(BenchError::Row { case, why }, way));
         }
         let rate = outcome.operations as f64 / outcome.seconds;
         self.rates.insert((case.name, way.name()), rate);
@@ -268,6 +261,15 @@ impl Rig {
             latency: outcome.latency,
             passed,
         })
+    }
+
+    fn trip(&self, case: &Case, way: Way, seconds: f64) -> Trip {
+        Trip {
+            targets: self.targets(case, way),
+            unix: way == Way::Unix,
+            seconds,
+            rate: self.rates.get(&(case.name, way.name())).copied(),
+        }
     }
 
     /// What the client dials: a service if the mesh runs.
@@ -283,6 +285,17 @@ impl Rig {
 
     fn passed(&self) -> Result<Option<Passed>> {
         self.agent.as_ref().map(Agent::passed).transpose()
+    }
+}
+
+/// Says on which way a row failed.
+fn on_way(error: BenchError, way: Way) -> BenchError {
+    match error {
+        BenchError::Row { case, why } => BenchError::Row {
+            case: format!("{case}, {}", way.name()),
+            why,
+        },
+        other => other,
     }
 }
 
