@@ -121,6 +121,9 @@ pub struct End {
     pub flags: u32,
     /// Code of the last message that stayed on TCP, 0: none did.
     pub why: u32,
+    /// Indexes of the dialing and the accepting end's workloads, 0: none.
+    pub source: u32,
+    pub destination: u32,
 }
 
 /// Bits of [`End::flags`].
@@ -149,7 +152,9 @@ pub struct Pair {
     pub to_active: u64,
     /// Code of the last message that stayed on TCP, of either end.
     pub why: u32,
-    pub pad: u32,
+    /// As in [`End`].
+    pub source: u16,
+    pub destination: u16,
 }
 
 /// What a [`Notice`] says.
@@ -226,7 +231,7 @@ pub struct ShortcutOffsets {
 
 const _: () = assert!(size_of::<ProgramKey>() == 24);
 const _: () = assert!(size_of::<Candidate>() == 40);
-const _: () = assert!(size_of::<End>() == 64);
+const _: () = assert!(size_of::<End>() == 72);
 const _: () = assert!(size_of::<Pair>() == 56);
 const _: () = assert!(size_of::<Notice>() == 72);
 const _: () = assert!(size_of::<ShortcutOffsets>() == 88);

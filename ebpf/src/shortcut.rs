@@ -118,6 +118,8 @@ fn enter_active(ops: *mut bpf_sock_ops, s: &mut SockState, key: &FlowKey) -> u32
     zeroed!(pair: Pair);
     pair.active = s.tcp_sock;
     pair.active_cookie = s.cookie;
+    pair.source = s.source;
+    pair.destination = s.destination;
     let cookie = s.cookie;
     if PAIRS.insert(&cookie, pair, BPF_NOEXIST.into()).is_err() {
         return code::SHORTCUT_FULL.into();
