@@ -160,6 +160,9 @@ pub struct End {
     pub by_tcp: u32,
     /// Bytes that the reader had unread when the last message was sent.
     pub waiting: u32,
+    /// Indexes of the dialing and the accepting end's workloads, 0: none.
+    pub source: u32,
+    pub destination: u32,
 }
 
 /// Bits of [`End::flags`].
@@ -285,7 +288,7 @@ pub struct ShortcutOffsets {
 
 const _: () = assert!(size_of::<ProgramKey>() == 24);
 const _: () = assert!(size_of::<Candidate>() == 40);
-const _: () = assert!(size_of::<End>() == 88);
+const _: () = assert!(size_of::<End>() == 96);
 const _: () = assert!(size_of::<Pair>() == 64);
 const _: () = assert!(size_of::<Notice>() == 72);
 const _: () = assert!(size_of::<ShortcutOffsets>() == 96);

@@ -358,7 +358,10 @@ impl Control {
         if taken == EVENTS_PER_TURN {
             self.ring.call_again();
         }
-        self.ring_rests_until = Instant::now() + RING_PAUSE;
+        // Somebody waits for what a notice asks for, and for the next one's.
+        if notices.is_empty() {
+            self.ring_rests_until = Instant::now() + RING_PAUSE;
+        }
         for event in unguarded {
             self.guard_listener(event.pid, event.sock.netns, event.sock.destination.into());
         }

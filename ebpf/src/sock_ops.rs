@@ -19,7 +19,7 @@ use crate::{
         self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, load, offset, tcp, tcp_counts,
         zeroed,
     },
-    maps::{LISTENERS, NETNS, count},
+    maps::{LISTENERS, NETNS, count, entry},
     record, shortcut,
     sock_release::{close_reason, count_closed, fail},
     workload,
@@ -303,10 +303,9 @@ fn listening(ops: *mut bpf_sock_ops) {
         }
         return;
     }
-    if LISTENERS
-        .insert(key, &checked(owner, key.check()), 0)
-        .is_err()
-    {
+    let value = checked(owner, key.check());
+    // Not over the same again: look-ups under way miss a key whose element is replaced.
+    if entry!(LISTENERS, &*key) != Some(value) && LISTENERS.insert(key, &value, 0).is_err() {
         count(counter::LISTENERS_FULL);
     }
     shortcut::candidate::listening(ops, key, owner);

@@ -50,6 +50,15 @@ impl Rpc {
         )?;
         server.wait_listening(at.parse().expect("an address"))?;
         status()?;
+        Self::dial(scene, server, client)
+    }
+
+    /// Another connection to a server.
+    pub fn again(scene: &Scene, server: Proc) -> Result<Self> {
+        Self::dial(scene, server, ("underpass-peer", &[]))
+    }
+
+    fn dial(scene: &Scene, server: Proc, client: (&str, &[&str])) -> Result<Self> {
         let to = service_at().to_string();
         let mut client = scene.lab.run(
             &scene.client.place,

@@ -95,7 +95,22 @@ fn a_namespace_that_is_switched_off_and_on_takes_it_along() -> Result<()> {
     assert!(!attached(&scene)?);
     annotate("on")?;
     assert!(attached(&scene)?, "the listener was there before");
+    rpc.client.kill9()?;
+    // A connection that is open when its owner changes his mind, and changes it back.
+    let mut rpc = Rpc::again(&scene, rpc.server)?;
+    let (mut sent, mut by_shortcut) = (0, 0);
+    for mode in ["on", "off", "on"] {
+        if sent > 0 {
+            annotate(mode)?;
+        }
+        let bytes = rpc.ask(20, 1_000)?;
+        sent += bytes;
+        by_shortcut += if mode == "on" { 2 * bytes } else { 0 };
+        let open = row(&scene, "established", sent)?;
+        assert_eq!(shortcut(&open), by_shortcut, "{mode}: {open}");
+    }
     annotate("off")?;
+    rpc.client.kill9()?;
     wait_detached(&scene)
 }
 

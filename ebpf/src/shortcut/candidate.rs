@@ -41,6 +41,13 @@ fn mode(switches: u64, workload: u32) -> u32 {
     }
 }
 
+/// False if the owner of an end has switched the shortcut off since the connection took it.
+#[inline(always)]
+pub fn both_on(source: u32, destination: u32) -> bool {
+    // The node's own mode makes no difference here: its switch is another.
+    mode(0, source) != OFF && mode(0, destination) != OFF
+}
+
 /// At TCP_CONNECT_CB, where the dialing task runs: a code, or 0 if both programs and the listener that
 /// will answer allow the shortcut. The listener comes first: most are no candidates, and then nothing
 /// is asked of the dialing task. A global function (see `workload.rs`), so the pointer may be null to

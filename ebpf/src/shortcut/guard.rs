@@ -7,7 +7,7 @@ use underpass_abi::{
     tables::setting,
 };
 
-use super::at;
+use super::{at, candidate::both_on};
 use crate::{
     kernel::{TCP_ESTABLISHED, cast, field, offset, read},
     maps::{PAIRS, SETTINGS, word},
@@ -71,6 +71,9 @@ pub extern "C" fn up_reader(e: *mut End, size: u32, write_seq: u32) -> u32 {
     if e.peer == 0 && !meet(e) {
         return code::SHORTCUT_UNPAIRED.into();
     }
+    if !both_on(e.source, e.destination) {
+        return code::SHORTCUT_OFF.into();
+    }
     let peer = cast(e.peer, offset!(type_tcp_sock));
     e.waiting = write_seq.wrapping_sub(field(peer, offset!(tcp_copied_seq)));
     let state: u8 = field(peer, offset!(sk_state));
@@ -113,6 +116,11 @@ fn meet(e: &mut End) -> bool {
     };
     if passive_cookie == 0 || active_cookie != e.pair {
         return false;
+    }
+    // SAFETY: as above.
+    unsafe {
+        e.source = (*p).key.source;
+        e.destination = (*p).key.destination;
     }
     if e.flags & end::ACTIVE != 0 {
         e.peer_cookie = passive_cookie;
