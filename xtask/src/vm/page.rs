@@ -22,8 +22,9 @@ start.
 const SHORTCUT: &str = "
 ## The shortcut
 
-On a kernel that the agent refuses by its number, the checks set the switches by hand: what they show
-is what the refusal keeps back. A relay that is on no list splices: on its first connection the guard
+On a kernel that the agent refuses by its number, the checks forbid it to look at that
+(`--shortcut-any-level`), so that the rest of its self-test must pass: what they show is what the refusal
+keeps back. A relay that is on no list splices: on its first connection the guard
 refuses that and it copies, the next ones stay on TCP, where it splices; every byte is compared. The core
 is `underpass-equivalence run --core` against TCP; the control, which must fail, is the guard of each
 message without the verdict program.
