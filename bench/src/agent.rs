@@ -17,6 +17,8 @@ use crate::{BenchError, Context as _, Result, lab::Lab};
 /// Until the agent must be ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
+const WATCHED_WITHIN: Duration = Duration::from_secs(10);
+
 /// What went past TCP, of all connections so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passed {
@@ -157,6 +159,23 @@ impl Agent {
             None => Ok(status),
             Some(problem) => Err(BenchError::Agent(problem.to_string())),
         }
+    }
+
+    /// Until connections may take the shortcut: the agent attaches the watch for splice once it has seen
+    /// a listener that qualifies.
+    pub fn wait_watched(&self) -> Result<()> {
+        let begin = Instant::now();
+        while begin.elapsed() < WATCHED_WITHIN {
+            let status = self.status()?;
+            let features = status["features"].as_array().cloned().unwrap_or_default();
+            let watch = features.iter().find(|f| f["name"] == "splice-watch");
+            if watch.is_some_and(|f| f["on"] == true) {
+                return Ok(());
+            }
+        }
+        Err(BenchError::Agent(
+            "the watch for splice is not attached".into(),
+        ))
     }
 
     /// By its metrics.

@@ -59,6 +59,8 @@ pub struct Rig {
     agent: Option<Agent>,
     /// False: no agent at any time.
     mesh: bool,
+    /// The last case that could take the shortcut.
+    learnt_from: Option<&'static str>,
     /// Operations in a second of each case and way when it last ran.
     rates: BTreeMap<(&'static str, &'static str), f64>,
     pub lab: Lab,
@@ -134,6 +136,7 @@ impl Rig {
             stranger: Party::start("stranger", &["client"], &place)?,
             agent: None,
             mesh: true,
+            learnt_from: None,
             rates: BTreeMap::new(),
             lab,
         })
@@ -227,8 +230,16 @@ impl Rig {
 
     /// Prepares a way and runs the case shortly.
     pub fn warm_up(&mut self, case: &Case, way: Way) -> Result<()> {
+        if way == Way::Shortcut && self.learnt_from != Some(case.name) {
+            // What the mesh has learnt from another case would keep this one out.
+            self.turn(Way::NoMesh)?;
+            self.learnt_from = Some(case.name);
+        }
         if self.turn(way)? {
             self.side(way.side()).listen_anew()?;
+            if let Some(agent) = self.agent.as_ref().filter(|a| a.shortcut) {
+                agent.wait_watched()?;
+            }
         }
         let trip = self.trip(case, way, WARM_UP);
         let done = self.side(way.side()).run(case, &trip);
