@@ -100,6 +100,8 @@ pub mod programs {
     pub const SPLICES: u64 = 2;
     /// It was seen with an io_uring, whose splice the guard cannot tell from a read.
     pub const RING: u64 = 4;
+    /// It dials or accepts non-blocking and then blocks: such a socket in the map gets `EAGAIN` now and then.
+    pub const BLOCKS: u64 = 8;
 }
 
 /// Key of `PROGRAMS`: the first bytes of the executable's file name.

@@ -171,11 +171,10 @@ impl Case {
         matches!(self.work, Work::Redis(_))
     }
 
-    /// False where staying out of the shortcut is as good: pipelines and streams of small writes.
+    /// False where the mesh may find TCP cheaper and stay out: pipelines and streams.
     pub fn must_pass_tcp(&self) -> bool {
         match self.work {
-            Work::Load(e) if e.kind == Kind::Stream => e.write >= SMALL,
-            Work::Load(e) => e.depth == 1,
+            Work::Load(e) => e.kind != Kind::Stream && e.depth == 1,
             Work::Redis(redis) => redis.pipeline == 1,
         }
     }
@@ -278,7 +277,7 @@ mod tests {
         let of = |name| Case::find(SHORTCUT, name).unwrap();
         assert!(!of("stream-1k-c1").must_pass_tcp());
         assert_eq!(of("stream-1k-c1").goal().cpu, Some(1.02));
-        assert!(of("stream-4k-c1").must_pass_tcp());
+        assert!(!of("stream-4k-c1").must_pass_tcp());
         assert_eq!(of("stream-4k-c1").goal().cpu, Some(0.75));
         assert!(!of("redis-get-p16-c16").must_pass_tcp() && of("connect-c1").must_pass_tcp());
         assert_eq!(of("request-64k-c1").goal().p50, Some(0.70));

@@ -2,9 +2,13 @@
 
 use std::fs;
 
+use serde_json::Value;
 use underpass_tests::{
     Result,
-    lab::{Proc, cli::text},
+    lab::{
+        Proc,
+        cli::{number, text},
+    },
     manifest::{self, Source, Target},
     rpc::{counter, row},
     scene::{LIMIT, PORT, Scene, service_at},
@@ -59,6 +63,17 @@ for n in range(2):
     elif job == 'send':
         s.send(b'12345678')
         look(s)
+    elif job == 'answer':
+        select.select([s], [], [])
+        s.recv(100)
+        s.send(b'ok')
+        select.select([s], [], [])
+    elif job == 'block':
+        s.setblocking(n == 0)
+        s.send(b'12345678')
+        select.select([s], [], [])
+        print('answer', s.recv(100), flush=True)
+        s.close()
 ";
 
 /// Python under a name that no other node has: who splices is known by its name, and each node's watch
@@ -95,6 +110,23 @@ fn ends(scene: &Scene, accepts: &str, dials: &str) -> Result<(Proc, Proc)> {
         service_at().ip().to_string(),
     )?;
     Ok((server, client))
+}
+
+/// As programs do that connect with a timeout and block from then on.
+#[test]
+fn a_program_that_turns_blocking_keeps_out_of_it_from_then_on() -> Result<()> {
+    let scene = Scene::new("scblk", &["--shortcut", "on"])?;
+    let (_server, mut client) = ends(&scene, "answer", "block")?;
+    client.line(0, "answer", LIMIT)?;
+    client.line(1, "answer", LIMIT)?;
+    let closed = |r: &Value| text(r, "/state") == "closed";
+    let filters = ["--from", "app/client"];
+    for row in scene.agent.cli.rows("both", &filters, 2, closed)? {
+        // The second one is non-blocking at both ends, and would take it.
+        assert_eq!(text(&row, "/shortcut_reason"), "SHORTCUT_BLOCKING", "{row}");
+        assert_eq!(number(&row, "/bytes_shortcut"), Some(0), "{row}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn list_programs(maps: &Maps) -> Result<(), KernelError> {
         }
     }
     for (key, flags) in known {
-        let learnt = flags & (programs::SPLICES | programs::RING);
+        let learnt = flags & (programs::SPLICES | programs::RING | programs::BLOCKS);
         let wanted = if tested.contains(&key) {
             learnt | programs::LISTED
         } else {

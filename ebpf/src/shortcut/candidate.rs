@@ -85,6 +85,8 @@ pub extern "C" fn up_may_enter(s: *const SockState) -> u32 {
 fn program(flags: u64, auto: bool) -> u16 {
     if flags & programs::SPLICES != 0 {
         code::SHORTCUT_SPLICES
+    } else if flags & programs::BLOCKS != 0 {
+        code::SHORTCUT_BLOCKING
     } else if auto && !auto::qualifies(flags) {
         code::SHORTCUT_NOT_LISTED
     } else {

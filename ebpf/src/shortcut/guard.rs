@@ -3,7 +3,7 @@
 
 use underpass_abi::{
     reason::code,
-    shortcut::{End, end, switch},
+    shortcut::{End, end, programs, switch},
     tables::setting,
 };
 
@@ -37,6 +37,8 @@ pub fn sender(e: &mut End, tp: *const u8) -> u32 {
         code::SHORTCUT_SOCKET
     } else if own_is_blocking(tp) {
         e.flags |= end::OUT;
+        // Its next connections do not enter the map.
+        crate::splice::learn(programs::BLOCKS);
         code::SHORTCUT_BLOCKING
     } else {
         0

@@ -172,11 +172,14 @@ fn replica(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// A blocking read that a stop and a continuation interrupt (Ctrl-Z, fg).
+/// A blocking read that a stop and a continuation interrupt (Ctrl-Z, fg). The mesh knows by then that the
+/// program blocks: one that it does not know gets EAGAIN.
 fn stopped(stage: &mut Stage) -> Result<()> {
     let _server = server(stage)?;
     let (ip, port) = (stage.server_at().ip().to_string(), stage.port.to_string());
     let command = ["redis-cli", "-h", &ip, "-p", &port, "BLPOP", "list", "20"];
+    let first = format!("redis-cli -h {ip} -p {port} PING");
+    stage.script(stage.client(), &first, &[])?;
     let waiting = stage.start(stage.client(), &command)?;
     thread::sleep(Duration::from_millis(500));
     waiting.signal(Signal::STOP)?;

@@ -143,6 +143,8 @@ impl<'a> Stage<'a> {
     pub fn serve(&self, pod: &Pod, command: &[&str]) -> Result<Proc> {
         let server = self.start(&pod.place, command)?;
         server.wait_listening((pod.v4, self.port).into())?;
+        // The agent has seen the listener when it answers, and connections may take the shortcut.
+        self.fixture.agent.cli.status()?;
         Ok(server)
     }
 
