@@ -81,6 +81,12 @@ fn qemu(kernel: &Kernel, log: &Path, accelerator: &str) -> Command {
     if nice {
         qemu.args(["-n", "10", PROGRAM]);
     }
+    // One thread for both processors: the kernel patches its own code while the other one runs, and
+    // emulated threads of their own now and then execute the breakpoint without its handler (int3 panic).
+    let accelerator = match accelerator {
+        "tcg" => "tcg,thread=single",
+        other => other,
+    };
     qemu.args(["-accel", accelerator, "-cpu", "max", "-machine", "q35"])
         .args(["-smp", "2", "-m", "2048", "-nodefaults", "-display", "none"])
         .args(["-no-reboot", "-serial"])
