@@ -20,12 +20,12 @@ use crate::{
     sock_ops::context::{tcp_sock_address, watch_states},
 };
 
-mod auto;
 pub mod candidate;
 pub mod close;
 pub mod guard;
 pub mod learn;
 pub mod notice;
+pub mod program;
 
 /// One offset of `SHORTCUT_OFFSETS`, read from the frozen `.rodata`.
 macro_rules! at {
@@ -42,6 +42,23 @@ pub(crate) use at;
 #[inline(always)]
 pub fn count_why(why: u32) {
     count(counter::SHORTCUT_OFF + why - u32::from(code::SHORTCUT_OFF));
+}
+
+/// Notes why bytes go by TCP.
+#[inline(always)]
+pub fn stayed(e: &mut End, why: u32) {
+    if e.why == why {
+        return;
+    }
+    e.why = why;
+    if let Some(p) = PAIRS.get_ptr_mut(&e.pair) {
+        // SAFETY: elements stay writable for the run; one of another connection is told by the cookie.
+        unsafe {
+            if (*p).active_cookie == e.pair {
+                (*p).why = why;
+            }
+        }
+    }
 }
 
 /// At ACTIVE_ESTABLISHED: the dialing end enters the map, before any byte, if both ends may

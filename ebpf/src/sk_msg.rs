@@ -13,7 +13,7 @@ use underpass_abi::{
 use crate::{
     kernel::{self, offset},
     maps::{ENDS, PAIRS, SETTINGS, SHORTCUT, count, word},
-    shortcut::{count_why, guard, learn},
+    shortcut::{count_why, guard, learn, stayed},
 };
 
 /// TCP takes the message, unless it was redirected. It is never refused.
@@ -86,23 +86,6 @@ fn taken(e: &End, size: u32) {
                 } else {
                     (*p).to_active += u64::from(size);
                 }
-            }
-        }
-    }
-}
-
-/// Notes why bytes go by TCP.
-#[inline(always)]
-pub fn stayed(e: &mut End, why: u32) {
-    if e.why == why {
-        return;
-    }
-    e.why = why;
-    if let Some(p) = PAIRS.get_ptr_mut(&e.pair) {
-        // SAFETY: as in `taken`.
-        unsafe {
-            if (*p).active_cookie == e.pair {
-                (*p).why = why;
             }
         }
     }

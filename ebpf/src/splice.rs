@@ -5,14 +5,13 @@
 use aya_ebpf::{helpers::generated as h, macros::btf_tracepoint, programs::BtfTracePointContext};
 use underpass_abi::{
     reason::code,
-    shortcut::{End, NoticeKind, ProgramKey, end, programs},
+    shortcut::{End, NoticeKind, end, programs},
 };
 
 use crate::{
-    kernel::{field, zeroed},
-    maps::{ENDS, PROGRAMS, entry},
-    shortcut::{at, candidate::current_program, notice},
-    sk_msg::stayed,
+    kernel::field,
+    maps::ENDS,
+    shortcut::{at, notice, program, stayed},
 };
 
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
@@ -20,7 +19,7 @@ pub fn up_splice(ctx: BtfTracePointContext) -> i32 {
     if !splices() {
         return 0;
     }
-    learn(programs::SPLICES);
+    program::learn(programs::SPLICES);
     // SAFETY: the tracepoint's argument, and a helper call on a live map.
     let state = unsafe {
         let sk: *mut core::ffi::c_void = ctx.arg(0);
@@ -50,17 +49,6 @@ fn give_up(e: &mut End) {
     });
     if told {
         e.flags |= end::TOLD;
-    }
-}
-
-/// Notes a bit of [`programs`] for the calling task's program.
-#[inline(never)]
-pub fn learn(bit: u64) {
-    zeroed!(key: ProgramKey);
-    current_program(key);
-    let known = entry!(PROGRAMS, &*key).unwrap_or(0);
-    if known & bit == 0 {
-        let _ = PROGRAMS.insert(&*key, &(known | bit), 0);
     }
 }
 

@@ -7,8 +7,8 @@ use underpass_abi::shortcut::programs;
 use crate::{
     kernel::field,
     maps::ENDS,
-    shortcut::at,
-    splice::{learn, splices},
+    shortcut::{at, program},
+    splice::splices,
 };
 
 const MAY_READ: i32 = 4;
@@ -36,6 +36,6 @@ pub fn up_splice_guard(ctx: LsmContext) -> i32 {
         return 0;
     }
     // Its next connections stay on TCP, where splice works.
-    learn(programs::SPLICES);
+    program::learn(programs::SPLICES);
     -EINVAL
 }

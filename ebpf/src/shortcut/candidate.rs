@@ -1,16 +1,16 @@
-//! Who may enter the shortcut's map: the program that dials, the listener that answers and its program,
-//! and the mode of a workload.
+//! Who may enter the shortcut's map: the listener that answers, and the mode of a workload. What is known
+//! of the programs is in `program.rs`.
 
 use aya_ebpf::{bindings::bpf_sock_ops, helpers::generated as h};
 use underpass_abi::{
     Ip,
     reason::code,
-    shortcut::{Candidate, Mode, ProgramKey, programs, switch},
+    shortcut::{Candidate, Mode, switch},
     sock::{SockState, flag},
     tables::{ListenKey, setting},
 };
 
-use super::{at, auto, guard, notice};
+use super::{at, guard, notice, program};
 use crate::{
     flow,
     kernel::{read, zeroed},
@@ -77,21 +77,7 @@ pub extern "C" fn up_may_enter(s: *const SockState) -> u32 {
     if why != 0 {
         return why.into();
     }
-    program(up_program_flags(), source == AUTO).into()
-}
-
-/// Why a program takes no part, 0 if it may.
-#[inline(always)]
-fn program(flags: u64, auto: bool) -> u16 {
-    if flags & programs::SPLICES != 0 {
-        code::SHORTCUT_SPLICES
-    } else if flags & programs::BLOCKS != 0 {
-        code::SHORTCUT_BLOCKING
-    } else if auto && !auto::qualifies(flags) {
-        code::SHORTCUT_NOT_LISTED
-    } else {
-        0
-    }
+    program::keeps_out(program::up_program_flags(), source == AUTO).into()
 }
 
 /// Why the listener that will answer is no candidate, 0 if it is one.
@@ -117,7 +103,8 @@ fn listener(s: &SockState, auto: bool) -> u16 {
 #[inline(always)]
 fn judge(candidate: &Candidate, auto: bool) -> u16 {
     let (sk, cookie) = (candidate.sk, candidate.cookie);
-    let why = program(entry!(PROGRAMS, &candidate.program).unwrap_or(0), auto);
+    let known = entry!(PROGRAMS, &candidate.program).unwrap_or(0);
+    let why = program::keeps_out(known, auto);
     if why != 0 {
         why
     } else if read::<u64>(sk + at!(sk_cookie)) != cookie {
@@ -146,36 +133,10 @@ pub fn listening(ops: *mut bpf_sock_ops, key: &ListenKey, owner: u32) {
     candidate.sk = tcp_sock_address(ops);
     // SAFETY: plain helper call.
     candidate.cookie = unsafe { h::bpf_get_socket_cookie(ops.cast()) };
-    current_program(&mut candidate.program);
-    auto::learn_ring();
+    program::current(&mut candidate.program);
+    program::learn_ring();
     let _ = CANDIDATES.insert(key, candidate, 0);
     if word!(SETTINGS, setting::SHORTCUT_WATCHED) == 0 && could_enter(candidate, owner) {
         notice::candidate();
     }
-}
-
-/// The name of the calling task's executable.
-#[inline(always)]
-pub fn current_program(key: &mut ProgramKey) {
-    // SAFETY: plain helper call.
-    let task = unsafe { h::bpf_get_current_task() };
-    let mm: u64 = read(task + at!(task_mm));
-    let exe: u64 = read(mm + at!(mm_exe_file));
-    let dentry: u64 = read(exe + at!(file_dentry));
-    let name: u64 = read(dentry + at!(dentry_name));
-    // SAFETY: the helper checks the address and writes at most the key's bytes.
-    unsafe {
-        let to = (&raw mut key.name).cast();
-        h::bpf_probe_read_kernel_str(to, size_of::<ProgramKey>() as u32, name as *const _);
-    }
-}
-
-/// What is known of the calling task's program. A global function (see `workload.rs`).
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn up_program_flags() -> u64 {
-    auto::learn_ring();
-    zeroed!(key: ProgramKey);
-    current_program(key);
-    entry!(PROGRAMS, &*key).unwrap_or(0)
 }

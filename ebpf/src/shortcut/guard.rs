@@ -7,7 +7,7 @@ use underpass_abi::{
     tables::setting,
 };
 
-use super::{at, candidate::both_on};
+use super::{at, candidate::both_on, program};
 use crate::{
     kernel::{TCP_ESTABLISHED, cast, field, offset, read},
     maps::{PAIRS, SETTINGS, word},
@@ -38,7 +38,7 @@ pub fn sender(e: &mut End, tp: *const u8) -> u32 {
     } else if own_is_blocking(tp) {
         e.flags |= end::OUT;
         // Its next connections do not enter the map.
-        crate::splice::learn(programs::BLOCKS);
+        program::learn(programs::BLOCKS);
         code::SHORTCUT_BLOCKING
     } else {
         0
