@@ -342,6 +342,7 @@ mod tests {
         assert!(wrong("request-64-c1", Way::Mesh, 1));
         assert!(!wrong("request-64-c1", Way::Mesh, 0));
         assert!(!wrong("stream-64-c1", Way::Shortcut, 0), "it may stay out");
-        assert!(wrong("stream-4k-c1", Way::Shortcut, 0));
+        assert!(!wrong("stream-4k-c1", Way::Shortcut, 0), "as above");
+        assert!(wrong("stream-4k-c1", Way::Mesh, 1));
     }
 }

@@ -19,7 +19,8 @@ use crate::{
 pub fn keeps_out(known: u64, auto: bool) -> u16 {
     if known & programs::SPLICES != 0 {
         code::SHORTCUT_SPLICES
-    } else if known & programs::BLOCKS != 0 {
+    } else if known & programs::BLOCKS != 0 && known & programs::LISTED == 0 {
+        // One of the list may block on the side: redis-benchmark does while it asks for the server's settings.
         code::SHORTCUT_BLOCKING
     } else if auto && !qualifies(known) {
         code::SHORTCUT_NOT_LISTED
