@@ -41,6 +41,13 @@ fn server(stage: &Stage) -> Result<Proc> {
     stage.serve(pod, &command)
 }
 
+/// A first connection of redis-cli, from which the mesh learns that it blocks.
+fn introduce(stage: &Stage) -> Result<()> {
+    let at = stage.server_at();
+    let ping = format!("redis-cli -h {} -p {} PING", at.ip(), at.port());
+    stage.script(stage.client(), &ping, &[]).map(drop)
+}
+
 /// Facts that the server itself knows, asked from its own pod.
 fn state(stage: &mut Stage) -> Result<()> {
     let at = stage.server_at();
@@ -82,6 +89,7 @@ fn benchmark(stage: &mut Stage) -> Result<()> {
 /// 20,000 commands in one go; `--pipe` does not block.
 fn pipe(stage: &mut Stage) -> Result<()> {
     let _server = server(stage)?;
+    introduce(stage)?;
     let at = stage.server_at();
     let script = format!(
         "for i in $(seq 20000); do echo \"SET key:$i value:$i\"; done \
@@ -178,8 +186,7 @@ fn stopped(stage: &mut Stage) -> Result<()> {
     let _server = server(stage)?;
     let (ip, port) = (stage.server_at().ip().to_string(), stage.port.to_string());
     let command = ["redis-cli", "-h", &ip, "-p", &port, "BLPOP", "list", "20"];
-    let first = format!("redis-cli -h {ip} -p {port} PING");
-    stage.script(stage.client(), &first, &[])?;
+    introduce(stage)?;
     let waiting = stage.start(stage.client(), &command)?;
     thread::sleep(Duration::from_millis(500));
     waiting.signal(Signal::STOP)?;

@@ -106,7 +106,7 @@ pub const ROWS: &[Row] = &[
         needs: &[REDIS],
         equal: "replies, digest of the data",
         differs: "",
-        legs: TO_SERVER,
+        legs: BLOCKING,
     },
     Row {
         name: "redis-cli",
@@ -297,10 +297,10 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "python-late-blocking",
-        what: "the same without signals: a thread waits for the answer while another sends 20 MB",
+        what: "the same without signals, not for the first time: a thread waits for the answer while another sends 20 MB",
         needs: &[PYTHON],
         equal: "every answer",
-        differs: LATE,
+        differs: "",
         legs: BLOCKING,
     },
     Row {
