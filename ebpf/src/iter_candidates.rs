@@ -4,7 +4,7 @@
 use aya_ebpf::helpers::generated as h;
 use underpass_abi::{
     shortcut::Candidate,
-    tables::{ListenKey, checked},
+    tables::{ListenKey, unchecked},
 };
 
 use crate::{
@@ -33,11 +33,9 @@ fn up_iter_candidates(ctx: *mut Context) -> i32 {
         };
         (*key, *value)
     };
-    let owner = entry!(LISTENERS, &key).unwrap_or(0);
-    if owner as u32 == 0 || owner != checked(owner as u32, key.check()) {
-        return 0;
-    }
-    if could_enter(&candidate, owner as u32) {
+    let owner = entry!(LISTENERS, &key).and_then(|v| unchecked(v, key.check()));
+    let owner = owner.unwrap_or(0);
+    if owner != 0 && could_enter(&candidate, owner) {
         let one = 1_u32;
         // SAFETY: helper call with the context's own seq file and a live stack value.
         unsafe {

@@ -4,17 +4,17 @@
 use std::os::fd::OwnedFd;
 
 use aya::{Btf, Ebpf, Endianness, programs::Program};
-use underpass_abi::{reason::code, shortcut::Mode, tables::maps};
+use underpass_abi::{reason::code, shortcut::Mode};
 
 use super::{
     KernelError, KernelOptions,
-    apply::{self, Maps},
+    apply::Maps,
     btf,
     feature::Feature,
     load::{self, Source},
     object,
     pins::{self, Pins},
-    self_test,
+    self_test, splice_watch,
 };
 use crate::sys::{bpf::obj_get, tracing};
 
@@ -30,7 +30,7 @@ pub fn install(mode: Mode, source: &Source, kernel: &btf::Btf, maps: &Maps) -> F
     let path = source.pins.link(PROGRAM);
     let result = if mode == Mode::Off {
         // Sockets that are still in the map are guarded until they are gone.
-        if !in_use(maps) {
+        if !splice_watch::in_use(maps).unwrap_or(false) {
             let _ = pins::unlink_link(&path);
         }
         Ok(false)
@@ -68,16 +68,6 @@ pub fn trial(options: &KernelOptions, kernel: &btf::Btf) -> Result<(), KernelErr
         pins: Pins::of(options),
     };
     self_test::guard::run(&source, kernel)
-}
-
-fn in_use(maps: &Maps) -> bool {
-    let mut any = false;
-    let map = apply::map(maps, maps::SHORTCUT);
-    let each = |_: &[u8]| {
-        any = true;
-        Ok(())
-    };
-    map.is_ok_and(|m| m.each_key(each).is_ok()) && any
 }
 
 fn put(source: &Source, kernel: &btf::Btf) -> Result<(), KernelError> {

@@ -186,7 +186,7 @@ fn beside(link: &Path) -> PathBuf {
 }
 
 /// True if a socket is in the map.
-fn in_use(maps: &Maps) -> Result<bool, KernelError> {
+pub(super) fn in_use(maps: &Maps) -> Result<bool, KernelError> {
     let mut found = false;
     let walked = apply::map(maps, maps::SHORTCUT)?.each_key(|_| {
         found = true;

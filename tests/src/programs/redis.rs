@@ -8,7 +8,10 @@ use super::{
     Scenario, scenario,
     stage::{LIMIT, Stage},
 };
-use crate::{Failure, Result, lab::Proc};
+use crate::{
+    Failure, Result,
+    lab::{Pod, Proc},
+};
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario("redis-benchmark", benchmark),
@@ -19,8 +22,18 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 fn server(stage: &Stage) -> Result<Proc> {
-    let pod = &stage.fixture.server;
-    let (ip, port, dir) = (pod.v4.to_string(), stage.port.to_string(), stage.path(""));
+    let dir = stage.path("");
+    redis(
+        stage,
+        &stage.fixture.server,
+        &dir,
+        &["--repl-diskless-sync-delay", "0"],
+    )
+}
+
+/// A redis-server in a pod that keeps nothing on disk.
+fn redis(stage: &Stage, pod: &Pod, dir: &str, more: &[&str]) -> Result<Proc> {
+    let (ip, port) = (pod.v4.to_string(), stage.port.to_string());
     let command = [
         "redis-server",
         "--bind",
@@ -28,17 +41,15 @@ fn server(stage: &Stage) -> Result<Proc> {
         "--port",
         &port,
         "--dir",
-        &dir,
+        dir,
         "--save",
         "",
         "--protected-mode",
         "no",
         "--enable-debug-command",
         "yes",
-        "--repl-diskless-sync-delay",
-        "0",
     ];
-    stage.serve(pod, &command)
+    stage.serve(pod, &[&command, more].concat())
 }
 
 /// A first connection of redis-cli, from which the mesh learns that it blocks.
@@ -135,32 +146,10 @@ fn replica(stage: &mut Stage) -> Result<()> {
     let fill = format!("{ask}; $ask DEBUG POPULATE 200000 key 100");
     stage.script(stage.server(), &fill, &[])?;
     let pod = &stage.fixture.client;
-    let (ip, port, dir) = (
-        pod.v4.to_string(),
-        stage.port.to_string(),
-        stage.path("replica"),
-    );
+    let (ip, port, dir) = (pod.v4, stage.port.to_string(), stage.path("replica"));
+    let master = at.ip().to_string();
     std::fs::create_dir_all(&dir).map_err(Failure::at(&dir))?;
-    let (master, protected) = (at.ip().to_string(), "no");
-    let command = [
-        "redis-server",
-        "--bind",
-        &ip,
-        "--port",
-        &port,
-        "--dir",
-        &dir,
-        "--save",
-        "",
-        "--protected-mode",
-        protected,
-        "--enable-debug-command",
-        "yes",
-        "--replicaof",
-        &master,
-        &port,
-    ];
-    let _replica = stage.serve(pod, &command)?;
+    let _replica = redis(stage, pod, &dir, &["--replicaof", &master, &port])?;
     // WAIT answers with the number of replicas that have what its own connection wrote.
     let script = format!(
         "{ask}
