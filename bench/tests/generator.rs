@@ -82,10 +82,20 @@ fn client_and_server_count_the_same() {
     }
 }
 
+/// A file that goes with the test, also after a panic.
+struct Removed(std::path::PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 #[test]
 fn every_exchange_goes_over_both_kinds_of_sockets() {
     let port = free_port();
     let path = std::env::temp_dir().join(format!("up-bench-generator-{port}.sock"));
+    let _removed = Removed(path.clone());
     let unix = path.display().to_string();
     let mut server = party(&["--port", &port.to_string(), "--unix", &unix, "server"]);
     let mut client = party(&["client"]);
