@@ -14,4 +14,4 @@ pub use addr::Ip;
 
 /// Version of everything in this crate; part of the pin directory's path. Two agents with the same
 /// version can adopt each other's maps.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;

@@ -2,6 +2,8 @@
 
 use crate::{addr::Ip, tables::limits};
 
+pub mod counter;
+
 /// The lowest layer that fulfils the policy (DESIGN law 1).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -282,60 +284,6 @@ impl Total {
         self.datagrams = self.datagrams.max(before.datagrams);
         self.shortcut = self.shortcut.max(before.shortcut);
     }
-}
-
-/// Indexes into the per-CPU `COUNTERS` array.
-pub mod counter {
-    /// Ring buffer full: rows lost, totals unaffected.
-    pub const EVENTS_LOST: u32 = 0;
-    /// `TOTALS` full: sums lost.
-    pub const TOTALS_FULL: u32 = 1;
-    /// `FLOWS` full: the source is unknown to the other end, which fails closed.
-    pub const FLOWS_FULL: u32 = 2;
-    /// No memory for per-socket state: connect refused.
-    pub const STORAGE_FAILED: u32 = 3;
-    pub const LISTENERS_FULL: u32 = 4;
-    /// Inbound connections whose state could not be kept: they are not rows.
-    pub const INBOUND_UNTRACKED: u32 = 5;
-    /// Values that belonged to another key by the time they were read.
-    pub const STALE_READS: u32 = 6;
-    /// Connects of kernel sockets, left alone.
-    pub const KERNEL_SOCKETS: u32 = 7;
-    /// Messages that took the shortcut.
-    pub const SHORTCUT_TAKEN: u32 = 8;
-    /// From here on one for each code from `SHORTCUT_OFF` (220): connections that did not enter the
-    /// map, and messages of those in it that stayed on TCP.
-    pub const SHORTCUT_OFF: u32 = 9;
-    pub const COUNT: usize = 32;
-    pub const NAMES: [&str; 27] = [
-        "events_lost",
-        "totals_full",
-        "flows_full",
-        "storage_failed",
-        "listeners_full",
-        "inbound_untracked",
-        "stale_reads",
-        "kernel_sockets",
-        "shortcut_taken",
-        "shortcut_off",
-        "shortcut_not_listed",
-        "shortcut_not_local",
-        "shortcut_listener_unknown",
-        "shortcut_blocking",
-        "shortcut_splices",
-        "shortcut_socket",
-        "shortcut_late",
-        "shortcut_full",
-        "shortcut_unpaired",
-        "shortcut_closing",
-        "shortcut_unread",
-        "shortcut_queue_full",
-        "shortcut_node_memory",
-        "shortcut_no_verdict",
-        "shortcut_unwatched",
-        "shortcut_small_writes",
-        "shortcut_overflows",
-    ];
 }
 
 /// Offsets of kernel struct fields, in bytes, read from BTF at load and set as the object's

@@ -57,7 +57,8 @@ pub fn begin(s: &mut SockState) {
     if let Some(slot) = FLOW_SLOTS.get_ptr_mut(key.slot()) {
         // SAFETY: nobody else writes a slot that is claimed, and nobody believes its key.
         unsafe {
-            if swap(slot, FlowSlot::FREE, FlowSlot::WRITTEN) == FlowSlot::FREE {
+            let free = core::ptr::read_volatile(&raw const (*slot).state);
+            if FlowSlot::is_free(free) && swap(slot, free, FlowSlot::WRITTEN) == free {
                 core::ptr::write(&raw mut (*slot).key, key);
                 let held = FlowSlot::held(word, s.cookie);
                 atomic_xchg::<u64, { SeqCst }>(&raw mut (*slot).state, held);
@@ -122,9 +123,23 @@ pub fn of(key: &FlowKey) -> Option<FlowWord> {
 pub fn end(key: &FlowKey) -> bool {
     if let Some((slot, state)) = held(key) {
         // SAFETY: as in `swap`.
-        return unsafe { swap(slot, state, FlowSlot::FREE) } == state;
+        return unsafe { swap(slot, state, FlowSlot::ENDED) } == state;
     }
     FLOWS.remove(key).is_ok()
+}
+
+/// True if the last connection in this key's slot was its own: then no SYN is expected under it, and
+/// what comes is late.
+#[inline(never)]
+pub fn has_ended(key: &FlowKey) -> bool {
+    let Some(slot) = FLOW_SLOTS.get_ptr_mut(key.slot()) else {
+        return false;
+    };
+    // SAFETY: as in `swap`.
+    unsafe {
+        swap(slot, FlowSlot::ENDED, FlowSlot::ENDED) == FlowSlot::ENDED
+            && same(&raw const (*slot).key, key)
+    }
 }
 
 /// The dialing end is done; usually the other end has taken the entry long ago.
@@ -135,7 +150,7 @@ pub fn forget(s: &SockState) {
         let word = FlowWord::new(s.source.into(), s.destination.into());
         if let Some(slot) = FLOW_SLOTS.get_ptr_mut(key.slot()) {
             // SAFETY: as in `swap`.
-            unsafe { swap(slot, FlowSlot::held(word, s.cookie), FlowSlot::FREE) };
+            unsafe { swap(slot, FlowSlot::held(word, s.cookie), FlowSlot::ENDED) };
         }
     // A look-up takes no lock.
     } else if FLOWS.get_ptr(&key).is_some() {

@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
 use underpass_abi::{
     Ip,
-    sock::{EventKind, Layer, TotalKey, flag},
+    sock::{EventKind, Layer, TotalKey, counter, flag},
     tables::{FlowKey, setting},
     verdict::Verdict,
 };
@@ -14,7 +14,7 @@ use crate::{
     connect::{TCP, denial},
     flow,
     kernel::ip6,
-    maps::{NETNS_COOKIE, SETTINGS, word},
+    maps::{NETNS_COOKIE, SETTINGS, count, word},
     record, workload,
 };
 
@@ -53,6 +53,12 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         return SK_PASS;
     }
     if word!(SETTINGS, setting::RESET_FLOW) == u64::from(key.check()) {
+        return SK_DROP;
+    }
+    // The kernel looks for a listener too when a segment meets a socket that is just being replaced by
+    // its TIME_WAIT (before Linux 6.19), or comes after that. Nobody is refused, so no row says so.
+    if flow::has_ended(&key) {
+        count(counter::LATE_SEGMENTS);
         return SK_DROP;
     }
     let outside = matches!(source, Source::Outside(_));

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use underpass_tests::{
     Result,
-    lab::cli::text,
+    lab::cli::{number, text},
     manifest::{self, Source, Target, allow, audit, policy},
     scene::{ECONNABORTED, ECONNREFUSED, ECONNRESET, EPERM, LIMIT, PORT, Scene, service_at, sink},
 };
@@ -246,6 +246,39 @@ fn a_local_source_is_not_believed_by_its_address() -> Result<()> {
     let from = format!("{}:0", scene.client.v4);
     let answer = scene.dial_with(&scene.other.place, server_at(&scene), &["--from", &from])?;
     assert_eq!(answer["errno"], EPERM, "{answer}");
+    Ok(())
+}
+
+/// A segment that meets its connection's end on another CPU finds no socket there, and the kernel looks
+/// for a listener. Nobody asked to be let in, so nobody is refused.
+#[test]
+fn a_late_segment_is_no_refused_connection() -> Result<()> {
+    let scene = Scene::new("late", &[])?;
+    let _server = scene.echo()?;
+    scene.policies(&[allow("app", "callers", SERVER, &[CLIENT])])?;
+    assert_eq!(scene.errno(&scene.client.place, server_at(&scene))?, 0);
+    let ended = scene
+        .agent
+        .cli
+        .row("the connection", &[], |r| text(r, "/state") == "closed")?;
+    let to = server_at(&scene).to_string();
+    let send = |from: &str| {
+        let command = ["underpass-peer", "segment", from, &to, "--flags", "ack"];
+        scene.lab.json(&scene.client.place, &command, LIMIT)
+    };
+    send(text(&ended, "/source/address"))?;
+    scene.agent.wait_status("a late segment", |s| {
+        number(s, "/counters/late_segments") == Some(1)
+    })?;
+    // Of no connection that any hook has seen: that one tries to come in.
+    let unknown = format!("{}:1024", scene.client.v4);
+    send(&unknown)?;
+    let refused = scene
+        .agent
+        .cli
+        .rows("the other", &[], 1, |r| text(r, "/state") == "refused")?;
+    let from: Vec<_> = refused.iter().map(|r| text(r, "/source/address")).collect();
+    assert_eq!(from, [unknown], "{refused:?}");
     Ok(())
 }
 

@@ -49,7 +49,7 @@ pub struct FlowKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowSlot {
-    /// [`FlowSlot::FREE`], [`FlowSlot::WRITTEN`] or a [`FlowSlot::held`].
+    /// [`FlowSlot::FREE`], [`FlowSlot::WRITTEN`], [`FlowSlot::ENDED`] or a [`FlowSlot::held`].
     pub state: u64,
     pub key: FlowKey,
     pub pad: u64,
@@ -59,12 +59,18 @@ impl FlowSlot {
     pub const FREE: u64 = 0;
     /// Claimed; its key is not complete.
     pub const WRITTEN: u64 = 1;
+    /// Free again; its key is that of the last connection that held it.
+    pub const ENDED: u64 = 2;
 
     /// The state while a connection has the slot. The dialing socket's cookie is in it, so that two
     /// connections that have a slot one after the other are told apart.
     #[inline(always)]
     pub const fn held(word: FlowWord, cookie: u64) -> u64 {
         (cookie as u32 as u64 | 1 << 31) << 32 | word.0 as u64
+    }
+    #[inline(always)]
+    pub const fn is_free(state: u64) -> bool {
+        state == Self::FREE || state == Self::ENDED
     }
     /// What a held slot proves; `None` if it is not held.
     #[inline(always)]

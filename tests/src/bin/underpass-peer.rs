@@ -13,6 +13,7 @@ mod peer {
     pub mod rate;
     pub mod relay;
     pub mod rpc;
+    pub mod segment;
     pub mod sink;
     pub mod socket;
     pub mod udp;
@@ -49,6 +50,8 @@ enum Verb {
     Rpc(peer::rpc::ClientArgs),
     /// A proxy that splices where it can.
     Relay(peer::relay::RelayArgs),
+    /// Sends one TCP segment past every socket.
+    Segment(peer::segment::SegmentArgs),
     /// Answers every datagram with its own bytes.
     UdpEcho(peer::udp::EchoArgs),
     /// Sends datagrams and prints who answered.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Verb::RpcServer(args) => peer::rpc::serve(&args),
         Verb::Rpc(args) => peer::rpc::dial(&args),
         Verb::Relay(args) => peer::relay::run(&args),
+        Verb::Segment(args) => peer::segment::send(&args),
         Verb::UdpEcho(args) => peer::udp::echo(&args),
         Verb::Udp(args) => peer::udp::client(&args),
     };

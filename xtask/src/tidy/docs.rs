@@ -76,8 +76,8 @@ pub fn limits(repository: &Repository) -> Vec<String> {
         }
     }
     let page = repository.text("docs/reference/counters.md");
-    let sock = repository.text("abi/src/sock.rs");
-    for name in module(&sock, "counter").split('"').skip(1).step_by(2) {
+    let counters = repository.text("abi/src/sock/counter.rs");
+    for name in counters.split('"').skip(1).step_by(2) {
         if !page.contains(&format!("| `{name}` |")) {
             problems.push(format!("docs/reference/counters.md lacks `{name}`"));
         }
