@@ -102,7 +102,8 @@ pub mod limits {
     pub const BLOCKS: usize = 65_536;
     pub const NAMES: usize = 6_560;
     pub const LISTENERS: usize = 32_768;
-    pub const FLOW_SLOTS: usize = 16_384;
+    // Few, so that they stay in a CPU's cache: successive connections walk over all of them.
+    pub const FLOW_SLOTS: usize = 2_048;
     pub const FLOWS: usize = 32_768;
     pub const UDP_REVERSE: usize = 32_768;
     pub const EVENTS_BYTES: usize = 1 << 20;
