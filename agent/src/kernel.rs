@@ -23,7 +23,7 @@ pub use self::{
     events::EventRing,
     feature::Feature,
     netns::Netns,
-    pins::uninstall,
+    pins::{Uninstalled, uninstall},
     usage::MapUse,
 };
 use crate::sys::maps::{Map, Put};

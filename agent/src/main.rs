@@ -40,7 +40,11 @@ fn main() -> ExitCode {
 }
 
 fn uninstall(options: &Options) -> Result<(), Problem> {
-    let mut removed = kernel::uninstall(&options.kernel()).map_err(|e| control::of_kernel(&e))?;
+    let kernel::Uninstalled {
+        mut removed,
+        mapped,
+    } = kernel::uninstall(&options.kernel(), Duration::from_secs(options.drain))
+        .map_err(|e| control::of_kernel(&e))?;
     let kept = options.state_dir.join("last-good");
     if last_good::remove(&options.state_dir)
         .map_err(|e| Problem::error(code::STATE_DIR, format!("{}: {e}", kept.display()), ""))?
@@ -49,6 +53,11 @@ fn uninstall(options: &Options) -> Result<(), Problem> {
     }
     for line in &removed {
         println!("removed {line}");
+    }
+    if mapped > 0 {
+        println!(
+            "left {mapped} sockets that took the shortcut: they go on by TCP until they close"
+        );
     }
     if removed.is_empty() {
         println!("nothing to remove below {}", options.pin_dir.display());

@@ -82,6 +82,11 @@ pub struct Options {
     /// Remove every program and map of the mesh from this node, say what was removed, and exit
     #[arg(long)]
     pub uninstall: bool,
+
+    /// With --uninstall: seconds to wait at most for connections that took the shortcut to close, after
+    /// redirection was ended. Those that stay open go on by TCP
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub drain: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

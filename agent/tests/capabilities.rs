@@ -36,7 +36,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = uninstall(&self.0);
+        let _ = uninstall(&self.0, std::time::Duration::ZERO);
         let _ = fs::remove_dir(self.0.cgroup_root.as_ref().unwrap());
     }
 }

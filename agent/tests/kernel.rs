@@ -146,7 +146,10 @@ fn a_second_agent_is_refused_and_told_who_holds_the_node() {
         ..node.options.clone()
     };
     assert_eq!(Kernel::open(&both).err().unwrap().code, code::NODE_BUSY);
-    assert_eq!(uninstall(&node.options).unwrap_err().code, code::NODE_BUSY);
+    assert_eq!(
+        uninstall(&node.options, Duration::ZERO).unwrap_err().code,
+        code::NODE_BUSY
+    );
 }
 
 /// The agent that `survives_kill` kills: this test program, started again.
@@ -214,7 +217,7 @@ fn links_that_lost_their_pin_are_not_doubled() {
     // And uninstalling finds those that lost it after.
     let held = bpf::obj_get(&links.join("up_connect6")).unwrap();
     fs::remove_file(links.join("up_connect6")).unwrap();
-    let removed = uninstall(&node.options).unwrap();
+    let removed = uninstall(&node.options, Duration::ZERO).unwrap().removed;
     assert!(
         removed
             .iter()
@@ -243,7 +246,7 @@ fn a_severed_link_is_attached_afresh() {
 fn uninstall_leaves_nothing_and_says_what_it_removed() {
     let node = Node::new();
     drop(node.open());
-    let removed = uninstall(&node.options).unwrap();
+    let removed = uninstall(&node.options, Duration::ZERO).unwrap().removed;
     assert_eq!(
         removed.iter().filter(|r| r.starts_with("link ")).count(),
         12,
@@ -255,7 +258,10 @@ fn uninstall_leaves_nothing_and_says_what_it_removed() {
     );
     assert!(!node.options.pin_dir.exists());
     assert_eq!(node.attached(), [0; 10]);
-    assert_eq!(uninstall(&node.options).unwrap(), Vec::<String>::new());
+    assert_eq!(
+        uninstall(&node.options, Duration::ZERO).unwrap().removed,
+        Vec::<String>::new()
+    );
 }
 
 #[test]

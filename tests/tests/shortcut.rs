@@ -1,7 +1,7 @@
 //! The shortcut: non-blocking connections of one node take it, others stay on TCP and say why, and
 //! every byte is the same on either way.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use underpass_abi::{
     VERSION,
@@ -253,15 +253,52 @@ fn unread_bytes_are_not_received_and_a_blocking_end_is_out_for_good() -> Result<
 #[test]
 fn a_connection_that_took_it_outlives_uninstall() -> Result<()> {
     let scene = Scene::new("scgone", &["--shortcut", "on"])?;
-    let mut rpc = Rpc::start(&scene, &[], &[])?;
+    let mut rpc = took_it(&scene)?;
+    let said = uninstall(&scene, "0")?.finish(LIMIT)?.stdout;
+    assert!(said.contains("left 2 sockets"), "{said}");
+    assert!(!scene.lab.pin_dir.exists());
+    // Its sockets keep the program and its switches, which are off: the client compares each byte.
+    for size in [1, 1_000, 1 << 20] {
+        rpc.ask(20, size)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn uninstall_waits_for_connections_that_took_it() -> Result<()> {
+    let scene = Scene::new("scdrain", &["--shortcut", "on"])?;
+    let mut rpc = took_it(&scene)?;
+    let uninstall = uninstall(&scene, "60")?;
+    // Redirection has ended when the pins are still there.
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(scene.lab.pin_dir.exists());
+    rpc.ask(10, 1_000)?;
+    drop(rpc);
+    let done = uninstall.finish(LIMIT)?;
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stdout.contains("removed map"), "{}", done.stdout);
+    assert!(!done.stdout.contains("left "), "{}", done.stdout);
+    assert!(!scene.lab.pin_dir.exists());
+    Ok(())
+}
+
+/// A connection whose bytes went past TCP, and no agent any more.
+fn took_it(scene: &Scene) -> Result<Rpc> {
+    let mut rpc = Rpc::start(scene, &[], &[])?;
     let sent = rpc.ask(10, 100_000)?;
-    assert_eq!(shortcut(&row(&scene, "established", sent)?), 2 * sent);
+    assert_eq!(shortcut(&row(scene, "established", sent)?), 2 * sent);
     scene.agent.terminate()?;
+    Ok(rpc)
+}
+
+fn uninstall(scene: &Scene, drain: &str) -> Result<Proc> {
     let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
     let lab = &scene.lab;
     let command = [
         "underpass-agent",
         "--uninstall",
+        "--drain",
+        drain,
         "--cgroup-root",
         &path(&lab.cgroup_root()),
         "--pin-dir",
@@ -269,11 +306,5 @@ fn a_connection_that_took_it_outlives_uninstall() -> Result<()> {
         "--state-dir",
         &path(&lab.dir.join("state")),
     ];
-    lab.output(&lab.backstage(), &command, LIMIT)?;
-    assert!(!lab.pin_dir.exists());
-    // Its sockets keep the program and its switches, which are off: the client compares each byte.
-    for size in [1, 1_000, 1 << 20] {
-        rpc.ask(20, size)?;
-    }
-    Ok(())
+    lab.run(&lab.backstage(), &command)
 }

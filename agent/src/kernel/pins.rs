@@ -10,6 +10,7 @@ use std::{
         unix::fs::{DirBuilderExt, MetadataExt},
     },
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -163,19 +164,32 @@ fn lock_holder(locks: &str, id: &str) -> Option<u32> {
     })
 }
 
-/// Removes everything of ours, of every version: detaches links, unpins maps, removes directories,
-/// and detaches links of our programs that have lost their pin. Says what it removed.
-pub fn uninstall(options: &KernelOptions) -> Result<Vec<String>, KernelError> {
+/// What [`uninstall`] did.
+#[derive(Debug, Default)]
+pub struct Uninstalled {
+    pub removed: Vec<String>,
+    /// Sockets that are still in the shortcut's map.
+    pub mapped: u64,
+}
+
+/// Removes everything of ours, of every version: ends redirection and waits at most `drain` for the
+/// connections of the shortcut, detaches links, unpins maps, removes directories, and detaches links of
+/// our programs that have lost their pin.
+pub fn uninstall(options: &KernelOptions, drain: Duration) -> Result<Uninstalled, KernelError> {
     // A user who may not look into the bpffs would be told that there is nothing.
     caps::require()?;
     let cgroup = CgroupRoot::find(options.cgroup_root.as_deref())?;
     let _lock = NodeLock::take(&options.pin_dir, &cgroup)?;
+    let until = Instant::now() + drain;
+    // A version without the shortcut's maps has nothing to wait for.
+    let mapped = names(&options.pin_dir)
+        .iter()
+        .filter_map(|v| shortcut::drain(&options.pin_dir.join(v).join("maps"), until).ok())
+        .sum();
     let mut removed = Vec::new();
     let mut maps = BTreeSet::new();
     for version in names(&options.pin_dir) {
         let dir = options.pin_dir.join(version);
-        // Sockets in the shortcut's map outlive everything here; they go on by TCP.
-        let _ = shortcut::set_switches(&dir.join("maps"), 0);
         maps.extend(map_ids(&dir.join("maps")));
         for link in names(&dir.join("links")) {
             let path = dir.join("links").join(link);
@@ -196,7 +210,7 @@ pub fn uninstall(options: &KernelOptions) -> Result<Vec<String>, KernelError> {
         }
     }
     remove_dir(&options.pin_dir, &mut removed)?;
-    Ok(removed)
+    Ok(Uninstalled { removed, mapped })
 }
 
 fn remove_dir(dir: &Path, removed: &mut Vec<String>) -> Result<(), KernelError> {

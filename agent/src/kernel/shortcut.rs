@@ -5,6 +5,7 @@ use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use aya::Ebpf;
@@ -22,7 +23,7 @@ use super::{
     btf,
     feature::{CLOSE_RECORDS, Feature},
     load::{self, Source},
-    pins, self_test, splice_guard, splice_watch,
+    pins, self_test, splice_guard, splice_watch, usage,
 };
 use crate::sys::{
     bpf::{Attach, link_create, link_update, obj_get, prog_attach},
@@ -177,6 +178,22 @@ pub(super) fn set(maps: &Maps, index: u32, value: u64) -> Result<(), KernelError
     apply::map(maps, maps::SETTINGS)?
         .put(plain::bytes(&index), plain::bytes(&value), Put::Any)
         .map_err(apply::failed(maps::SETTINGS))
+}
+
+/// Ends redirection by the maps pinned in `dir`, and waits until no socket is in the shortcut's map, at
+/// most until `until`. Gives the number that is: those go on by TCP, and keep their programs until they
+/// close. Their programs keep the map, so nothing that waits to be read is lost with its pin.
+pub fn drain(dir: &Path, until: Instant) -> io::Result<u64> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    set_switches(dir, 0)?;
+    let map = Map::new(obj_get(&dir.join(maps::SHORTCUT))?, 1)?;
+    loop {
+        let left = usage::keys(&map)?;
+        if left == 0 || Instant::now() >= until {
+            return Ok(left);
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// Sets the bits of [`switch`] in the maps pinned in `dir`; 0 ends redirection. For uninstall, which

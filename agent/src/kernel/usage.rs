@@ -11,8 +11,8 @@ use crate::sys::maps::Map;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapUse {
     pub name: &'static str,
-    /// Elements in use: counted for hashes (of the shortcut: sockets that are in it); 0 for arrays (their fullness is the plan's), the ring and
-    /// socket storage.
+    /// Elements in use: counted for hashes (of the shortcut: sockets that are in it); 0 for arrays (their
+    /// fullness is the plan's), the ring and socket storage.
     pub used: u64,
     /// Elements, or bytes for the ring; 0: unbounded by the map (socket storage).
     pub capacity: u64,
@@ -36,17 +36,25 @@ pub fn map_use(maps: &Maps) -> Vec<MapUse> {
         .collect()
 }
 
+/// Elements of a map whose values user space may be unable to read.
+pub(super) fn keys(map: &Map) -> io::Result<u64> {
+    let mut count = 0;
+    map.each_key(|_| {
+        count += 1;
+        Ok(())
+    })?;
+    Ok(count)
+}
+
 fn used(map: &Map) -> io::Result<u64> {
     /// HASH, PERCPU_HASH, LRU_HASH, LPM_TRIE
     const COUNTED: [u32; 4] = [1, 5, 9, 11];
     const SOCKHASH: u32 = 18;
     let mut count = 0;
     if map.info.kind == SOCKHASH {
-        map.each_key(|_| {
-            count += 1;
-            Ok(())
-        })?;
-    } else if COUNTED.contains(&map.info.kind) {
+        return keys(map);
+    }
+    if COUNTED.contains(&map.info.kind) {
         map.each(|_, _| count += 1)?;
     }
     Ok(count)

@@ -96,7 +96,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         // A lock of a kernel object or process that still ends may linger for a moment.
         for _ in 0..50 {
-            if uninstall(&self.options).is_ok() {
+            if uninstall(&self.options, std::time::Duration::ZERO).is_ok() {
                 break;
             }
             thread::sleep(Duration::from_millis(20));

@@ -55,9 +55,10 @@ fn header(from: SocketAddrV4, to: SocketAddrV4, flags: Flags) -> [u8; 20] {
 fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8; 20]) -> u16 {
     const TCP: u32 = 6;
     let words = |bytes: &[u8]| -> u32 {
-        let pairs = bytes.chunks_exact(2);
+        let (pairs, _) = bytes.as_chunks::<2>();
         pairs
-            .map(|p| u32::from(u16::from_be_bytes([p[0], p[1]])))
+            .iter()
+            .map(|p| u32::from(u16::from_be_bytes(*p)))
             .sum()
     };
     let mut sum = words(&from.octets()) + words(&to.octets()) + words(segment);
