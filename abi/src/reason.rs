@@ -61,6 +61,8 @@ codes! {
         "connect again: the program takes no part any more; `underpass.dev/shortcut: off` keeps a workload out from the start";
     126 UNREAD_LOST "a socket in the shortcut was closed with unread bytes, and the other end saw the end of the stream in place of a reset"
         "the agent was too late or away, or the other end had closed its side before";
+    127 NOT_CUT_OFF "TCP brought bytes twice to a socket in the shortcut, and there was no memory to cut them off, so the connection was reset"
+        "connect again; the node is short of memory";
     // 200-299: why a cell is empty or a layer was chosen
     201 NO_TRAFFIC "nothing was counted yet" "";
     202 NOT_OBSERVED "this layer does not see that value" "";

@@ -225,6 +225,8 @@ pub enum NoticeKind {
     Unread = 3,
     /// The same, where nothing can be done: the other end has closed its side before.
     Lost = 4,
+    /// Bytes that TCP brought twice could not be cut off, for want of memory.
+    Garbled = 5,
 }
 
 /// What the shortcut's programs tell the agent, in the `EVENTS` ring beside [`crate::sock::Event`],
@@ -286,6 +288,18 @@ pub struct ShortcutOffsets {
     pub socket_sk: u32,
     /// 0 if the kernel has no io_uring.
     pub task_io_uring: u32,
+    /// `sk_psock.ingress_msg.prev`
+    pub psock_last_msg: u32,
+    /// `sk_psock.ingress_skb.qlen`
+    pub psock_held: u32,
+    /// `sk_psock.ingress_skb.prev`
+    pub psock_last_held: u32,
+    pub msg_list: u32,
+    pub msg_skb: u32,
+    /// `sk_buff.cb` as TCP's `tcp_skb_cb`: `end_seq`
+    pub skb_end_seq: u32,
+    pub type_sk_msg: u32,
+    pub type_sk_buff: u32,
 }
 
 const _: () = assert!(size_of::<ProgramKey>() == 24);
@@ -293,7 +307,7 @@ const _: () = assert!(size_of::<Candidate>() == 40);
 const _: () = assert!(size_of::<End>() == 96);
 const _: () = assert!(size_of::<Pair>() == 64);
 const _: () = assert!(size_of::<Notice>() == 72);
-const _: () = assert!(size_of::<ShortcutOffsets>() == 96);
+const _: () = assert!(size_of::<ShortcutOffsets>() == 128);
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use std::{
 use underpass_abi::{
     Ip, plain,
     reason::code,
-    shortcut::{Mode, learn},
+    shortcut::{Mode, Pair, learn},
     sock::{SockState, Total, TotalKey, counter},
     tables::{FlowKey, ListenKey, checked, maps, setting},
 };
@@ -23,7 +23,7 @@ pub use self::{
     events::EventRing,
     feature::Feature,
     netns::Netns,
-    pins::{Uninstalled, uninstall},
+    uninstall::{Uninstalled, uninstall},
     usage::MapUse,
 };
 use crate::sys::maps::{Map, Put};
@@ -39,15 +39,18 @@ pub mod events;
 pub mod feature;
 pub mod guard;
 pub mod iter;
-pub mod load;
+mod load;
+pub mod loader;
 pub mod netns;
 mod object;
 pub mod pins;
+pub mod program;
 mod self_test;
 pub mod shortcut;
 pub mod splice_guard;
 pub mod splice_watch;
 pub mod totals;
+mod uninstall;
 pub mod usage;
 
 /// Where and what to load.
@@ -87,7 +90,7 @@ impl Default for KernelOptions {
 pub struct Kernel {
     options: KernelOptions,
     cgroup: CgroupRoot,
-    source: load::Source,
+    source: loader::Source,
     maps: apply::Maps,
     features: Vec<Feature>,
     iter: Option<OwnedFd>,
@@ -108,7 +111,7 @@ impl Kernel {
         let cgroup = CgroupRoot::find(options.cgroup_root.as_deref())?;
         let pins = pins::Pins::make(options)?;
         let lock = pins::NodeLock::take(&options.pin_dir, &cgroup)?;
-        let source = load::Source {
+        let source = loader::Source {
             object,
             offsets,
             shortcut,
@@ -195,6 +198,22 @@ impl Kernel {
             .map_err(KernelError::io(code::FEATURE_OFF, "iterator over SOCKS"))
     }
 
+    /// Key in `PAIRS` of the connection that a socket in the shortcut's map is an end of.
+    pub fn pair_of(&self, cookie: u64) -> Option<u64> {
+        let mut found = None;
+        let pairs = self.map(maps::PAIRS).ok()?;
+        pairs
+            .each(|_, value| {
+                if let Some(pair) = plain::from_bytes::<Pair>(value)
+                    && [pair.active_cookie, pair.passive_cookie].contains(&cookie)
+                {
+                    found = Some(pair.active_cookie);
+                }
+            })
+            .ok()?;
+        found
+    }
+
     pub fn totals(&self) -> Result<Vec<(TotalKey, Total)>, KernelError> {
         totals::totals(self.map(maps::TOTALS)?).map_err(apply::failed(maps::TOTALS))
     }
@@ -212,7 +231,7 @@ impl Kernel {
         let watch = self.watch.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(f) = features
             .iter_mut()
-            .find(|f| f.name == splice_watch::SPLICE_WATCH)
+            .find(|f| f.name == feature::SPLICE_WATCH)
         {
             watch.describe(f);
         }
@@ -221,7 +240,7 @@ impl Kernel {
 
     /// Says which connection is about to be reset at the end that `key` leads to.
     pub fn resetting(&self, key: &FlowKey) -> Result<(), KernelError> {
-        shortcut::set(&self.maps, setting::RESET_FLOW, key.check().into())
+        apply::set(&self.maps, setting::RESET_FLOW, key.check().into())
     }
 
     /// Attaches the watch for splice if something could take the shortcut, and detaches it if not.

@@ -21,7 +21,8 @@ use underpass_abi::{
 };
 use underpass_agent::{
     kernel::{
-        Kernel, KernelOptions, apply, splice_guard::SPLICE_GUARD, splice_watch::SPLICE_WATCH,
+        Kernel, KernelOptions, apply,
+        feature::{SPLICE_GUARD, SPLICE_WATCH},
         uninstall,
     },
     sys::{bpf, maps::Map},

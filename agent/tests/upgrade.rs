@@ -20,7 +20,8 @@ use underpass_abi::{
 };
 use underpass_agent::{
     kernel::{
-        Kernel, KernelOptions, feature, splice_guard::SPLICE_GUARD, splice_watch::SPLICE_WATCH,
+        Kernel, KernelOptions, feature,
+        feature::{SPLICE_GUARD, SPLICE_WATCH},
     },
     sys::bpf,
 };

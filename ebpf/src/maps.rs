@@ -161,6 +161,14 @@ const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
     type_psock: 0,
     socket_sk: 0,
     task_io_uring: 0,
+    psock_last_msg: 0,
+    psock_held: 0,
+    psock_last_held: 0,
+    msg_list: 0,
+    msg_skb: 0,
+    skb_end_seq: 0,
+    type_sk_msg: 0,
+    type_sk_buff: 0,
 };
 
 /// Reads one array word once.

@@ -25,6 +25,7 @@ pub mod close;
 pub mod guard;
 pub mod learn;
 pub mod notice;
+pub mod overlap;
 pub mod program;
 
 /// One offset of `SHORTCUT_OFFSETS`, read from the frozen `.rodata`.

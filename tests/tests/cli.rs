@@ -3,7 +3,7 @@
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use underpass_abi::tables::maps;
-use underpass_agent::kernel::load;
+use underpass_agent::kernel::program;
 use underpass_api::check::{Finding, Mark, Report};
 use underpass_tests::{
     Failure, Result,
@@ -262,8 +262,8 @@ fn check_tries_what_an_agent_would_meet() -> Result<()> {
     let agent = agent_of(&lab)?;
     let (report, exit) = check(&lab, &agent)?;
     assert_eq!((report.ok, exit), (true, Some(0)));
-    let programs = load::hooks().map(|(program, _)| program);
-    for program in programs.chain([load::SK_LOOKUP, load::ITER]) {
+    let programs = program::hooks().map(|(program, _)| program);
+    for program in programs.chain([program::SK_LOOKUP, program::ITER_SOCKS]) {
         let line = format!("program {}", program.trim_start_matches("up_"));
         let found = finding(&report, &line)?;
         assert_eq!(found.result, Mark::Ok, "{found:?}");

@@ -7,7 +7,7 @@ use underpass_abi::{
     VERSION,
     shortcut::{programs, switch},
 };
-use underpass_agent::kernel::shortcut::{SK_SKB, set_switches};
+use underpass_agent::kernel::{program::SK_SKB, shortcut::set_switches};
 use underpass_tests::{
     Failure, Result,
     lab::{

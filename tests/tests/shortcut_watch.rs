@@ -5,8 +5,8 @@ use std::{fs, time::Duration};
 
 use underpass_abi::VERSION;
 use underpass_agent::kernel::{
-    shortcut::{SK_MSG, SK_SKB},
-    splice_watch::{PROGRAM, SPLICE_WATCH},
+    feature::SPLICE_WATCH,
+    program::{SK_MSG, SK_SKB, SPLICE},
 };
 use underpass_tests::{
     Result,
@@ -19,7 +19,7 @@ use underpass_tests::{
 /// Pinned links of the shortcut.
 fn links(scene: &Scene) -> Vec<&'static str> {
     let dir = scene.lab.pin_dir.join(format!("v{VERSION}/links"));
-    let mut links = vec![SK_MSG, SK_SKB, PROGRAM];
+    let mut links = vec![SK_MSG, SK_SKB, SPLICE];
     links.retain(|name| dir.join(name).exists());
     links
 }
@@ -30,7 +30,7 @@ fn attached(scene: &Scene) -> Result<bool> {
     let features = status["features"].as_array().cloned().unwrap_or_default();
     let watch = features.iter().find(|f| f["name"] == SPLICE_WATCH);
     let on = watch.is_some_and(|w| w["on"] == true);
-    assert_eq!(on, links(scene).contains(&PROGRAM), "{watch:?}");
+    assert_eq!(on, links(scene).contains(&SPLICE), "{watch:?}");
     Ok(on)
 }
 
@@ -60,7 +60,7 @@ fn it_comes_with_the_first_candidate_and_goes_after_the_last_socket() -> Result<
     assert_eq!(shortcut(&row(&scene, "established", sent)?), 2 * sent);
     // It is in the kernel, whoever dies.
     scene.agent.kill9()?;
-    assert!(links(&scene).contains(&PROGRAM));
+    assert!(links(&scene).contains(&SPLICE));
     sent += rpc.ask(10, 1_000)?;
     scene.agent.restart()?;
     assert!(attached(&scene)?);
@@ -142,10 +142,10 @@ fn with_the_shortcut_off_nothing_of_it_is_attached() -> Result<()> {
     let sent = rpc.ask(10, 1_000)?;
     let before = row(&scene, "established", sent)?;
     assert_eq!(shortcut(&before), 2 * sent, "{before}");
-    assert_eq!(links(&scene), [SK_MSG, SK_SKB, PROGRAM]);
+    assert_eq!(links(&scene), [SK_MSG, SK_SKB, SPLICE]);
     scene.agent.restart_with("on", "off")?;
     // Two sockets are still in the map, so they are watched.
-    assert_eq!(links(&scene), [PROGRAM]);
+    assert_eq!(links(&scene), [SPLICE]);
     let more = rpc.ask(10, 1_000)?;
     let after = row(&scene, "established", sent + more)?;
     assert_eq!(shortcut(&after), 2 * sent, "{after}");

@@ -31,18 +31,37 @@ impl Control {
         for notice in of(NoticeKind::Lost) {
             self.lost(notice);
         }
-        if of(NoticeKind::Spliced).next().is_none() {
-            return;
+        let ends = |n: &&Notice| {
+            [NoticeKind::Spliced as u32, NoticeKind::Garbled as u32].contains(&n.kind)
+        };
+        if notices.iter().any(|n| ends(&n)) {
+            self.end_some(notices.iter().filter(ends));
         }
-        // Once for each program: from then on it takes no part.
+    }
+
+    /// Rare: once for each program that splices, which takes no part from then on.
+    fn end_some<'a>(&mut self, notices: impl Iterator<Item = &'a Notice>) {
         let sockets = match self.kernel.sockets() {
             Ok(sockets) => sockets,
             Err(error) => return log::warn(error.code, &error.to_string()),
         };
-        for notice in of(NoticeKind::Spliced) {
+        for notice in notices {
+            let pair = match notice.pair {
+                0 => self.kernel.pair_of(notice.cookie),
+                pair => Some(pair),
+            };
             // Else it has ended.
-            if let Some(dialing) = sockets.iter().find(|s| s.cookie == notice.pair) {
-                self.spliced(notice, dialing);
+            if let Some(dialing) = sockets.iter().find(|s| Some(s.cookie) == pair) {
+                if notice.kind == NoticeKind::Spliced as u32 {
+                    self.spliced(notice, dialing);
+                } else {
+                    self.end(
+                        notice.cookie,
+                        dialing,
+                        code::NOT_CUT_OFF,
+                        "TCP brought bytes twice",
+                    );
+                }
             }
         }
     }
@@ -91,17 +110,18 @@ impl Control {
     }
 
     fn spliced(&mut self, notice: &Notice, dialing: &SockState) {
-        self.table.destroying(notice.pair, code::SPLICED, None);
+        let why = format!("{} spliced", program(notice.pid));
+        self.end(notice.cookie, dialing, code::SPLICED, &why);
+    }
+
+    fn end(&mut self, cookie: u64, dialing: &SockState, code: u16, why: &str) {
+        self.table.destroying(dialing.cookie, code, None);
         let text = format!(
-            "{} spliced from {}:{} to {}:{}, which took the shortcut: reset",
-            program(notice.pid),
-            dialing.local,
-            dialing.local_port,
-            dialing.remote,
-            dialing.remote_port
+            "{why} from {}:{} to {}:{}, which took the shortcut: reset",
+            dialing.local, dialing.local_port, dialing.remote, dialing.remote_port
         );
-        log::warn(code::SPLICED, &text);
-        match self.reset(dialing, notice.cookie) {
+        log::warn(code, &text);
+        match self.reset(dialing, cookie) {
             Ok(_) => self.counts.shortcut_resets += 1,
             Err(error) => {
                 self.counts.shortcut_resets_failed += 1;

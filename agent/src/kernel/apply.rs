@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::thread::{MembarrierCommand, membarrier};
-use underpass_abi::{reason::code, tables::maps};
+use underpass_abi::{plain, reason::code, tables::maps};
 use underpass_mesh::{Batch, Change, Dump};
 
 use super::KernelError;
@@ -121,4 +121,11 @@ pub fn failed(name: &str) -> impl FnOnce(io::Error) -> KernelError {
         };
         KernelError::new(code, format!("map {name}: {e}"))
     }
+}
+
+/// One element of `SETTINGS`.
+pub(super) fn set(maps: &Maps, index: u32, value: u64) -> Result<(), KernelError> {
+    map(maps, maps::SETTINGS)?
+        .put(plain::bytes(&index), plain::bytes(&value), Put::Any)
+        .map_err(failed(maps::SETTINGS))
 }

@@ -197,6 +197,15 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, KernelError> {
 /// What the shortcut needs beyond [`offsets`].
 pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
     let sk = |m| btf.offset("sock", m);
+    // The context's `cb` words are read as TCP's.
+    let cb = [
+        btf.offset("sk_skb_cb", "data")?,
+        btf.offset("tcp_skb_cb", "seq")?,
+    ];
+    if cb != [0, 0] {
+        let text = format!("sk_skb_cb.data and tcp_skb_cb.seq are at {cb:?}");
+        return Err(KernelError::new(code::KERNEL_TOO_OLD, text));
+    }
     let regs = if cfg!(target_arch = "aarch64") {
         "syscallno"
     } else {
@@ -228,6 +237,15 @@ pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
         type_psock: btf.structure("sk_psock")?,
         socket_sk: btf.offset("socket", "sk")?,
         task_io_uring: btf.offset("task_struct", "io_uring").unwrap_or(0),
+        psock_last_msg: btf.offset("sk_psock", "ingress_msg.prev")?,
+        psock_held: btf.offset("sk_psock", "ingress_skb.qlen")?,
+        psock_last_held: btf.offset("sk_psock", "ingress_skb")?
+            + btf.offset("sk_buff_head", "prev")?,
+        msg_list: btf.offset("sk_msg", "list")?,
+        msg_skb: btf.offset("sk_msg", "skb")?,
+        skb_end_seq: btf.offset("sk_buff", "cb")? + btf.offset("tcp_skb_cb", "end_seq")?,
+        type_sk_msg: btf.structure("sk_msg")?,
+        type_sk_buff: btf.structure("sk_buff")?,
     })
 }
 

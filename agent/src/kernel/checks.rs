@@ -17,11 +17,11 @@ use underpass_api::check::Mark;
 
 use super::{
     CgroupRoot, KernelError, KernelOptions, btf, caps, diag,
-    load::{self, ITER, SK_LOOKUP},
-    object,
+    feature::SPLICE_GUARD,
+    loader, object,
     pins::{self, Pins},
-    shortcut,
-    splice_guard::{self, SPLICE_GUARD},
+    program::{self, ITER_SOCKS, SK_LOOKUP},
+    shortcut, splice_guard,
 };
 use crate::sys::{
     bpf::{Attach, attached},
@@ -196,7 +196,7 @@ fn programs(
         }
         loader.override_global("OFFSETS", offsets, true);
         loader.override_global("SHORTCUT_OFFSETS", &shortcut, true);
-        loader.load(&object).map_err(load::object_error)
+        loader.load(&object).map_err(loader::object_error)
     });
     let netns = File::open(NETNS).map_err(KernelError::io(code::NETNS_UNREACHABLE, NETNS));
     let (mut ebpf, netns) = match (parsed, netns) {
@@ -204,16 +204,16 @@ fn programs(
         (Err(e), _) | (_, Err(e)) => return vec![Check::new("programs", Err(e))],
     };
     let root = cgroup.dir().as_fd();
-    let hooks = load::hooks().map(|(name, attach)| (name, Some((root, attach))));
+    let hooks = program::hooks().map(|(name, attach)| (name, Some((root, attach))));
     let lookup = (SK_LOOKUP, Some((netns.as_fd(), Attach::SK_LOOKUP)));
     let check = |(name, hook)| {
         let line = format!("program {}", hook_name(name));
         let lacks = match name {
-            shortcut::SK_MSG | splice_guard::PROGRAM => capable(kernel),
+            program::SK_MSG | program::SPLICE_GUARD => capable(kernel),
             _ => Ok(()),
         };
         let loaded = lacks.and_then(|()| program(&mut ebpf, name, hook, kernel));
-        match (loaded, load::feature(name)) {
+        match (loaded, program::feature(name)) {
             (Err(e), Some(feature)) => {
                 let text = format!("{}; `{feature}` will be off", e.detail.trim_end());
                 Check::marked(Mark::Warning, &line, e.code, text)
@@ -221,7 +221,7 @@ fn programs(
             (result, _) => Check::new(&line, result),
         }
     };
-    let others = shortcut::PROGRAMS.into_iter().chain([ITER]);
+    let others = program::OF_SHORTCUT.into_iter().chain([ITER_SOCKS]);
     hooks
         .chain([lookup])
         .chain(others.map(|name| (name, None)))
@@ -243,7 +243,7 @@ fn program(
     kernel: &btf::Btf,
 ) -> Result<String, KernelError> {
     let failed = |code, what: &str| KernelError::io(code, format!("{name}: {what}"));
-    let fd = load::load_program(ebpf, name, kernel)?;
+    let fd = loader::load(ebpf, name, kernel)?;
     let info: ProgInfo = prog_info(fd).map_err(failed(code::PROGRAM_REFUSED, "info"))?;
     if let Some((place, attach)) = hook {
         attached(place, attach).map_err(failed(code::KERNEL_TOO_OLD, "its hook"))?;
@@ -266,7 +266,7 @@ pub fn foreign(cgroup: &CgroupRoot) -> Vec<String> {
     let lookup = netns
         .iter()
         .map(|ns| (SK_LOOKUP, ns.as_fd(), Attach::SK_LOOKUP));
-    let hooks = load::hooks().map(|(name, attach)| (name, cgroup.dir().as_fd(), attach));
+    let hooks = program::hooks().map(|(name, attach)| (name, cgroup.dir().as_fd(), attach));
     let mut found = Vec::new();
     for (ours, place, attach) in hooks.chain(lookup) {
         // A hook that cannot be asked for has a line of its own.
@@ -274,7 +274,7 @@ pub fn foreign(cgroup: &CgroupRoot) -> Vec<String> {
             let Ok(info) = prog_by_id(id).and_then(prog_info) else {
                 continue;
             };
-            if !load::is_ours(&info.name) {
+            if !program::is_ours(&info.name) {
                 found.push(format!("{} (id {id}) at {}", info.name, hook_name(ours)));
             }
         }

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::{KernelError, shortcut, splice_watch};
+use super::KernelError;
 
 pub const CLOSE_RECORDS: &str = "close-records";
 pub const UDP: &str = "udp-services";
 pub const INBOUND: &str = "inbound-guard";
 pub const OPEN_SOCKETS: &str = "open-sockets";
+pub const SHORTCUT: &str = "shortcut";
+pub const SPLICE_WATCH: &str = "splice-watch";
+pub const SPLICE_GUARD: &str = "splice-guard";
 
 /// A part of the mesh that a kernel may lack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +55,8 @@ impl Features {
             UDP,
             INBOUND,
             OPEN_SOCKETS,
-            shortcut::SHORTCUT,
-            splice_watch::SPLICE_WATCH,
+            SHORTCUT,
+            SPLICE_WATCH,
         ]
         .into_iter()
         .map(describe)

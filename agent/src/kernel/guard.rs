@@ -11,8 +11,9 @@ use underpass_abi::reason::code;
 
 use super::{
     KernelError, Netns,
-    load::{SK_LOOKUP, Source, load_plain, replace_pin},
+    loader::{Source, load_plain},
     pins,
+    program::SK_LOOKUP,
 };
 use crate::sys::{
     bpf::{Attach, link_create, link_update, obj_get},
@@ -73,7 +74,7 @@ impl Guards {
         }
         detach_strays(&link, source);
         let path = source.pins.link(&name);
-        replace_pin(&link, &path, obj_get(&path).is_ok())?;
+        pins::replace_pin(&link, &path, obj_get(&path).is_ok())?;
         self.0.insert(netns.cookie);
         Ok(())
     }

@@ -3,13 +3,11 @@
 use std::{
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
 };
 
-use aya::{Btf, Ebpf, Endianness, programs::Program};
-use underpass_abi::{plain, reason::code, sock::SockState};
+use underpass_abi::{plain, sock::SockState};
 
-use super::{KernelError, btf, load, splice_watch};
 use crate::sys::bpf::{iter_create, link_create_iter};
 
 /// Bytes per read; the kernel's own buffer is 32 KiB.
@@ -17,36 +15,6 @@ const CHUNK: usize = 32 << 10;
 
 /// Reads that may yield nothing before the pass is given up.
 const PATIENCE: u32 = 1_000;
-
-/// Loads an iterator, which is tied to a function of this kernel.
-pub fn load(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    kernel: &btf::Btf,
-) -> Result<OwnedFd, KernelError> {
-    let Some(Program::Iter(program)) = ebpf.program_mut(name) else {
-        return Err(load::absent(name));
-    };
-    let target = if name == splice_watch::CANDIDATES {
-        "bpf_map_elem"
-    } else {
-        "bpf_sk_storage_map"
-    };
-    let types = iter_types(kernel, target)?;
-    let loaded = program
-        .load(target, &types)
-        .and_then(|()| load::fd_of(program.fd()));
-    loaded.map_err(|e| load::program_error(name, e))
-}
-
-fn iter_types(kernel: &btf::Btf, target: &str) -> Result<Btf, KernelError> {
-    let name = format!("bpf_iter_{target}");
-    let id = kernel
-        .function(&name)
-        .ok_or_else(|| KernelError::new(code::KERNEL_TOO_OLD, format!("no {name}")))?;
-    Btf::parse(&btf::only_function(id, &name), Endianness::default())
-        .map_err(|e| KernelError::new(code::NO_BTF, e.to_string()))
-}
 
 /// Runs an iterator over a map; how many words of 4 bytes it wrote.
 pub fn words(program: impl AsFd, map: impl AsFd) -> io::Result<usize> {

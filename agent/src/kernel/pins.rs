@@ -1,16 +1,13 @@
-//! The pinned home of maps and links: `<pin dir>/v<abi version>/{maps,links}`, one agent at a time,
-//! and the way out.
+//! The pinned home of maps and links: `<pin dir>/v<abi version>/{maps,links}`, one agent at a time.
 
 use std::{
     collections::BTreeSet,
     fs::{self, DirBuilder, File},
-    io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::{DirBuilderExt, MetadataExt},
     },
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -19,9 +16,9 @@ use rustix::{
 };
 use underpass_abi::{VERSION, reason::code};
 
-use super::{CgroupRoot, KernelError, KernelOptions, caps, load, shortcut};
+use super::{CgroupRoot, KernelError, KernelOptions, program};
 use crate::sys::{
-    bpf::{link_detach, obj_get},
+    bpf::{link_detach, obj_get, obj_pin},
     info::{LinkTarget, link_by_id, link_ids, link_info, map_info, prog_by_id, prog_info},
 };
 
@@ -164,64 +161,6 @@ fn lock_holder(locks: &str, id: &str) -> Option<u32> {
     })
 }
 
-/// What [`uninstall`] did.
-#[derive(Debug, Default)]
-pub struct Uninstalled {
-    pub removed: Vec<String>,
-    /// Sockets that are still in the shortcut's map.
-    pub mapped: u64,
-}
-
-/// Removes everything of ours, of every version: ends redirection and waits at most `drain` for the
-/// connections of the shortcut, detaches links, unpins maps, removes directories, and detaches links of
-/// our programs that have lost their pin.
-pub fn uninstall(options: &KernelOptions, drain: Duration) -> Result<Uninstalled, KernelError> {
-    // A user who may not look into the bpffs would be told that there is nothing.
-    caps::require()?;
-    let cgroup = CgroupRoot::find(options.cgroup_root.as_deref())?;
-    let _lock = NodeLock::take(&options.pin_dir, &cgroup)?;
-    let until = Instant::now() + drain;
-    // A version without the shortcut's maps has nothing to wait for.
-    let mapped = names(&options.pin_dir)
-        .iter()
-        .filter_map(|v| shortcut::drain(&options.pin_dir.join(v).join("maps"), until).ok())
-        .sum();
-    let mut removed = Vec::new();
-    let mut maps = BTreeSet::new();
-    for version in names(&options.pin_dir) {
-        let dir = options.pin_dir.join(version);
-        maps.extend(map_ids(&dir.join("maps")));
-        for link in names(&dir.join("links")) {
-            let path = dir.join("links").join(link);
-            unlink_link(&path)?;
-            removed.push(format!("link {}", path.display()));
-        }
-    }
-    detach_strays(Some(&cgroup), &maps, &BTreeSet::new(), &mut removed);
-    for version in names(&options.pin_dir) {
-        let dir = options.pin_dir.join(version);
-        for map in names(&dir.join("maps")) {
-            let path = dir.join("maps").join(map);
-            fs::remove_file(&path).map_err(KernelError::io(code::NO_BPFFS, path.display()))?;
-            removed.push(format!("map {}", path.display()));
-        }
-        for dir in [dir.join("maps"), dir.join("links"), dir] {
-            remove_dir(&dir, &mut removed)?;
-        }
-    }
-    remove_dir(&options.pin_dir, &mut removed)?;
-    Ok(Uninstalled { removed, mapped })
-}
-
-fn remove_dir(dir: &Path, removed: &mut Vec<String>) -> Result<(), KernelError> {
-    match fs::remove_dir(dir) {
-        Ok(()) => removed.push(format!("directory {}", dir.display())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(KernelError::io(code::NO_BPFFS, dir.display())(e)),
-    }
-    Ok(())
-}
-
 /// Detaches and unpins one link.
 pub fn unlink_link(path: &Path) -> Result<(), KernelError> {
     if let Ok(link) = obj_get(path) {
@@ -229,6 +168,17 @@ pub fn unlink_link(path: &Path) -> Result<(), KernelError> {
         let _ = link_detach(&link);
     }
     fs::remove_file(path).map_err(KernelError::io(code::NO_BPFFS, path.display()))
+}
+
+/// Pins `link` at `path`, in place of an older link there, which is detached.
+pub fn replace_pin(link: &OwnedFd, path: &Path, old: bool) -> Result<(), KernelError> {
+    if old {
+        unlink_link(path)?;
+    } else {
+        // A leftover that is no link.
+        let _ = fs::remove_file(path);
+    }
+    obj_pin(link, path).map_err(KernelError::io(code::NO_BPFFS, path.display()))
 }
 
 /// Detaches links of our programs that are none of `keep`: at our cgroup, or using one of `maps`.
@@ -246,7 +196,7 @@ pub fn detach_strays(
         let Ok(prog) = prog_by_id(info.prog).and_then(prog_info) else {
             continue;
         };
-        if keep.contains(&id) || !load::is_ours(&prog.name) {
+        if keep.contains(&id) || !program::is_ours(&prog.name) {
             continue;
         }
         let here = match info.target {
@@ -268,7 +218,7 @@ pub fn map_ids(dir: &Path) -> BTreeSet<u32> {
     names(dir).iter().filter_map(id).collect()
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub(super) fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };

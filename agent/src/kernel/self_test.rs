@@ -26,7 +26,7 @@ use underpass_abi::{
     tables::{maps, setting},
 };
 
-use super::{KernelError, btf, iter, load, load::Source, shortcut, totals};
+use super::{KernelError, btf, iter, loader, loader::Source, program, totals};
 use crate::sys::{
     bpf::{Attach, prog_attach},
     maps::{Map, Put},
@@ -77,8 +77,8 @@ struct Bench {
 impl Bench {
     fn new(source: &Source, kernel: &btf::Btf) -> Result<Self, KernelError> {
         let mut bench = Self::bare(source, kernel)?;
-        bench.attach(shortcut::SK_SKB, Attach::SK_SKB)?;
-        bench.attach(shortcut::SK_MSG, Attach::SK_MSG)?;
+        bench.attach(program::SK_SKB, Attach::SK_SKB)?;
+        bench.attach(program::SK_MSG, Attach::SK_MSG)?;
         Ok(bench)
     }
 
@@ -86,7 +86,7 @@ impl Bench {
     fn bare(source: &Source, kernel: &btf::Btf) -> Result<Self, KernelError> {
         let mut ebpf = source.parse_private()?;
         Ok(Self {
-            iter: iter::load(&mut ebpf, shortcut::ITER, kernel)?,
+            iter: loader::load(&mut ebpf, program::ITER_ENDS, kernel)?,
             settings: private(&ebpf, maps::SETTINGS)?,
             shortcut: private(&ebpf, maps::SHORTCUT)?,
             ends: private(&ebpf, maps::ENDS)?,
@@ -99,7 +99,7 @@ impl Bench {
     }
 
     fn attach(&mut self, name: &'static str, at: Attach) -> Result<(), KernelError> {
-        let program = load::load_plain(&mut self.ebpf, name)?;
+        let program = loader::load_plain(&mut self.ebpf, name)?;
         prog_attach(&program, &self.shortcut, at).map_err(KernelError::io(
             code::PROGRAM_REFUSED,
             format!("self-test: {name}"),

@@ -21,31 +21,17 @@ use super::{
     KernelError, KernelOptions,
     apply::{self, Maps},
     btf,
-    feature::{CLOSE_RECORDS, Feature},
-    load::{self, Source},
-    pins, self_test, splice_guard, splice_watch, usage,
+    feature::{CLOSE_RECORDS, Feature, SHORTCUT},
+    loader::{self, Source},
+    pins,
+    program::{SK_MSG, SK_SKB},
+    self_test, splice_watch, usage,
 };
 use crate::sys::{
     bpf::{Attach, link_create, link_update, obj_get, prog_attach},
     info::{LinkTarget, link_info, map_info},
     maps::{Map, Put},
 };
-
-/// The feature.
-pub const SHORTCUT: &str = "shortcut";
-
-pub const SK_MSG: &str = "up_sk_msg";
-pub const SK_SKB: &str = "up_sk_skb";
-/// Of the self-test.
-pub const ITER: &str = "up_iter_ends";
-pub const PROGRAMS: [&str; 6] = [
-    SK_SKB,
-    SK_MSG,
-    ITER,
-    splice_watch::PROGRAM,
-    splice_watch::CANDIDATES,
-    splice_guard::PROGRAM,
-];
 
 /// Tries the kernel and puts the programs on the map. After an error, or if nobody wants it, nothing of
 /// the shortcut is loaded or attached; see [`detach`] for what an earlier agent left.
@@ -74,7 +60,7 @@ fn attach(ebpf: &mut Ebpf, source: &Source) -> Result<(), KernelError> {
         .map_err(KernelError::io(code::PINS_INCOMPATIBLE, maps::SHORTCUT))?;
     // The verdict first: without it redirection is not safe.
     for (name, at) in [(SK_SKB, Attach::SK_SKB), (SK_MSG, Attach::SK_MSG)] {
-        let program = load::load_plain(ebpf, name)?;
+        let program = loader::load_plain(ebpf, name)?;
         attach_one(name, at, &program, &map, source)?;
     }
     Ok(())
@@ -113,7 +99,7 @@ fn attach_one(
         pins::unlink_link(&path)?;
     }
     match link_create(program, map, at) {
-        Ok(link) => load::replace_pin(&link, &path, false),
+        Ok(link) => pins::replace_pin(&link, &path, false),
         // Before 6.10 there are no links on socket maps; the program stays with the map.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
             prog_attach(program, map, at).map_err(failed("attach"))
@@ -168,16 +154,10 @@ pub fn switch_to(maps: &Maps, mode: Mode, guarded: bool, keep_out: u32) -> Resul
         switches |= switch::GUARDED;
     }
     list_programs(maps)?;
-    set(maps, setting::SHORTCUT_SOCKET, bound::SOCKET)?;
-    set(maps, setting::SHORTCUT_NODE, node_pages())?;
-    set(maps, setting::SHORTCUT_KEEP_OUT, keep_out.into())?;
-    set(maps, setting::SHORTCUT, switches)
-}
-
-pub(super) fn set(maps: &Maps, index: u32, value: u64) -> Result<(), KernelError> {
-    apply::map(maps, maps::SETTINGS)?
-        .put(plain::bytes(&index), plain::bytes(&value), Put::Any)
-        .map_err(apply::failed(maps::SETTINGS))
+    apply::set(maps, setting::SHORTCUT_SOCKET, bound::SOCKET)?;
+    apply::set(maps, setting::SHORTCUT_NODE, node_pages())?;
+    apply::set(maps, setting::SHORTCUT_KEEP_OUT, keep_out.into())?;
+    apply::set(maps, setting::SHORTCUT, switches)
 }
 
 /// Ends redirection by the maps pinned in `dir`, and waits until no socket is in the shortcut's map, at

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::{Btf, Ebpf, Endianness, programs::Program};
+use aya::Ebpf;
 use underpass_abi::{
     reason::code,
     tables::{maps, setting},
@@ -22,19 +22,12 @@ use super::{
     Feature, KernelError,
     apply::{self, Maps},
     btf, iter,
-    load::{self, Source},
-    pins, shortcut,
+    loader::{self, Source},
+    pins,
+    program::{ITER_CANDIDATES, SPLICE},
 };
 use crate::sys::bpf::{link_create_tracing, obj_get, obj_pin};
 
-/// The feature.
-pub const SPLICE_WATCH: &str = "splice-watch";
-
-pub const PROGRAM: &str = "up_splice";
-/// Lists the listeners whose connections could enter the map.
-pub const CANDIDATES: &str = "up_iter_candidates";
-
-const TRACEPOINT: &str = "tcp_rcv_space_adjust";
 /// How long the watch outlives the last candidate: a server that restarts finds it there.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -47,25 +40,10 @@ pub struct Programs {
 impl Programs {
     pub fn load(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<Self, KernelError> {
         Ok(Self {
-            watch: load_watch(ebpf, kernel)?,
-            candidates: iter::load(ebpf, CANDIDATES, kernel)?,
+            watch: loader::load(ebpf, SPLICE, kernel)?,
+            candidates: loader::load(ebpf, ITER_CANDIDATES, kernel)?,
         })
     }
-}
-
-pub fn load_watch(ebpf: &mut Ebpf, kernel: &btf::Btf) -> Result<OwnedFd, KernelError> {
-    let id = kernel.tracepoint(TRACEPOINT).ok_or_else(|| {
-        KernelError::new(code::KERNEL_TOO_OLD, format!("no tracepoint {TRACEPOINT}"))
-    })?;
-    let types = Btf::parse(&btf::only_tracepoint(id, TRACEPOINT), Endianness::default())
-        .map_err(|e| KernelError::new(code::NO_BTF, e.to_string()))?;
-    let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(PROGRAM) else {
-        return Err(load::absent(PROGRAM));
-    };
-    let loaded = program
-        .load(TRACEPOINT, &types)
-        .and_then(|()| load::fd_of(program.fd()));
-    loaded.map_err(|e| load::program_error(PROGRAM, e))
 }
 
 pub struct SpliceWatch {
@@ -86,7 +64,7 @@ impl SpliceWatch {
         source: &Source,
         maps: &Maps,
     ) -> Result<Self, KernelError> {
-        let link = source.pins.link(PROGRAM);
+        let link = source.pins.link(SPLICE);
         let _ = fs::remove_file(beside(&link));
         let mut watch = Self {
             programs,
@@ -98,7 +76,7 @@ impl SpliceWatch {
         };
         if !watch.attached {
             // Somebody took the link away.
-            shortcut::set(maps, setting::SHORTCUT_WATCHED, 0)?;
+            apply::set(maps, setting::SHORTCUT_WATCHED, 0)?;
         }
         if watch.programs.is_some() && (watch.attached || in_use(maps)?) {
             // Such a link cannot be moved to another program: the new one is there before the old goes.
@@ -118,7 +96,7 @@ impl SpliceWatch {
             Some(programs) => {
                 let map = apply::map(maps, maps::CANDIDATES)?;
                 iter::words(&programs.candidates, map)
-                    .map_err(KernelError::io(code::FEATURE_OFF, CANDIDATES))?
+                    .map_err(KernelError::io(code::FEATURE_OFF, ITER_CANDIDATES))?
             }
             None => 0,
         };
@@ -127,7 +105,7 @@ impl SpliceWatch {
             if !self.attached {
                 return self.attach(maps);
             }
-            return shortcut::set(maps, setting::SHORTCUT_WATCHED, 1);
+            return apply::set(maps, setting::SHORTCUT_WATCHED, 1);
         }
         if !self.attached || in_use(maps)? {
             return Ok(());
@@ -143,7 +121,7 @@ impl SpliceWatch {
         let Some(programs) = &self.programs else {
             return Ok(());
         };
-        let failed = || KernelError::io(code::FEATURE_OFF, format!("{PROGRAM}: attach"));
+        let failed = || KernelError::io(code::FEATURE_OFF, format!("{SPLICE}: attach"));
         let link = link_create_tracing(&programs.watch).map_err(failed())?;
         // In one step, also for an agent that is killed here.
         let new = beside(&self.link);
@@ -151,12 +129,12 @@ impl SpliceWatch {
             .and_then(|()| fs::rename(&new, &self.link))
             .map_err(failed())?;
         self.attached = true;
-        shortcut::set(maps, setting::SHORTCUT_WATCHED, 1)
+        apply::set(maps, setting::SHORTCUT_WATCHED, 1)
     }
 
     /// Unless a socket has entered the map until nobody could any more.
     fn detach(&mut self, maps: &Maps) -> Result<(), KernelError> {
-        shortcut::set(maps, setting::SHORTCUT_WATCHED, 0)?;
+        apply::set(maps, setting::SHORTCUT_WATCHED, 0)?;
         apply::grace()?;
         if in_use(maps)? {
             return Ok(());
@@ -182,7 +160,7 @@ impl SpliceWatch {
 
 /// The next pin of a link. A bpffs takes no names with a dot.
 fn beside(link: &Path) -> PathBuf {
-    link.with_file_name(format!("{PROGRAM}_new"))
+    link.with_file_name(format!("{SPLICE}_new"))
 }
 
 /// True if a socket is in the map.

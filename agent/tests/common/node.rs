@@ -17,7 +17,7 @@ use underpass_abi::{
     tables::{Entry, maps, setting},
 };
 use underpass_agent::{
-    kernel::{CgroupRoot, Kernel, KernelOptions, load, uninstall},
+    kernel::{CgroupRoot, Kernel, KernelOptions, program, uninstall},
     sys::bpf,
 };
 use underpass_mesh::{Batch, Change, Round};
@@ -53,7 +53,7 @@ impl Node {
     /// Programs attached at the node's cgroup, by hook.
     pub fn attached(&self) -> Vec<usize> {
         let dir = fs::File::open(&self.cgroup).unwrap();
-        load::hooks()
+        program::hooks()
             .map(|(_, attach)| bpf::attached(&dir, attach).unwrap().len())
             .collect()
     }

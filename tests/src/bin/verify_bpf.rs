@@ -16,9 +16,9 @@ use underpass_abi::tables::maps;
 use underpass_agent::{
     kernel::{
         KernelOptions, btf,
-        load::{self, Source},
+        loader::{self, Source},
         pins::Pins,
-        shortcut, splice_guard,
+        program,
     },
     sys::{bpf::obj_get, info::prog_info},
 };
@@ -56,14 +56,14 @@ fn print_costs(object: &Path) -> Result<(), Box<dyn Error>> {
         pins: Pins::make(&options)?,
     };
     let mut ebpf = source.parse(0)?;
-    for name in load::hooks()
+    for name in program::hooks()
         .map(|(name, _)| name)
-        .chain([load::SK_LOOKUP, load::ITER])
-        .chain(shortcut::PROGRAMS)
+        .chain([program::SK_LOOKUP, program::ITER_SOCKS])
+        .chain(program::OF_SHORTCUT)
         // The baseline's machine refuses it; docs/reference/kernels.md has its costs.
-        .filter(|name| *name != splice_guard::PROGRAM)
+        .filter(|name| *name != program::SPLICE_GUARD)
     {
-        let info = prog_info(load::load_program(&mut ebpf, name, &kernel)?.as_fd())?;
+        let info = prog_info(loader::load(&mut ebpf, name, &kernel)?.as_fd())?;
         println!(
             "program {name} {} {}",
             info.verified_instructions, info.jited_len

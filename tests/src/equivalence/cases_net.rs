@@ -3,11 +3,16 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::Command,
     thread,
+    time::Duration,
 };
 
-use rustix::net::{Shutdown, bind, connect};
+use rustix::{
+    event::PollFlags,
+    net::{Shutdown, bind, connect, getpeername, getsockname},
+};
 
 use super::{
     Case, Done, Stage, Takes,
@@ -40,6 +45,12 @@ pub const CASES: &[Case] = &[
         about: "8 MB each way over veth (packet steering on), the path changes now and then",
         takes: Takes::Shortcut,
         run: veth_bulk,
+    },
+    Case {
+        name: "overlapping_retransmission",
+        about: "a retransmission brings bytes that have come, and new ones behind them",
+        takes: Takes::Either,
+        run: overlapping_retransmission,
     },
     Case {
         name: "equal_addresses",
@@ -95,6 +106,69 @@ fn veth_bulk(stage: &mut Stage) -> Done {
         server = writer.join()?;
     }
     Ok(())
+}
+
+/// TCP joins small segments when it retransmits them. If the first one had come and only its ACK was
+/// lost, the receiver gets a segment whose first bytes it already has: read, unread, or read with a
+/// redirected message behind them.
+fn overlapping_retransmission(stage: &mut Stage) -> Done {
+    overlap(stage, true, 0)?;
+    overlap(stage, false, 0)?;
+    overlap(stage, true, 200)
+}
+
+fn overlap(stage: &mut Stage, read: bool, redirected: usize) -> Done {
+    const LEN: usize = 600;
+    let peer = stage.peers[0].clone();
+    stage.engine.redirect(false)?;
+    let (mut client, mut server) = stage.veth_pair()?;
+    let there = getpeername(&client)?.ok_or(io::ErrorKind::NotConnected)?;
+    let there = SocketAddr::try_from(there)?.ip();
+    let here = SocketAddr::try_from(getsockname(&client)?)?.ip();
+    let _ = client.send(LEN);
+    server.recv_all(LEN as u64, 4096);
+    in_netns(&peer, || mislead(here))?;
+    let _ = client.send(LEN);
+    server.ready(PollFlags::IN, PATIENCE);
+    if read {
+        server.recv_all(LEN as u64, 4096);
+    }
+    mislead(there)?;
+    if redirected > 0 {
+        stage.engine.redirect(true)?;
+        let _ = client.send(redirected);
+        stage.engine.redirect(false)?;
+    }
+    let _ = client.send(LEN);
+    // Until a retransmission timer has joined them.
+    thread::sleep(Duration::from_millis(700));
+    in_netns(&peer, || lead(here))?;
+    lead(there)?;
+    let unread = if read { redirected } else { LEN };
+    server.recv_all((unread + LEN) as u64, 4096);
+    stage.engine.redirect(true)?;
+    exchange(stage, client, server)
+}
+
+/// What goes to this address from the namespace is lost.
+fn mislead(ip: IpAddr) -> io::Result<()> {
+    neighbor(&format!(
+        "replace {ip} lladdr 02:00:00:00:00:09 nud permanent"
+    ))
+}
+
+fn lead(ip: IpAddr) -> io::Result<()> {
+    neighbor(&format!("del {ip}"))
+}
+
+fn neighbor(what: &str) -> io::Result<()> {
+    let words = format!("neigh {what} dev eth0");
+    let status = Command::new("ip").args(words.split(' ')).status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("ip {words}: {status}")))
+    }
 }
 
 /// The same four-tuple in each namespace: bytes that cross over are found, since each connection

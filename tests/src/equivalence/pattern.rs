@@ -61,6 +61,23 @@ impl Pattern {
         None
     }
 
+    /// Where in the stream these bytes stand, as near to `offset` as the period allows: what tells bytes
+    /// that were lost from bytes that came twice.
+    pub fn found(self, offset: u64, got: &[u8]) -> Option<u64> {
+        /// So many random bytes stand at one place only.
+        const SURE: usize = 16;
+        let got = got.get(..SURE)?;
+        let index = TABLE.windows(SURE).position(|w| w == got)? as u64;
+        let period = PERIOD as u64;
+        let ahead = (index + period - self.index(offset) as u64) % period;
+        let behind = period - ahead;
+        if ahead <= behind || behind > offset {
+            Some(offset + ahead)
+        } else {
+            Some(offset - behind)
+        }
+    }
+
     fn index(self, offset: u64) -> usize {
         ((self.start + offset) % PERIOD as u64) as usize
     }
@@ -78,5 +95,8 @@ mod tests {
         assert!(p.wrong(999_990 + 4096, &bytes).is_some());
         bytes[3_000] ^= 1;
         assert_eq!(p.wrong(999_990, &bytes), Some(1_002_990));
+        let later = p.bytes(999_990 + 4096, 100);
+        assert_eq!(p.found(999_990, &later), Some(999_990 + 4096));
+        assert_eq!(p.found(1_010_000, &later), Some(999_990 + 4096));
     }
 }

@@ -77,8 +77,21 @@ pub fn stuck(plan: &Plan, sent: u64, got: u64, message: usize) -> io::Error {
     ))
 }
 
-pub fn wrong(at: u64) -> io::Error {
-    io::Error::other(format!("WRONG byte at {at}"))
+/// `got`: what was read at `offset`, which is wrong from `at` on.
+pub fn wrong(theirs: Pattern, offset: u64, got: &[u8], at: u64) -> io::Error {
+    let skipped = (at - offset) as usize;
+    let what = match theirs.found(at, &got[skipped..]) {
+        Some(there) if there > at => format!("{} bytes were lost", there - at),
+        Some(there) => format!("the bytes of {there} come again"),
+        None => format!(
+            "{:02x?} are no bytes of it",
+            &got[skipped..(skipped + 16).min(got.len())]
+        ),
+    };
+    io::Error::other(format!(
+        "WRONG byte at {at}, {skipped} into a read of {}: {what}",
+        got.len()
+    ))
 }
 
 struct Loop<'a> {
@@ -232,7 +245,7 @@ impl<'a> Loop<'a> {
             other => other?.0,
         };
         if let Some(at) = self.theirs.wrong(self.end.got, &buffer[..got]) {
-            return Err(wrong(at));
+            return Err(wrong(self.theirs, self.end.got, &buffer[..got], at));
         }
         self.end.got += got as u64;
         if got == 0 {

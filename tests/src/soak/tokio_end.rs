@@ -72,7 +72,7 @@ async fn follow(end: &End, plan: &Plan, progress: &Progress, may_break: bool) ->
                 return Ok(());
             }
             if let Some(at) = theirs.wrong(progress.got.get(), &buffer[..got]) {
-                return Err(wrong(at));
+                return Err(wrong(theirs, progress.got.get(), &buffer[..got], at));
             }
             progress.got.set(progress.got.get() + got as u64);
             progress.came.notify_one();

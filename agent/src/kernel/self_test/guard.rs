@@ -5,21 +5,29 @@ use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
 use super::{
     Attach, Bench, Errno, KernelError, OwnedFd, Source, Tested, btf, code, hear, ioctl_fionread,
-    loopback, say, shortcut, text,
+    loopback, say, text,
 };
-use crate::kernel::splice_guard::{attach, load};
+use crate::{
+    kernel::{loader, program},
+    sys::tracing,
+};
 
 const LEN: usize = 100;
 
 /// Tries it on private sockets; another guard that is in place knows nothing of them.
 pub fn run(source: &Source, kernel: &btf::Btf) -> Result<(), KernelError> {
     let mut bench = Bench::bare(source, kernel)?;
-    bench.attach(shortcut::SK_SKB, Attach::SK_SKB)?;
-    let program = load(&mut bench.ebpf, kernel)?;
+    bench.attach(program::SK_SKB, Attach::SK_SKB)?;
+    let program = loader::load(&mut bench.ebpf, program::SPLICE_GUARD, kernel)?;
     let guard = attach(&program)?;
     let result = turns_splice_away(&bench).and_then(|()| leaves_others_alone(&bench));
     drop(guard);
     result.map_err(|why| KernelError::new(code::FEATURE_OFF, format!("splice guard: {why}")))
+}
+
+/// The link; the guard is in place as long as it is open or pinned.
+pub fn attach(program: &OwnedFd) -> Result<OwnedFd, KernelError> {
+    tracing::attach(program).map_err(KernelError::io(code::FEATURE_OFF, "splice guard: attach"))
 }
 
 /// From a socket in the map splice fails at once, and what has come can still be read.

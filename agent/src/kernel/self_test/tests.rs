@@ -19,11 +19,11 @@ fn with_bench(name: &str, verdict: bool, f: impl Fn(&Bench)) {
     let _ = fs::remove_dir_all(&options.pin_dir);
     let mut bench = Bench::bare(&source, &kernel).unwrap();
     if verdict {
-        bench.attach(shortcut::SK_SKB, Attach::SK_SKB).unwrap();
+        bench.attach(program::SK_SKB, Attach::SK_SKB).unwrap();
     } else {
         bench.redirect |= switch::WITHOUT_VERDICT;
     }
-    bench.attach(shortcut::SK_MSG, Attach::SK_MSG).unwrap();
+    bench.attach(program::SK_MSG, Attach::SK_MSG).unwrap();
     f(&bench);
 }
 

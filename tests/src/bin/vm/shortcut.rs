@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use serde_json::Value;
-use underpass_agent::kernel::{shortcut::SHORTCUT, splice_guard::SPLICE_GUARD};
+use underpass_agent::kernel::feature::{SHORTCUT, SPLICE_GUARD};
 use underpass_tests::{
     Failure, Result,
     lab::{Proc, cli::text, place},
