@@ -80,6 +80,14 @@ pub mod learn {
     /// From so many messages of them on the rest makes up for nothing, within one network namespace;
     /// between two it does.
     pub const BY_TCP: u32 = WINDOWS * WINDOW / 2;
+    /// A connection that ends with fewer messages past TCP, both directions together …
+    pub const SHORT: u32 = 8;
+    /// … and fewer bytes has not earned what entering the map costs.
+    pub const SHORT_BYTES: u64 = 32_768;
+    /// So many of a pair in a row, and the next ones are kept out.
+    pub const SHORTS: u64 = 8;
+    /// Position of their number in a `LEARNT` value.
+    pub const SHORTS_SHIFT: u32 = 16;
     /// Seconds for which the next connections of the pair stay on TCP
     /// (`SETTINGS[SHORTCUT_KEEP_OUT]`).
     pub const KEEP_OUT: u64 = 600;
@@ -194,12 +202,16 @@ pub struct Pair {
     pub to_passive: u64,
     pub to_active: u64,
     /// Code of the last message that stayed on TCP, of either end.
-    pub why: u32,
+    pub why: u16,
+    /// Messages redirected to each end; they stop at the largest number.
+    pub messages_to_passive: u8,
+    pub messages_to_active: u8,
     pub key: PairKey,
 }
 
-/// Key of `LEARNT`: connections that probably send alike. The value has the code in its lower half, and
-/// in the upper one the second ([`learn::TICK_NS`]) in which it ends.
+/// Key of `LEARNT`: connections that probably send alike. The value's upper half is the second
+/// ([`learn::TICK_NS`]) until which they are kept out, its lowest 16 bits say by which code. While nothing
+/// keeps them out both are 0, and the bits from [`learn::SHORTS_SHIFT`] on count short connections.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PairKey {

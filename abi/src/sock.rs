@@ -307,7 +307,7 @@ pub mod counter {
     /// map, and messages of those in it that stayed on TCP.
     pub const SHORTCUT_OFF: u32 = 9;
     pub const COUNT: usize = 32;
-    pub const NAMES: [&str; 27] = [
+    pub const NAMES: [&str; 28] = [
         "events_lost",
         "totals_full",
         "flows_full",
@@ -335,6 +335,7 @@ pub mod counter {
         "shortcut_unwatched",
         "shortcut_small_writes",
         "shortcut_overflows",
+        "shortcut_short",
     ];
 }
 

@@ -55,7 +55,7 @@ pub fn stayed(e: &mut End, why: u32) {
         // SAFETY: elements stay writable for the run; one of another connection is told by the cookie.
         unsafe {
             if (*p).active_cookie == e.pair {
-                (*p).why = why;
+                (*p).why = why as u16;
             }
         }
     }
@@ -225,7 +225,7 @@ pub fn accepted(ops: *mut bpf_sock_ops, key: &FlowKey) {
             (*p).passive = sk;
             core::ptr::write_volatile(&raw mut (*p).passive_cookie, cookie);
         } else {
-            (*p).why = why;
+            (*p).why = why as u16;
         }
     }
     if why != 0 {
@@ -291,7 +291,7 @@ extern "C" fn up_add(s: *mut SockState) -> u32 {
     s.tcp.delivered += sent;
     s.tcp.received += received;
     if why != 0 {
-        s.tcp.off_shortcut = why as u16;
+        s.tcp.off_shortcut = why;
     }
     0
 }
@@ -300,6 +300,7 @@ extern "C" fn up_add(s: *mut SockState) -> u32 {
 #[inline(always)]
 pub fn forget(s: &SockState) {
     if s.flags & flag::SHORTCUT != 0 {
+        learn::up_ended(s.cookie);
         let pair = s.cookie;
         let _ = PAIRS.remove(&pair);
     }
