@@ -8,6 +8,8 @@ use underpass_agent::{kernel::shortcut::set_switches, sys::maps::Put};
 use underpass_tests::{
     Result,
     ends::{Ends, counter, learnt, pins},
+    lab::{Proc, cli::text},
+    rpc::{Rpc, row, shortcut},
     scene::Scene,
 };
 
@@ -50,11 +52,11 @@ fn short_connections_keep_the_next_out() -> Result<()> {
 fn one_long_connection_in_between_begins_the_count_anew() -> Result<()> {
     let scene = Scene::new("lrnlong", &["--shortcut", "on"])?;
     let mut ends = Ends::start(&scene)?;
-    let (messages, bytes) = (learn::SHORT / 2, learn::SHORT_BYTES);
+    let (messages, bytes) = (learn::SHORT_NEAR / 2, learn::SHORT_BYTES_NEAR);
     // One end may send it all.
     let long = [
         format!("ask {messages} 100 1"),
-        format!("push {} 100", learn::SHORT),
+        format!("push {} 100", learn::SHORT_NEAR),
         format!("push 1 {bytes}"),
     ];
     for line in &long {
@@ -83,4 +85,34 @@ fn connections_that_end_while_redirection_is_off_say_nothing() -> Result<()> {
     assert_eq!(ends.tried(501)?, (1002, String::new()));
     assert_eq!(learnt(&scene)?.1.len(), 1);
     Ok(())
+}
+
+/// Between two namespaces less makes up for what entering costs.
+#[test]
+fn connections_between_two_namespaces_are_short_below_other_marks() -> Result<()> {
+    let scene = Scene::new("lrnfar", &["--shortcut", "on"])?;
+    let known = || -> Result<Vec<u64>> { Ok(learnt(&scene)?.1.iter().map(|(_, v)| *v).collect()) };
+    let count = |n: u64| vec![n << learn::SHORTS_SHIFT];
+    let end = |mut rpc: Rpc, requests, size| -> Result<Proc> {
+        rpc.ask(requests, size)?;
+        rpc.client.kill9()?;
+        Ok(rpc.server)
+    };
+    let mut server = end(Rpc::start(&scene, &[], &[])?, 1, 1_000)?;
+    assert_eq!(known()?, count(1));
+    for (requests, size) in [(2, 1_000), (1, 5_000)] {
+        server = end(Rpc::again(&scene, server)?, requests, size)?;
+        assert_eq!(known()?, count(0));
+        server = end(Rpc::again(&scene, server)?, 1, 3_000)?;
+        assert_eq!(known()?, count(1));
+    }
+    for _ in 1..learn::SHORTS {
+        server = end(Rpc::again(&scene, server)?, 1, 1_000)?;
+    }
+    let mut rpc = Rpc::again(&scene, server)?;
+    let sent = rpc.ask(3, 1_000)?;
+    let by_tcp = row(&scene, "established", sent)?;
+    assert_eq!(text(&by_tcp, "/shortcut_reason"), "SHORTCUT_SHORT");
+    assert_eq!(shortcut(&by_tcp), 0);
+    rpc.end(&scene, &by_tcp)
 }

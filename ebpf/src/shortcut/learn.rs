@@ -131,8 +131,7 @@ pub extern "C" fn up_ended(pair: u64) -> u32 {
         let messages = u32::from((*p).messages_to_passive) + u32::from((*p).messages_to_active);
         (messages, (*p).to_passive + (*p).to_active, (*p).why)
     };
-    let short = messages < learn::SHORT && bytes < learn::SHORT_BYTES;
-    if !short {
+    if !learn::is_short(key.near != 0, messages, bytes) {
         forgive(key);
     } else if why != code::SHORTCUT_OFF {
         // Else redirection was off, which says nothing of the pair.
