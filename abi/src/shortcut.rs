@@ -333,6 +333,16 @@ mod tests {
     }
 
     #[test]
+    fn messages_or_bytes_make_a_connection_long() {
+        assert!(learn::is_short(false, 0, 0) && learn::is_short(true, 0, 0));
+        // Two requests pay between two namespaces, four within one.
+        assert!(learn::is_short(false, 3, 300) && !learn::is_short(false, 4, 4));
+        assert!(learn::is_short(true, 7, 700) && !learn::is_short(true, 8, 8));
+        assert!(!learn::is_short(false, 2, 10_000) && learn::is_short(true, 2, 65_600));
+        assert!(!learn::is_short(true, 2, 131_100));
+    }
+
+    #[test]
     fn long_names_are_cut_and_end_in_zero() {
         let key = ProgramKey::new("a-program-with-a-very-long-name");
         assert_eq!(key.name[23], 0);
