@@ -100,10 +100,10 @@ fn connections_between_two_namespaces_are_short_below_other_marks() -> Result<()
     };
     let mut server = end(Rpc::start(&scene, &[], &[])?, 1, 1_000)?;
     assert_eq!(known()?, count(1));
-    for (requests, size) in [(2, 1_000), (1, 5_000)] {
+    for (requests, size) in [(3, 1_000), (1, 9_000)] {
         server = end(Rpc::again(&scene, server)?, requests, size)?;
         assert_eq!(known()?, count(0));
-        server = end(Rpc::again(&scene, server)?, 1, 3_000)?;
+        server = end(Rpc::again(&scene, server)?, 2, 1_000)?;
         assert_eq!(known()?, count(1));
     }
     for _ in 1..learn::SHORTS {
