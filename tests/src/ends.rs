@@ -106,6 +106,8 @@ impl<'a> Ends<'a> {
         let command = [python.as_str(), "-c", ENDS, &ip, &port];
         let mut process = scene.lab.run(place, &command)?;
         process.line(0, "ready", LIMIT)?;
+        // After this answer the watch for splice is attached, so the first connection may enter.
+        scene.agent.cli.status()?;
         Ok(Self { scene, process })
     }
 

@@ -133,6 +133,7 @@ fn the_next_of_the_pair_stays_on_tcp_until_it_is_tried_again() -> Result<()> {
     let server = [python.as_str(), "-c", LATE, &ip, &port, &size];
     let mut server = scene.lab.run(&scene.server.place, &server)?;
     server.line(0, "ready", LIMIT)?;
+    scene.agent.cli.status()?;
     let to = service_at().ip().to_string();
     let burst = |from: &str| -> Result<(u64, String)> {
         let pod = if from == "app/other" {
