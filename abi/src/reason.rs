@@ -101,6 +101,8 @@ codes! {
         "larger writes take the shortcut; the agent's --shortcut-keep-out says how long it is remembered";
     237 SHORTCUT_OVERFLOWS "the reader of this connection, or of one before it between these workloads, falls behind, so that TCP carries most of it"
         "the agent's --shortcut-keep-out says how long it is remembered";
+    238 SHORTCUT_SHORT "connections between these workloads end after a few messages, which cost less by TCP"
+        "kept connections take the shortcut; the agent's --shortcut-keep-out says how long it is remembered";
     // 300-399: configuration
     301 NOT_IMPLEMENTED "this is not built yet" "remove it; the release notes list what is planned";
     302 BAD_YAML "the file is no valid YAML" "fix the named line; the last good plan stays in force";

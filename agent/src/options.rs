@@ -52,8 +52,9 @@ pub struct Options {
     #[arg(long, value_enum, value_name = "MODE", default_value = "off")]
     pub shortcut: Shortcut,
 
-    /// How long new connections between two workloads stay on TCP after one of them turned out to cost
-    /// more past it (streams of small writes, readers that fall behind); 0: all are tried
+    /// How long new connections between two workloads stay on TCP after earlier ones turned out to cost
+    /// more past it (streams of small writes, readers that fall behind, 8 short connections in a row); 0:
+    /// all are tried
     #[arg(long, value_name = "SECONDS", default_value_t = learn::KEEP_OUT as u32)]
     pub shortcut_keep_out: u32,
 

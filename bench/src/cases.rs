@@ -171,10 +171,10 @@ impl Case {
         matches!(self.work, Work::Redis(_))
     }
 
-    /// False where the mesh may find TCP cheaper and stay out: pipelines and streams.
+    /// False where the mesh may find TCP cheaper and stay out: pipelines, streams and short connections.
     pub fn must_pass_tcp(&self) -> bool {
         match self.work {
-            Work::Load(e) => e.kind != Kind::Stream && e.depth == 1,
+            Work::Load(e) => e.kind == Kind::Request && e.depth == 1,
             Work::Redis(redis) => redis.pipeline == 1,
         }
     }
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(of("stream-1k-c1").goal().cpu, Some(1.02));
         assert!(!of("stream-4k-c1").must_pass_tcp());
         assert_eq!(of("stream-4k-c1").goal().cpu, Some(0.75));
-        assert!(!of("redis-get-p16-c16").must_pass_tcp() && of("connect-c1").must_pass_tcp());
+        assert!(!of("redis-get-p16-c16").must_pass_tcp() && !of("connect-c1").must_pass_tcp());
         assert_eq!(of("request-64k-c1").goal().p50, Some(0.70));
         assert_eq!(of("request-128k-c1").goal().cpu, Some(0.55));
     }

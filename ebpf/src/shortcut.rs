@@ -15,7 +15,7 @@ use underpass_abi::{
 
 use crate::{
     flow,
-    kernel::{offset, read, zeroed},
+    kernel::{offset, tcp, zeroed},
     maps::{ENDS, MATES, PAIRS, SETTINGS, SHORTCUT, count, entry, word},
     sock_ops::context::{tcp_sock_address, watch_states},
 };
@@ -56,7 +56,7 @@ pub fn stayed(e: &mut End, why: u32) {
         // SAFETY: elements stay writable for the run; one of another connection is told by the cookie.
         unsafe {
             if (*p).active_cookie == e.pair {
-                (*p).why = why;
+                (*p).why = why as u16;
             }
         }
     }
@@ -113,10 +113,10 @@ extern "C" fn up_fresh(s: *const SockState) -> u32 {
         return code::SHORTCUT_OFF.into();
     };
     let sk = s.tcp_sock;
-    let write_seq: u32 = read(sk + offset!(tcp_write_seq));
+    let write_seq: u32 = tcp(sk, offset!(tcp_write_seq));
     let why = if guard::is_blocking(sk) {
         code::SHORTCUT_BLOCKING
-    } else if guard::is_unusual(sk) || read::<u64>(sk + at!(sk_user_data)) != 0 {
+    } else if guard::is_unusual(sk) || tcp::<u64>(sk, at!(sk_user_data)) != 0 {
         code::SHORTCUT_SOCKET
     } else if write_seq != s.write_seq_start || !is_quiet(sk) {
         code::SHORTCUT_LATE
@@ -129,10 +129,10 @@ extern "C" fn up_fresh(s: *const SockState) -> u32 {
 /// No byte is under way or unread.
 #[inline(always)]
 fn is_quiet(sk: u64) -> bool {
-    let write_seq: u32 = read(sk + offset!(tcp_write_seq));
-    let snd_una: u32 = read(sk + offset!(tcp_snd_una));
-    let copied_seq: u32 = read(sk + offset!(tcp_copied_seq));
-    let rcv_nxt: u32 = read(sk + offset!(tcp_rcv_nxt));
+    let write_seq: u32 = tcp(sk, offset!(tcp_write_seq));
+    let snd_una: u32 = tcp(sk, offset!(tcp_snd_una));
+    let copied_seq: u32 = tcp(sk, offset!(tcp_copied_seq));
+    let rcv_nxt: u32 = tcp(sk, offset!(tcp_rcv_nxt));
     write_seq == snd_una && copied_seq == rcv_nxt
 }
 
@@ -180,8 +180,8 @@ fn enter(ops: *mut bpf_sock_ops, sk: u64, cookie: u64, pair: u64, flags: u32) ->
     e.peer_cookie = 0;
     e.pair = pair;
     // Nothing was sent yet, so the other end's numbers are ours crossed over.
-    e.peer_write_seq = read(sk + offset!(tcp_rcv_nxt));
-    e.peer_copied_seq = read(sk + offset!(tcp_snd_una));
+    e.peer_write_seq = tcp(sk, offset!(tcp_rcv_nxt));
+    e.peer_copied_seq = tcp(sk, offset!(tcp_snd_una));
     e.flags = flags;
     e.why = 0;
     let mut key = cookie;
@@ -190,7 +190,13 @@ fn enter(ops: *mut bpf_sock_ops, sk: u64, cookie: u64, pair: u64, flags: u32) ->
         let map = (&raw const SHORTCUT).cast_mut().cast();
         h::bpf_sock_hash_update(ops, map, (&raw mut key).cast(), BPF_NOEXIST.into()) == 0
     };
-    e.psock = guard::psock_of(read(sk + at!(sk_user_data)));
+    let user_data: u64 = tcp(sk, at!(sk_user_data));
+    // To the verifier what was loaded is a pointer; what was in a map is a number.
+    // SAFETY: the socket's own element.
+    unsafe {
+        core::ptr::write_volatile(&raw mut e.psock, user_data);
+        e.psock = guard::psock_of(core::ptr::read_volatile(&raw const e.psock));
+    }
     entered
 }
 
@@ -226,7 +232,7 @@ pub fn accepted(ops: *mut bpf_sock_ops, key: &FlowKey) {
             (*p).passive = sk;
             core::ptr::write_volatile(&raw mut (*p).passive_cookie, cookie);
         } else {
-            (*p).why = why;
+            (*p).why = why as u16;
         }
     }
     if why != 0 {
@@ -239,12 +245,12 @@ pub fn accepted(ops: *mut bpf_sock_ops, key: &FlowKey) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn up_fits(sk: u64, active: u64, cookie: u64) -> u32 {
-    let same = read::<u64>(active + at!(sk_cookie)) == cookie
-        && read::<u32>(active + offset!(tcp_snd_una)) == read::<u32>(sk + offset!(tcp_rcv_nxt))
-        && read::<u32>(active + offset!(tcp_rcv_nxt)) == read::<u32>(sk + offset!(tcp_snd_una));
+    let same = tcp::<u64>(active, at!(sk_cookie)) == cookie
+        && tcp::<u32>(active, offset!(tcp_snd_una)) == tcp::<u32>(sk, offset!(tcp_rcv_nxt))
+        && tcp::<u32>(active, offset!(tcp_rcv_nxt)) == tcp::<u32>(sk, offset!(tcp_snd_una));
     let why = if !same || !is_quiet(sk) {
         code::SHORTCUT_LATE
-    } else if guard::is_unusual(sk) || read::<u64>(sk + at!(sk_user_data)) != 0 {
+    } else if guard::is_unusual(sk) || tcp::<u64>(sk, at!(sk_user_data)) != 0 {
         code::SHORTCUT_SOCKET
     } else {
         0
@@ -292,7 +298,7 @@ extern "C" fn up_add(s: *mut SockState) -> u32 {
     s.tcp.delivered += sent;
     s.tcp.received += received;
     if why != 0 {
-        s.tcp.off_shortcut = why as u16;
+        s.tcp.off_shortcut = why;
     }
     0
 }
@@ -301,6 +307,7 @@ extern "C" fn up_add(s: *mut SockState) -> u32 {
 #[inline(always)]
 pub fn forget(s: &SockState) {
     if s.flags & flag::SHORTCUT != 0 {
+        learn::up_ended(s.cookie);
         let pair = s.cookie;
         let _ = PAIRS.remove(&pair);
     }

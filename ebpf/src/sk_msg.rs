@@ -83,8 +83,10 @@ fn taken(e: &End, size: u32) {
             if (*p).active_cookie == e.pair {
                 if e.flags & end::ACTIVE != 0 {
                     (*p).to_passive += u64::from(size);
+                    (*p).messages_to_passive = (*p).messages_to_passive.saturating_add(1);
                 } else {
                     (*p).to_active += u64::from(size);
+                    (*p).messages_to_active = (*p).messages_to_active.saturating_add(1);
                 }
             }
         }

@@ -1,151 +1,15 @@
 //! What the shortcut learns: streams that cost less by TCP leave it and are kept out, others stay.
 
-use std::fs;
-
-use underpass_abi::{
-    VERSION, plain,
-    shortcut::{PairKey, learn},
-    tables::maps,
-};
-use underpass_agent::sys::{
-    bpf::obj_get,
-    maps::{Map, Put},
-};
+use underpass_abi::{plain, shortcut::learn};
+use underpass_agent::sys::maps::Put;
 use underpass_tests::{
     Result,
-    lab::{
-        Proc,
-        cli::{number, text},
-    },
+    ends::{Ends, counter, learnt, python},
+    lab::cli::{number, text},
     scene::{LIMIT, PORT, Scene, service_at},
 };
 
 const WINDOW: u64 = learn::WINDOW as u64;
-
-/// Both ends of connections in one process, so that it is given who has read what when. Commands come
-/// on standard input; each byte that arrives is compared.
-const ENDS: &str = r#"
-import json, socket, sys
-at = (sys.argv[1], int(sys.argv[2]))
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.setblocking(False)
-listener.bind(at)
-listener.listen()
-sent, read = {}, {}
-
-def dial():
-    a = socket.socket()
-    a.setblocking(False)
-    try: a.connect(at)
-    except BlockingIOError: pass
-    while True:
-        try: b = listener.accept()[0]
-        except BlockingIOError: continue
-        break
-    b.setblocking(False)
-    for s in (a, b): sent[s], read[s] = 0, 0
-    return a, b
-
-def pattern(at, size):
-    return bytes((at + i) % 251 for i in range(min(size, 251))) * (size // 251 + 1)
-
-def send(s, size):
-    try: n = s.send(pattern(sent[s], size)[:size])
-    except BlockingIOError: return 0
-    sent[s] += n
-    return n
-
-def recv(s, peer, size):
-    while size:
-        try: got = s.recv(size)
-        except BlockingIOError: continue
-        assert got == pattern(read[s], len(got))[:len(got)], 'bytes differ'
-        read[s] += len(got)
-        size -= len(got)
-
-def drain(s, peer): recv(s, peer, sent[peer] - read[s])
-
-a = b = None
-print('ready', flush=True)
-for line in sys.stdin:
-    verb, *n = line.split()
-    n = [int(x) for x in n]
-    if verb == 'dial': a, b = dial()
-    # Messages that nobody reads yet.
-    if verb == 'push':
-        for _ in range(n[0]): assert send(a, n[1]) == n[1]
-    if verb == 'drain': drain(b, a)
-    # As many requests in flight.
-    if verb == 'ask':
-        for _ in range(n[0]):
-            for _ in range(n[2]): send(a, n[1])
-            for _ in range(n[2]): recv(b, a, n[1]); send(b, n[1])
-            drain(a, b)
-    # Always more to send than the reader has read.
-    if verb == 'flood':
-        done = 0
-        while done < n[0]:
-            if send(a, n[1]) == n[1]: done += 1
-            else: recv(b, a, 10000)
-    print(json.dumps({'sent': sent[a], 'read': read[b]}), flush=True)
-"#;
-
-struct Ends<'a> {
-    scene: &'a Scene,
-    process: Proc,
-}
-
-impl<'a> Ends<'a> {
-    fn start(scene: &'a Scene) -> Result<Self> {
-        let place = &scene.server.place;
-        let (ip, port) = (scene.server.v4.to_string(), PORT.to_string());
-        let python = python(scene)?;
-        let command = [python.as_str(), "-c", ENDS, &ip, &port];
-        let mut process = scene.lab.run(place, &command)?;
-        process.line(0, "ready", LIMIT)?;
-        Ok(Self { scene, process })
-    }
-
-    /// How much was sent and read of the current connection.
-    fn say(&mut self, line: &str) -> Result<(u64, u64)> {
-        let answer = self.process.ask(line)?;
-        let at = |name: &str| answer[name].as_u64().unwrap_or(u64::MAX);
-        Ok((at("sent"), at("read")))
-    }
-
-    /// The row of the connection that has sent so much.
-    fn row(&self, sent: u64) -> Result<serde_json::Value> {
-        let is = |r: &serde_json::Value| number(r, "/bytes_sent") == Some(sent);
-        let filter = ["--from", "app/server"];
-        let rows = self.scene.agent.cli.rows("the row", &filter, 1, is)?;
-        Ok(rows[0].clone())
-    }
-}
-
-/// Python under a name of its own: programs that splice are told by name, on the whole machine.
-fn python(scene: &Scene) -> Result<String> {
-    let path = scene.lab.dir.join("learn-python");
-    if !path.exists() {
-        fs::copy("/usr/bin/python3", &path)?;
-    }
-    Ok(path.to_string_lossy().into_owned())
-}
-
-fn counter(scene: &Scene, name: &str) -> Result<u64> {
-    let status = scene.agent.cli.status()?;
-    // Shown if the test fails.
-    println!("{}", status["counters"]);
-    Ok(status["counters"][name].as_u64().unwrap_or(u64::MAX))
-}
-
-fn learnt(scene: &Scene) -> Result<(Map, Vec<(PairKey, u64)>)> {
-    let dir = scene.lab.pin_dir.join(format!("v{VERSION}/maps"));
-    let map = Map::new(obj_get(&dir.join(maps::LEARNT))?, 1)?;
-    let mut all = Vec::new();
-    map.each(|key, value| all.extend(plain::from_bytes(key).zip(plain::from_bytes(value))))?;
-    Ok((map, all))
-}
 
 #[test]
 fn a_stream_of_small_writes_leaves_and_comes_back_as_requests() -> Result<()> {
@@ -216,6 +80,8 @@ fn zero_seconds_learn_nothing() -> Result<()> {
     let (sent, read) = ends.say("drain")?;
     assert_eq!(sent, read);
     assert_eq!(counter(&scene, "shortcut_taken")?, 4 * WINDOW);
+    ends.short(learn::SHORTS)?;
+    assert_eq!(ends.tried(501)?, (1002, String::new()));
     assert!(learnt(&scene)?.1.is_empty());
     Ok(())
 }
@@ -267,6 +133,7 @@ fn the_next_of_the_pair_stays_on_tcp_until_it_is_tried_again() -> Result<()> {
     let server = [python.as_str(), "-c", LATE, &ip, &port, &size];
     let mut server = scene.lab.run(&scene.server.place, &server)?;
     server.line(0, "ready", LIMIT)?;
+    scene.agent.cli.status()?;
     let to = service_at().ip().to_string();
     let burst = |from: &str| -> Result<(u64, String)> {
         let pod = if from == "app/other" {

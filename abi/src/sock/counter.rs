@@ -23,7 +23,7 @@ pub const SHORTCUT_TAKEN: u32 = 9;
 /// map, and messages of those in it that stayed on TCP.
 pub const SHORTCUT_OFF: u32 = 10;
 pub const COUNT: usize = 32;
-pub const NAMES: [&str; 28] = [
+pub const NAMES: [&str; 29] = [
     "events_lost",
     "totals_full",
     "flows_full",
@@ -52,4 +52,5 @@ pub const NAMES: [&str; 28] = [
     "shortcut_unwatched",
     "shortcut_small_writes",
     "shortcut_overflows",
+    "shortcut_short",
 ];

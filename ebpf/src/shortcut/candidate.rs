@@ -13,7 +13,7 @@ use underpass_abi::{
 use super::{at, guard, notice, program};
 use crate::{
     flow,
-    kernel::{read, zeroed},
+    kernel::{tcp, zeroed},
     maps::{CANDIDATES, PROGRAMS, SETTINGS, WORKLOADS, entry, word},
     sock_ops::context::tcp_sock_address,
 };
@@ -107,7 +107,7 @@ fn judge(candidate: &Candidate, auto: bool) -> u16 {
     let why = program::keeps_out(known, auto);
     if why != 0 {
         why
-    } else if read::<u64>(sk + at!(sk_cookie)) != cookie {
+    } else if tcp::<u64>(sk, at!(sk_cookie)) != cookie {
         // The memory is another socket's by now.
         code::SHORTCUT_LISTENER_UNKNOWN
     } else if guard::is_blocking(sk) {

@@ -9,7 +9,7 @@ use underpass_abi::{
 
 use super::{at, candidate::both_on, program};
 use crate::{
-    kernel::{TCP_ESTABLISHED, cast, field, offset, read},
+    kernel::{TCP_ESTABLISHED, cast, field, offset, read, tcp},
     maps::{PAIRS, SETTINGS, word},
 };
 
@@ -157,30 +157,25 @@ fn blocks(e: &mut End, peer: *const u8) -> bool {
     true
 }
 
-#[inline(always)]
-fn file(sk: u64) -> u64 {
-    let socket: u64 = read(sk + offset!(sk_socket));
-    if socket == 0 {
-        return 0;
-    }
-    read(socket + offset!(socket_file))
-}
-
-/// True if the socket's file is blocking, or if it has none.
+/// True if the socket's file is blocking, or if it has none. Also of memory that is no socket any more.
 #[inline(always)]
 pub fn is_blocking(sk: u64) -> bool {
-    let file = file(sk);
-    file == 0 || read::<u32>(file + at!(file_flags)) & O_NONBLOCK == 0
+    if offset!(rdonly_cast) != 0 {
+        return own_is_blocking(cast(sk, offset!(type_tcp_sock)));
+    }
+    let socket: u64 = read(sk + offset!(sk_socket));
+    let file: u64 = read(socket + offset!(socket_file));
+    read::<u32>(file + at!(file_flags)) & O_NONBLOCK == 0
 }
 
 /// Somebody works below or beside plain TCP, or waits for what the map does not give.
 #[inline(always)]
 pub fn is_unusual(sk: u64) -> bool {
     let mptcp = at!(tcp_is_mptcp);
-    read::<u64>(sk + at!(icsk_ulp_ops)) != 0
-        || read::<u64>(sk + offset!(sk_flags)) & SOCK_ZEROCOPY != 0
-        || read::<u32>(sk + at!(sk_rcvlowat)) > 1
-        || (mptcp != 0 && read::<u8>(sk + mptcp) & 1 != 0)
+    tcp::<u64>(sk, at!(icsk_ulp_ops)) != 0
+        || tcp::<u64>(sk, offset!(sk_flags)) & SOCK_ZEROCOPY != 0
+        || tcp::<u32>(sk, at!(sk_rcvlowat)) > 1
+        || (mptcp != 0 && tcp::<u8>(sk, mptcp) & 1 != 0)
 }
 
 /// The socket's psock, 0 if it has none.
@@ -251,13 +246,13 @@ pub extern "C" fn up_waiting(e: *mut End, write_seq: u32) -> u32 {
 /// Redirected bytes that the socket's application has not read: what its queue holds beyond TCP's.
 #[inline(always)]
 pub fn unread(sk: u64) -> u64 {
-    let psock = psock_of(read(sk + at!(sk_user_data)));
+    let psock = psock_of(tcp(sk, at!(sk_user_data)));
     if psock == 0 {
         return 0;
     }
     let queued: u32 = read(psock + at!(psock_msg_tot_len));
-    let rcv_nxt: u32 = read(sk + offset!(tcp_rcv_nxt));
-    let copied_seq: u32 = read(sk + offset!(tcp_copied_seq));
+    let rcv_nxt: u32 = tcp(sk, offset!(tcp_rcv_nxt));
+    let copied_seq: u32 = tcp(sk, offset!(tcp_copied_seq));
     let by_tcp = rcv_nxt.wrapping_sub(copied_seq);
     if queued > by_tcp {
         u64::from(queued - by_tcp)

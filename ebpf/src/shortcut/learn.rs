@@ -1,5 +1,6 @@
 //! Streams that cost more past TCP than over it are recognized by what they send. Such a connection
-//! leaves the shortcut, and the next ones between the same two workloads stay out for a while.
+//! leaves the shortcut, and the next ones between the same two workloads stay out for a while. So do those
+//! of a pair whose connections end before they have earned what entering cost.
 //! Measured: `docs/explanation/shortcut.md`.
 
 use underpass_abi::{
@@ -92,7 +93,7 @@ extern "C" fn up_judge(e: *mut End) -> u32 {
             e.flags |= end::LEARNT | end::OUT;
             e.why = code::SHORTCUT_SMALL_WRITES.into();
             // SAFETY: as above.
-            unsafe { (*p).why = e.why };
+            unsafe { (*p).why = code::SHORTCUT_SMALL_WRITES };
         }
     } else if near && by_tcp >= learn::BY_TCP {
         keep_out(key, code::SHORTCUT_OVERFLOWS);
@@ -105,6 +106,75 @@ extern "C" fn up_judge(e: *mut End) -> u32 {
 fn keep_out(key: &PairKey, why: u16) {
     let until = record::now() / learn::TICK_NS + word!(SETTINGS, setting::SHORTCUT_KEEP_OUT);
     let _ = LEARNT.insert(key, &(until << 32 | u64::from(why)), 0);
+}
+
+/// A connection's last close was counted: the next ones of the pair are kept out if it was one of many in
+/// a row that were short. Also one that was reset or sent nothing at all. CPUs that count at the same time
+/// may lose one. A global function (see `workload.rs`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn up_ended(pair: u64) -> u32 {
+    if word!(SETTINGS, setting::SHORTCUT_KEEP_OUT) == 0 {
+        return 0;
+    }
+    let cookie = pair;
+    let Some(p) = PAIRS.get_ptr(&cookie) else {
+        return 0;
+    };
+    zeroed!(key: PairKey);
+    // SAFETY: elements stay readable for the run; an element of another connection is told by the cookie.
+    let (messages, bytes, why) = unsafe {
+        if (*p).active_cookie != pair {
+            return 0;
+        }
+        *key = (*p).key;
+        let messages = u32::from((*p).messages_to_passive) + u32::from((*p).messages_to_active);
+        (messages, (*p).to_passive + (*p).to_active, (*p).why)
+    };
+    if !learn::is_short(key.near != 0, messages, bytes) {
+        forgive(key);
+    } else if why != code::SHORTCUT_OFF {
+        // Else redirection was off, which says nothing of the pair.
+        add_short(key);
+    }
+    0
+}
+
+/// What is known of a pair that nothing keeps out now: the number of short connections in a row.
+#[inline(always)]
+fn shorts(learnt: u64) -> Option<u64> {
+    let until = learnt >> 32;
+    if until == 0 {
+        Some(learnt >> learn::SHORTS_SHIFT)
+    } else if until > record::now() / learn::TICK_NS {
+        None
+    } else {
+        Some(0)
+    }
+}
+
+#[inline(always)]
+fn add_short(key: &PairKey) {
+    // The first one makes the entry.
+    let Some(number) = shorts(entry!(LEARNT, key).unwrap_or(0)) else {
+        return;
+    };
+    if number + 1 >= learn::SHORTS {
+        keep_out(key, code::SHORTCUT_SHORT);
+    } else {
+        let _ = LEARNT.insert(key, &((number + 1) << learn::SHORTS_SHIFT), 0);
+    }
+}
+
+/// A connection that was not short: the count begins anew.
+#[inline(always)]
+fn forgive(key: &PairKey) {
+    let Some(learnt) = entry!(LEARNT, key) else {
+        return;
+    };
+    if shorts(learnt).is_some_and(|number| number != 0) {
+        let _ = LEARNT.insert(key, &0, 0);
+    }
 }
 
 /// The two ends of a connection that was dialed here, as they are learnt.

@@ -33,7 +33,8 @@ impl Fixture {
             objects.push(manifest::pod_workload(NAMESPACE, name, pod));
         }
         lab.mesh_file("10-pods.yaml", &manifest::file(&objects))?;
-        let agent = lab.agent(&["--shortcut", "on"])?;
+        // Which way the bytes of a scenario take must not hang on those before it.
+        let agent = lab.agent(&["--shortcut", "on", "--shortcut-keep-out", "0"])?;
         Ok(Self {
             agent,
             client,
