@@ -21,6 +21,7 @@ use underpass_bench::{
     plan, programs, report,
     rig::Cpus,
     way::Way,
+    web,
 };
 
 /// Measures what the mesh costs: the same load with mesh off and on, interleaved, total CPU of all
@@ -334,7 +335,12 @@ fn party(place: PlaceArgs, port: u16, unix: Option<PathBuf>, role: &str) -> Resu
     match role {
         "client" => client::run().context("client"),
         "server" => server::serve(port, unix.as_deref()).context("server"),
-        _ => usage("a party is client or server"),
+        "web-client" => web::client::run().context("web client"),
+        "web-server" => match unix {
+            Some(unix) => web::server::serve(port, &unix).context("web server"),
+            None => usage("a web server needs --unix"),
+        },
+        _ => usage("a party is client, server, web-client or web-server"),
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BenchError, Result,
     agent::{Agent, Passed},
+    apps,
     cases::Case,
     cpu::Cpu,
     ends::{Ends, Trip},
@@ -120,9 +121,9 @@ impl Rig {
         manifests::write(&lab, size)?;
         let mut rig = Self::start(lab, cpus, mesh)?;
         rig.prove(size)?;
-        if group[0].is_redis() {
+        if let Some(kind) = group[0].app() {
             rig.turn(Way::NoMesh)?;
-            rig.start_redis()?;
+            rig.start_app(kind)?;
         }
         Ok(rig)
     }
@@ -142,11 +143,11 @@ impl Rig {
         })
     }
 
-    /// Adds redis-server on both sides; the mesh must not run yet.
-    fn start_redis(&mut self) -> Result<()> {
-        manifests::add_redis(&self.lab)?;
-        self.off.start_redis()?;
-        self.on.start_redis()
+    /// Adds a program's server on both sides; the mesh must not run yet.
+    fn start_app(&mut self, kind: apps::Kind) -> Result<()> {
+        manifests::add_app(&self.lab)?;
+        self.off.start_app(kind, &self.lab, Side::Off)?;
+        self.on.start_app(kind, &self.lab, Side::On)
     }
 
     /// Starts or removes the agent as the way wants it. Without mesh nothing of it is attached anywhere:
@@ -286,11 +287,11 @@ impl Rig {
     /// What the client dials: a service if the mesh runs.
     fn targets(&self, case: &Case, way: Way) -> Targets {
         let base = self.lab.wire.base();
-        match (self.mesh && way.side() == Side::On, case.is_redis()) {
-            (true, false) => case.size.services(),
-            (false, false) => case.size.endpoints(base),
-            (true, true) => manifests::redis_service(),
-            (false, true) => manifests::redis_endpoint(base),
+        match (self.mesh && way.side() == Side::On, case.app()) {
+            (true, None) => case.size.services(),
+            (false, None) => case.size.endpoints(base),
+            (true, Some(_)) => manifests::app_service(),
+            (false, Some(_)) => manifests::app_endpoint(base),
         }
     }
 

@@ -58,9 +58,9 @@ fn demo(flags: &Flags) -> Result<()> {
 
 fn bench(flags: &Flags) -> Result<()> {
     setup::build_tools()?;
-    // Its Redis rows.
+    // Its rows of Redis and PostgreSQL.
     if flags.rest.first().is_some_and(|verb| verb == "shortcut") {
-        setup::servers()?;
+        setup::databases()?;
     }
     ebpf::build_default()?;
     let args = ["build", "--release", "--bins"];

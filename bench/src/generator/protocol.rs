@@ -6,12 +6,17 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use serde::{Deserialize, Serialize};
 
 use super::{Load, Outcome};
+use crate::web::{Protocol, WebLoad};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
     /// To a client.
     Run(Load),
+    /// To a web client.
+    RunWeb(WebLoad),
+    /// To a web server: what new connections speak.
+    Speak(Protocol),
     /// To a client: one connect and request.
     Try(SocketAddrV4),
     /// To a client: connect and request in a loop until the address `wanted` answers. After a failed
@@ -24,11 +29,11 @@ pub enum Command {
     },
     /// To a server: whether responses start with the address that was dialed, and are counted by it.
     Tally(bool),
-    /// To a server: listens anew, on the same port.
+    /// To a server of either kind: listens anew, on the same port.
     Listen,
     /// To a server: bytes of each message from now on, and whether it is answered with as many.
     Expect { message: u32, reply: bool },
-    /// To a server: counts since the last time.
+    /// To a server of either kind: counts since the last time.
     Count,
 }
 

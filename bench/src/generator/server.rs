@@ -278,7 +278,7 @@ fn local(stream: &OwnedFd) -> Option<Ipv4Addr> {
     Some(*address.ip())
 }
 
-pub(super) fn answer(answer: &Answer) -> io::Result<()> {
+pub(crate) fn answer(answer: &Answer) -> io::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, answer)?;
     out.write_all(b"\n")?;
