@@ -8,6 +8,7 @@ pub mod protocol;
 mod run;
 pub mod server;
 mod slot;
+pub mod stall;
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},

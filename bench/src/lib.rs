@@ -12,6 +12,7 @@ pub mod environment;
 pub mod error;
 pub mod generator;
 pub mod lab;
+pub mod limits;
 pub mod manifests;
 pub mod party;
 pub mod plan;

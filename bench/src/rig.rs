@@ -116,15 +116,20 @@ impl Rig {
 
     /// Everything that cases of one mesh need, proven.
     pub fn for_cases(group: &[Case], wire: Wire, cpus: Cpus, mesh: bool) -> Result<Self> {
-        let size = group[0].size;
-        let lab = Lab::new(wire)?;
-        manifests::write(&lab, size)?;
-        let mut rig = Self::start(lab, cpus, mesh)?;
-        rig.prove(size)?;
+        let mut rig = Self::of_size(group[0].size, wire, cpus, mesh)?;
         if let Some(kind) = group[0].app() {
             rig.turn(Way::NoMesh)?;
             rig.start_app(kind)?;
         }
+        Ok(rig)
+    }
+
+    /// A mesh of that size with our own client and server, proven.
+    pub fn of_size(size: Size, wire: Wire, cpus: Cpus, mesh: bool) -> Result<Self> {
+        let lab = Lab::new(wire)?;
+        manifests::write(&lab, size)?;
+        let mut rig = Self::start(lab, cpus, mesh)?;
+        rig.prove(size)?;
         Ok(rig)
     }
 
@@ -229,6 +234,17 @@ impl Rig {
         }
     }
 
+    /// Prepares a way: from now on connections go it.
+    pub fn go(&mut self, way: Way) -> Result<()> {
+        if self.turn(way)? {
+            self.side(way.side()).listen_anew()?;
+            if let Some(agent) = self.agent.as_ref().filter(|a| a.shortcut) {
+                agent.wait_watched()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Prepares a way and runs the case shortly.
     pub fn warm_up(&mut self, case: &Case, way: Way) -> Result<()> {
         if way == Way::Shortcut && self.learnt_from != Some(case.name) {
@@ -236,12 +252,7 @@ impl Rig {
             self.turn(Way::NoMesh)?;
             self.learnt_from = Some(case.name);
         }
-        if self.turn(way)? {
-            self.side(way.side()).listen_anew()?;
-            if let Some(agent) = self.agent.as_ref().filter(|a| a.shortcut) {
-                agent.wait_watched()?;
-            }
-        }
+        self.go(way)?;
         let trip = self.trip(case, way, WARM_UP);
         let done = self.side(way.side()).run(case, &trip);
         done.map(|_| ()).map_err(|e| on_way(e, way))

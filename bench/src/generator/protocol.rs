@@ -31,6 +31,13 @@ pub enum Command {
     Tally(bool),
     /// To a server of either kind: listens anew, on the same port.
     Listen,
+    /// To a client: connections to a server that reads nothing, see [`super::stall`].
+    Stall(Stall),
+    /// To a client: closes those.
+    Release,
+    /// To a server: whether connections that come from now on are never read. When it reads again it
+    /// closes those.
+    Ignore(bool),
     /// To a server: bytes of each message from now on, and whether it is answered with as many.
     Expect { message: u32, reply: bool },
     /// To a server of either kind: counts since the last time.
@@ -50,7 +57,17 @@ pub enum Answer {
     Watched(Watched),
     Done,
     Counted(Counted),
+    /// Bytes that the kernel took, of each connection.
+    Stalled(Vec<u64>),
     Failed(String),
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Stall {
+    pub target: SocketAddrV4,
+    pub connections: u32,
+    /// Bytes of one write.
+    pub write: u32,
 }
 
 /// The first connect that reached the wanted address.
