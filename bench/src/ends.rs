@@ -40,7 +40,8 @@ pub struct Trip {
     /// By the side's Unix socket instead.
     pub unix: bool,
     pub seconds: f64,
-    /// Operations in a second of the last such run, for programs that end by a count.
+    /// Operations in a second without mesh, for programs that end by a count: each way gets the same
+    /// count, so that what a run costs to begin weighs alike.
     pub rate: Option<f64>,
 }
 

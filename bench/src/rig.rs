@@ -62,8 +62,8 @@ pub struct Rig {
     mesh: bool,
     /// The last case that could take the shortcut.
     learnt_from: Option<&'static str>,
-    /// Operations in a second of each case and way when it last ran.
-    rates: BTreeMap<(&'static str, &'static str), f64>,
+    /// Operations in a second of each case when it last ran without mesh.
+    rates: BTreeMap<&'static str, f64>,
     pub lab: Lab,
 }
 
@@ -276,7 +276,9 @@ impl Rig {
             return Err(on_way(BenchError::Row { case, why }, way));
         }
         let rate = outcome.operations as f64 / outcome.seconds;
-        self.rates.insert((case.name, way.name()), rate);
+        if way == Way::NoMesh {
+            self.rates.insert(case.name, rate);
+        }
         Ok(Sample {
             operations: outcome.operations,
             seconds: outcome.seconds,
@@ -291,7 +293,7 @@ impl Rig {
             targets: self.targets(case, way),
             unix: way == Way::Unix,
             seconds,
-            rate: self.rates.get(&(case.name, way.name())).copied(),
+            rate: self.rates.get(case.name).copied(),
         }
     }
 

@@ -32,7 +32,9 @@ pub const BENCH: Verb = Verb {
     name: "bench",
     about: "runs the benchmarks on release builds (needs root)",
     flags: &[],
-    rest: Some("passed on: nothing, shortcut, plan or programs; `-- --help` shows their flags"),
+    rest: Some(
+        "passed on: nothing, shortcut, limits, plan or programs; `-- --help` shows their flags",
+    ),
     run: bench,
 };
 
