@@ -5,8 +5,6 @@ pub mod postgres;
 pub mod redis;
 pub mod web;
 
-use serde::Serialize;
-
 use crate::{
     BenchError, Result,
     cases::{Case, Work},
@@ -16,7 +14,7 @@ use crate::{
     lab::{Lab, Place, Side},
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Redis,
     Web,

@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -84,17 +84,16 @@ fn client_and_server_count_the_same() {
 
 /// Answers each connection's first request with this.
 fn impostor(answer: Vec<u8>) -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().map(|a: SocketAddr| a.port()).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let port = listener.local_addr().expect("a bound port").port();
     std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let mut stream = stream;
+        for mut stream in listener.incoming().flatten() {
             let mut request = [0; 4096];
             let mut got = 0;
             while got < MESSAGE {
-                got += stream.read(&mut request).unwrap();
+                got += stream.read(&mut request).expect("a request");
             }
-            stream.write_all(&answer).unwrap();
+            stream.write_all(&answer).expect("somebody reads");
         }
     });
     port
