@@ -26,12 +26,15 @@ use crate::{
 
 const CONNECTIONS: u32 = 16;
 const MESSAGE: u32 = 64;
-/// How long the counter is watched after a throw.
+/// How long the counter is watched after a throw, at least; longer if no message was sent meanwhile.
 const WATCHED: Duration = Duration::from_millis(20);
+/// After so long it rests between two looks, as the load needs the CPU too.
+const CLOSELY: Duration = Duration::from_millis(2);
+const REST: Duration = Duration::from_micros(50);
 /// Load between two throws, at least.
 const BETWEEN: Duration = Duration::from_millis(10);
-/// Until messages take the shortcut again.
-const BACK_WITHIN: Duration = Duration::from_secs(2);
+/// Until a message goes the other way.
+const SENT_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Switched {
@@ -43,8 +46,10 @@ pub struct Switched {
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Throw {
-    /// Messages that took the shortcut after the system call had returned.
+    /// Messages that took the shortcut after the system call had returned and the counter was read
+    /// for the first time; and after it had been read just before the call, which is more than true.
     pub late: u64,
+    pub around: u64,
     /// From its return until the last of them was seen; 0 if none was.
     pub last_us: f64,
     /// Of the system call.
@@ -95,19 +100,28 @@ impl Pinned {
 
     fn throw(&mut self) -> Result<Throw> {
         let by_tcp = self.sum(counter::SHORTCUT_OFF)?;
+        let before = self.taken()?;
         let called = Instant::now();
         self.set(0)?;
         let returned = Instant::now();
         let first = self.taken()?;
         let (mut last, mut at) = (first, returned);
-        while returned.elapsed() < WATCHED {
-            let taken = self.taken()?;
+        loop {
+            let (taken, now) = (self.taken()?, Instant::now());
             if taken != last {
-                (last, at) = (taken, Instant::now());
+                (last, at) = (taken, now);
+            }
+            let sent = self.sum(counter::SHORTCUT_OFF)? > by_tcp;
+            if now - returned > if sent { WATCHED } else { SENT_WITHIN } {
+                break;
+            }
+            if now - returned > CLOSELY {
+                std::thread::sleep(REST);
             }
         }
         Ok(Throw {
             late: last - first,
+            around: last - before,
             last_us: micros(at - returned),
             call_us: micros(returned - called),
             by_tcp: self.sum(counter::SHORTCUT_OFF)? - by_tcp,
@@ -118,7 +132,7 @@ impl Pinned {
     fn wait_taken(&self) -> Result<()> {
         let (begin, before) = (Instant::now(), self.taken()?);
         while self.taken()? == before {
-            if begin.elapsed() > BACK_WITHIN {
+            if begin.elapsed() > SENT_WITHIN {
                 return Err(wrong("no message takes the shortcut".into()));
             }
         }
@@ -183,7 +197,8 @@ fn throw_all(pinned: &mut Pinned, throws: u32) -> Result<Vec<Throw>> {
 }
 
 fn load(throws: u32) -> Load {
-    let each = WATCHED + BETWEEN + Duration::from_millis(30);
+    // Twice what a quiet machine needs.
+    let each = (WATCHED + BETWEEN) * 2 + Duration::from_millis(20);
     Load {
         exchange: Exchange::request(MESSAGE),
         concurrency: CONNECTIONS,
@@ -191,7 +206,7 @@ fn load(throws: u32) -> Load {
         targets: super::SIZE.services(),
         unix: None,
         order: Order::Random,
-        seconds: (each * throws + BACK_WITHIN).as_secs_f64(),
+        seconds: (each * throws + 2 * SENT_WITHIN).as_secs_f64(),
         operations: u64::MAX,
     }
 }
@@ -218,12 +233,14 @@ pub fn text(switched: &Switched) -> String {
         (stats::median(&all).unwrap_or_default(), most)
     };
     let (late, most) = figures(|t| t.late as f64);
+    let (around, widest) = figures(|t| t.around as f64);
     let (last, longest) = figures(|t| t.last_us);
     let (call, slowest) = figures(|t| t.call_us);
     format!(
         "kill switch, {} throws under request and response of {MESSAGE} B on {} connections; {} \
          requests, no errors\n\
-         messages past TCP after the call had returned   median {late:.0}, max {most:.0}\n\
+         messages past TCP after the call had returned    median {late:.0}, max {most:.0}\n\
+         counted from just before the call                median {around:.0}, max {widest:.0}\n\
          from its return to the last of them              median {last:.1} µs, max {longest:.1}\n\
          the call itself                                  median {call:.1} µs, max {slowest:.1}\n",
         switched.throws.len(),
@@ -240,6 +257,7 @@ mod tests {
     fn the_worst_throw_is_told_beside_the_median() {
         let throw = |late, last_us| Throw {
             late,
+            around: 9,
             last_us,
             call_us: 1.0,
             by_tcp: 5,
