@@ -42,6 +42,15 @@ fn run(client: &mut Party, load: WebLoad) -> Outcome {
     }
 }
 
+/// A file that goes with the test, also after a panic.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 #[test]
 fn client_and_server_count_the_same() {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -79,7 +88,6 @@ fn client_and_server_count_the_same() {
     // What it does not speak is an error.
     let outcome = run(&mut client, load(Protocol::Http1, 1, port, None));
     assert_eq!((outcome.operations, outcome.errors), (0, 1));
-    std::fs::remove_file(unix).unwrap();
 }
 
 /// Answers each connection's first request with this.
