@@ -57,6 +57,7 @@ fn client_and_server_count_the_same() {
     let port = free.local_addr().unwrap().port();
     drop(free);
     let unix = std::env::temp_dir().join(format!("up-bench-web-{}.sock", std::process::id()));
+    let _removed = Removed(unix.clone());
     let role = [
         "--port",
         &port.to_string(),
