@@ -165,17 +165,17 @@ impl Agent {
     /// a listener that qualifies.
     pub fn wait_watched(&self) -> Result<()> {
         let begin = Instant::now();
+        let mut said = Value::Null;
         while begin.elapsed() < WATCHED_WITHIN {
-            let status = self.status()?;
-            let features = status["features"].as_array().cloned().unwrap_or_default();
+            said = self.status()?["features"].take();
+            let features = said.as_array().map(Vec::as_slice).unwrap_or_default();
             let watch = features.iter().find(|f| f["name"] == "splice-watch");
             if watch.is_some_and(|f| f["on"] == true) {
                 return Ok(());
             }
         }
-        Err(BenchError::Agent(
-            "the watch for splice is not attached".into(),
-        ))
+        let why = format!("the watch for splice is not attached: {said}");
+        Err(BenchError::Agent(why))
     }
 
     /// By its metrics.

@@ -3,8 +3,10 @@
 use serde::Serialize;
 
 use crate::{
+    apps,
     generator::{Exchange, Kind},
     manifests::Size,
+    web::{self, Protocol},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -23,6 +25,10 @@ pub enum Work {
     /// Our own client and server.
     Load(Exchange),
     Redis(Redis),
+    /// 1 KiB each way, by our own parties on hyper and tonic.
+    Web(Protocol),
+    /// `pgbench -S` against PostgreSQL; an operation is one transaction of one query.
+    Pgbench,
 }
 
 /// redis-benchmark against redis-server; an operation is one command.
@@ -85,6 +91,10 @@ const fn redis(name: &'static str, command: &'static str, pipeline: u32, concurr
     short(name, Work::Redis(Redis { command, pipeline }), concurrency)
 }
 
+const fn web(name: &'static str, protocol: Protocol, concurrency: u32) -> Case {
+    short(name, Work::Web(protocol), concurrency)
+}
+
 const CONNECT: Exchange = Exchange::connect(1 << 10);
 const REQUEST: Exchange = Exchange::request(1 << 10);
 
@@ -143,6 +153,14 @@ pub const SHORTCUT: &[Case] = &[
     redis("redis-set-c16", "set", 1, 16),
     redis("redis-get-p16-c16", "get", 16, 16),
     redis("redis-set-p16-c16", "set", 16, 16),
+    web("http1-1k-c1", Protocol::Http1, 1),
+    web("http1-1k-c16", Protocol::Http1, 16),
+    web("http2-1k-c1", Protocol::Http2, 1),
+    web("http2-1k-c16", Protocol::Http2, 16),
+    web("grpc-1k-c1", Protocol::Grpc, 1),
+    web("grpc-1k-c16", Protocol::Grpc, 16),
+    short("pgbench-select-c1", Work::Pgbench, 1),
+    short("pgbench-select-c16", Work::Pgbench, 16),
 ];
 
 /// What `--quick` runs: each kind once.
@@ -154,6 +172,7 @@ pub const QUICK_SHORTCUT: &[&str] = &[
     "stream-128k-c16",
     "pipeline-64x16-c1",
     "connect-c16",
+    "grpc-1k-c16",
 ];
 
 impl Case {
@@ -164,18 +183,27 @@ impl Case {
 
     /// True if both can use one running mesh.
     pub fn shares_mesh(&self, other: &Self) -> bool {
-        self.size == other.size && self.is_redis() == other.is_redis()
+        self.size == other.size && self.app() == other.app()
     }
 
-    pub const fn is_redis(&self) -> bool {
-        matches!(self.work, Work::Redis(_))
+    /// The program that runs in the place of our own parties.
+    pub const fn app(&self) -> Option<apps::Kind> {
+        match self.work {
+            Work::Load(_) => None,
+            Work::Redis(_) => Some(apps::Kind::Redis),
+            Work::Web(_) => Some(apps::Kind::Web),
+            Work::Pgbench => Some(apps::Kind::Postgres),
+        }
     }
 
-    /// False where the mesh may find TCP cheaper and stay out: pipelines, streams and short connections.
+    /// False where the mesh may find TCP cheaper and stay out (pipelines, streams and short connections),
+    /// and for PostgreSQL, whose listener blocks.
     pub fn must_pass_tcp(&self) -> bool {
         match self.work {
             Work::Load(e) => e.kind == Kind::Request && e.depth == 1,
             Work::Redis(redis) => redis.pipeline == 1,
+            Work::Web(_) => true,
+            Work::Pgbench => false,
         }
     }
 
@@ -211,6 +239,13 @@ impl Case {
             Work::Redis(Redis { command, pipeline }) => {
                 format!("redis-benchmark -t {command} -P {pipeline}")
             }
+            Work::Web(protocol) => format!(
+                "{} request and response of {} B, {} connections",
+                protocol.name(),
+                web::MESSAGE,
+                protocol.connections(self.concurrency)
+            ),
+            Work::Pgbench => "pgbench -S".to_owned(),
             Work::Load(e) => match e.kind {
                 Kind::Connect => format!("connect, {} B request and response, close", e.message),
                 Kind::Request if e.depth > 1 => format!(

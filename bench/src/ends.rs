@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     BenchError, Result,
+    apps::{self, App, Measured},
     cases::{Case, Work},
     cpu::{Clocks, Cpu},
     generator::{
@@ -13,26 +14,22 @@ use crate::{
     lab::{Lab, Place, Side},
     manifests::SERVER_PORT,
     party::Party,
-    redis,
     rig::Cpus,
 };
 
 /// Operations of one run at most, whatever its time.
 pub const OPERATIONS: u64 = 10_000_000;
-/// Commands of the first run of redis-benchmark; later ones follow its rate.
-const COMMANDS: u64 = 5_000;
 /// The server may still be closing connections when the client has ended.
-const SETTLE: Duration = Duration::from_millis(5);
+pub const SETTLE: Duration = Duration::from_millis(5);
 
 pub struct Ends {
     pub client: Party,
     pub server: Party,
-    redis: Option<redis::Server>,
+    app: Option<App>,
     clocks: Clocks,
     client_place: Place,
     server_place: Place,
     unix: PathBuf,
-    redis_unix: PathBuf,
     /// What the server was last told to expect.
     expects: Option<(u32, bool)>,
 }
@@ -43,8 +40,17 @@ pub struct Trip {
     /// By the side's Unix socket instead.
     pub unix: bool,
     pub seconds: f64,
-    /// Operations in a second of the last such run, for programs that end by a count.
+    /// Operations in a second without mesh, for programs that end by a count: each way gets the same
+    /// count, so that what a run costs to begin weighs alike.
     pub rate: Option<f64>,
+}
+
+impl Trip {
+    /// Operations of a program that ends by a count; `first` when its rate is not known.
+    pub fn count(&self, first: u64) -> u64 {
+        let wanted = self.rate.map_or(first, |rate| (rate * self.seconds) as u64);
+        wanted.clamp(1_000, OPERATIONS)
+    }
 }
 
 impl Ends {
@@ -66,33 +72,38 @@ impl Ends {
         Ok(Self {
             client,
             server,
-            redis: None,
+            app: None,
             clocks,
             client_place: place("client"),
             server_place: place("server"),
             unix,
-            redis_unix: lab.unix(side, "redis"),
             expects: None,
         })
     }
 
-    pub fn start_redis(&mut self) -> Result<()> {
-        self.redis = Some(redis::Server::start(&self.server_place, &self.redis_unix)?);
+    /// Starts a program's server beside our own.
+    pub fn start_app(&mut self, kind: apps::Kind, lab: &Lab, side: Side) -> Result<()> {
+        let (client, server) = (&self.client_place, &self.server_place);
+        self.app = Some(App::start(kind, lab, side, client, server)?);
         Ok(())
     }
 
     /// An agent that has just started knows a listener only if it sees it begin to listen.
     pub fn listen_anew(&mut self) -> Result<()> {
         self.server.order(&Command::Listen)?;
-        self.redis.as_mut().map_or(Ok(()), redis::Server::restart)
+        self.app.as_mut().map_or(Ok(()), App::restart)
     }
 
     /// Runs a case and checks that both ends counted the same: what the client saw, and the CPU that
     /// it took.
     pub fn run(&mut self, case: &Case, trip: &Trip) -> Result<(Outcome, Cpu)> {
-        let (outcome, cpu, wrong) = match case.work {
-            Work::Load(exchange) => self.load(case, exchange, trip)?,
-            Work::Redis(redis) => self.redis(case, redis, trip)?,
+        let (outcome, cpu, wrong) = match (case.work, &mut self.app) {
+            (Work::Load(exchange), _) => self.load(case, exchange, trip)?,
+            (_, Some(app)) => app.run(case, trip, &self.clocks)?,
+            (_, None) => {
+                let why = format!("{}: its program does not run", case.name);
+                return Err(BenchError::Setup(why));
+            }
         };
         let why = match (&outcome.first_error, wrong) {
             (Some(error), _) => format!("{} errors, the first: {error}", outcome.errors),
@@ -105,12 +116,7 @@ impl Ends {
         })
     }
 
-    fn load(
-        &mut self,
-        case: &Case,
-        exchange: Exchange,
-        trip: &Trip,
-    ) -> Result<(Outcome, Cpu, Option<String>)> {
+    fn load(&mut self, case: &Case, exchange: Exchange, trip: &Trip) -> Result<Measured> {
         let reply = exchange.kind != Kind::Stream;
         self.expect(exchange.message, reply)?;
         let load = Load {
@@ -129,41 +135,6 @@ impl Ends {
         std::thread::sleep(SETTLE);
         let cpu = self.clocks.read()?.since(&before);
         let wrong = differs(&outcome, &self.server.count()?);
-        Ok((outcome, cpu, wrong))
-    }
-
-    fn redis(
-        &mut self,
-        case: &Case,
-        redis: crate::cases::Redis,
-        trip: &Trip,
-    ) -> Result<(Outcome, Cpu, Option<String>)> {
-        let server = self
-            .redis
-            .as_ref()
-            .ok_or_else(|| BenchError::Setup("no redis-server".into()))?;
-        let wanted = trip
-            .rate
-            .map_or(COMMANDS, |rate| (rate * trip.seconds) as u64);
-        let commands = wanted.clamp(1_000, OPERATIONS);
-        let calls = server.calls(redis.command)?;
-        let unix = trip.unix.then_some(self.redis_unix.as_path());
-        let before = self.clocks.read()?;
-        let place = &self.client_place;
-        let outcome = redis::run(
-            place,
-            redis,
-            case.concurrency,
-            &trip.targets,
-            unix,
-            commands,
-        )?;
-        let cpu = self.clocks.read()?.since(&before);
-        let calls = server.calls(redis.command)? - calls;
-        // It ends when enough are answered, and may have asked for a few more.
-        let more = u64::from(case.concurrency * redis.pipeline);
-        let wrong = (!(commands..=commands + more).contains(&calls))
-            .then(|| format!("redis-server ran {calls} commands of {commands}"));
         Ok((outcome, cpu, wrong))
     }
 
@@ -203,7 +174,7 @@ impl Ends {
 }
 
 /// What client and server do not agree on.
-fn differs(outcome: &Outcome, counted: &Counted) -> Option<String> {
+pub fn differs(outcome: &Outcome, counted: &Counted) -> Option<String> {
     let client = (outcome.connections, outcome.operations);
     let server = (counted.connections, counted.requests);
     if client != server || outcome.operations == 0 || counted.wrong > 0 {

@@ -8,6 +8,7 @@ pub mod protocol;
 mod run;
 pub mod server;
 mod slot;
+pub mod stall;
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -15,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a request, and of a response, until a server is told otherwise.
@@ -149,6 +151,28 @@ pub struct Latency {
     pub p99: u64,
     pub p999: Option<u64>,
     pub max: u64,
+}
+
+/// Longest latency that is recorded as itself, in nanoseconds.
+const LONGEST: u64 = 60_000_000_000;
+
+impl Latency {
+    /// To record nanoseconds in.
+    pub fn histogram() -> Histogram<u64> {
+        Histogram::new_with_bounds(1, LONGEST, 3).expect("these bounds are allowed")
+    }
+
+    /// Of recorded nanoseconds.
+    pub fn of(recorded: &Histogram<u64>) -> Self {
+        let at = |quantile: f64| recorded.value_at_quantile(quantile);
+        Self {
+            p50: at(0.5),
+            p90: Some(at(0.9)),
+            p99: at(0.99),
+            p999: Some(at(0.999)),
+            max: recorded.max(),
+        }
+    }
 }
 
 /// `CLOCK_MONOTONIC`, the same in every process of the machine.

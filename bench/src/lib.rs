@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod apps;
 pub mod cases;
 pub mod compare;
 pub mod cpu;
@@ -11,14 +12,15 @@ pub mod environment;
 pub mod error;
 pub mod generator;
 pub mod lab;
+pub mod limits;
 pub mod manifests;
 pub mod party;
 pub mod plan;
 pub mod programs;
-pub mod redis;
 pub mod report;
 pub mod rig;
 pub mod stats;
 pub mod way;
+pub mod web;
 
 pub use error::{BenchError, Context, Result};

@@ -1,6 +1,8 @@
 //! `underpass-bench`: what the mesh costs on this machine.
 #![forbid(unsafe_code)]
 
+mod options;
+
 use std::{
     fs,
     io::{IsTerminal as _, Write as _},
@@ -9,135 +11,22 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser as _;
 use serde::Serialize;
 use underpass_bench::{
     BenchError, Context as _, Result,
     cases::{self, Case},
     compare::{self, Options},
-    generator::{client, server},
-    lab::{self, Place, Wire},
+    generator::{LARGEST, client, server},
+    lab::{self, Wire},
+    limits,
     manifests::WORKLOAD_ADDRESSES,
     plan, programs, report,
-    rig::Cpus,
     way::Way,
+    web,
 };
 
-/// Measures what the mesh costs: the same load with mesh off and on, interleaved, total CPU of all
-/// parties. Needs root and a release build of `underpass-agent` and `underpass` beside it.
-///
-/// Exit codes: 0 every row was measured, 1 a row could not be measured, 2 bad usage.
-#[derive(Parser)]
-#[command(
-    name = "underpass-bench",
-    version,
-    args_conflicts_with_subcommands = true
-)]
-struct Cli {
-    #[command(subcommand)]
-    verb: Option<Verb>,
-    #[command(flatten)]
-    compare: Compare,
-    /// No mesh on either side: what the method itself shows, each ratio should be 1
-    #[arg(long)]
-    null: bool,
-}
-
-#[derive(Args)]
-struct Compare {
-    /// Rounds that are kept; one more warms up
-    #[arg(long, value_name = "N", default_value_t = 9)]
-    rounds: usize,
-    /// Seconds of each run
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
-    seconds: f64,
-    /// Only this case (repeatable) [default: all]
-    #[arg(long, value_name = "NAME")]
-    case: Vec<String>,
-    #[command(flatten)]
-    layout: Layout,
-    /// Smoke test: a few cases, three rounds of 0.2 seconds; the figures mean nothing
-    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
-    quick: bool,
-    /// Writes every raw round and the environment
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Lists the cases and ends
-    #[arg(long)]
-    list: bool,
-}
-
-#[derive(Args, Clone, Copy)]
-struct Layout {
-    /// How client and server are joined
-    #[arg(long, value_enum, default_value = "loopback")]
-    wire: Wire,
-    /// CPUs of client and server
-    #[arg(long, value_enum, default_value = "one")]
-    cpus: Cpus,
-}
-
-#[derive(Subcommand)]
-enum Verb {
-    /// No mesh, the mesh without and with the shortcut, and a Unix socket, side by side
-    Shortcut(Compare),
-    /// 1,000 services, 10,000 endpoints, 10,000 workloads: from files to maps, and one change
-    Plan {
-        /// Changes of one endpoint
-        #[arg(long, value_name = "N", default_value_t = 50)]
-        changes: u32,
-        /// Writes every figure and the environment
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-    },
-    /// Runs and nanoseconds of each BPF program for one operation (needs bpftool)
-    Programs {
-        /// Only this case (repeatable) [default: all]
-        #[arg(long, value_name = "NAME")]
-        case: Vec<String>,
-        /// Cases of `shortcut`, with the shortcut on
-        #[arg(long)]
-        shortcut: bool,
-        /// Seconds of each run
-        #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
-        seconds: f64,
-        #[command(flatten)]
-        layout: Layout,
-        /// Writes every figure
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-    },
-    #[command(hide = true)]
-    Party {
-        #[command(flatten)]
-        place: PlaceArgs,
-        #[arg(long, default_value_t = 0)]
-        port: u16,
-        /// The server's second listener
-        #[arg(long)]
-        unix: Option<PathBuf>,
-        role: String,
-    },
-    #[command(hide = true)]
-    Exec {
-        #[command(flatten)]
-        place: PlaceArgs,
-        #[arg(last = true, required = true)]
-        command: Vec<String>,
-    },
-    #[command(hide = true)]
-    Guard { id: String },
-}
-
-#[derive(Args)]
-struct PlaceArgs {
-    #[arg(long)]
-    cgroup: Option<PathBuf>,
-    #[arg(long)]
-    netns: Option<String>,
-    #[arg(long)]
-    cpu: Option<usize>,
-}
+use options::{Cli, Compare, Layout, PlaceArgs, Verb};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -145,6 +34,24 @@ fn main() -> ExitCode {
         None => compare(&cli.compare, &MESH, cli.null),
         Some(Verb::Shortcut(args)) => compare(&args, &SHORTCUT, false),
         Some(Verb::Plan { changes, json }) => plan(changes, json),
+        Some(Verb::Limits {
+            rounds,
+            readers,
+            write: writes,
+            throws,
+            layout: Layout { wire, cpus },
+            json,
+        }) => {
+            let options = limits::Options {
+                wire,
+                cpus,
+                rounds,
+                readers,
+                writes,
+                throws,
+            };
+            limits(&options, json)
+        }
         Some(Verb::Programs {
             case,
             shortcut,
@@ -241,6 +148,20 @@ fn plan(changes: u32, json: Option<PathBuf>) -> Result<()> {
     save(json.as_ref(), &report)
 }
 
+fn limits(options: &limits::Options, json: Option<PathBuf>) -> Result<()> {
+    let few = |n: u32, most| (1..=most).contains(&n);
+    if !few(options.readers, 1_000) || !few(options.throws, 1_000) || options.rounds == 0 {
+        usage("--readers and --throws from 1 to 1000, --rounds from 1");
+    }
+    if !options.writes.iter().all(|&n| few(n, LARGEST)) {
+        usage(&format!("--write from 1 to {LARGEST}"));
+    }
+    let report = limits::run(options, &mut progress())?;
+    done();
+    print!("{}", limits::text(&report));
+    save(json.as_ref(), &report)
+}
+
 fn programs(
     names: &[String],
     suite: &Suite,
@@ -317,16 +238,6 @@ fn done() {
     }
 }
 
-impl From<PlaceArgs> for Place {
-    fn from(args: PlaceArgs) -> Self {
-        Self {
-            cgroup: args.cgroup,
-            netns: args.netns,
-            cpu: args.cpu,
-        }
-    }
-}
-
 fn party(place: PlaceArgs, port: u16, unix: Option<PathBuf>, role: &str) -> Result<()> {
     let signal = rustix::process::Signal::KILL;
     rustix::process::set_parent_process_death_signal(Some(signal)).context("prctl")?;
@@ -334,7 +245,12 @@ fn party(place: PlaceArgs, port: u16, unix: Option<PathBuf>, role: &str) -> Resu
     match role {
         "client" => client::run().context("client"),
         "server" => server::serve(port, unix.as_deref()).context("server"),
-        _ => usage("a party is client or server"),
+        "web-client" => web::client::run().context("web client"),
+        "web-server" => match unix {
+            Some(unix) => web::server::serve(port, &unix).context("web server"),
+            None => usage("a web server needs --unix"),
+        },
+        _ => usage("a party is client, server, web-client or web-server"),
     }
 }
 

@@ -12,12 +12,12 @@ use crate::{
 
 /// Where the server listens.
 pub const SERVER_PORT: u16 = 7000;
-/// Where redis-server listens beside it.
-pub const REDIS_PORT: u16 = 7001;
+/// Where the server of a program listens beside it.
+pub const APP_PORT: u16 = 7001;
 /// Services' port.
 pub const SERVICE_PORT: u16 = 80;
 const SERVICE_BASE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
-const REDIS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 100, 1);
+const APP_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 100, 1);
 /// Addresses of one Workload at most.
 pub const WORKLOAD_ADDRESSES: u32 = 64;
 /// Kubernetes' default for one EndpointSlice.
@@ -174,30 +174,30 @@ pub fn write(lab: &Lab, size: Size) -> Result<()> {
     Ok(())
 }
 
-/// Adds the service of redis-server, which only the client may use.
-pub fn add_redis(lab: &Lab) -> Result<()> {
-    let endpoint = redis_endpoint(lab.wire.base());
-    let text = service_to("redis", REDIS_SERVICE, &[*endpoint.at(0).ip()], REDIS_PORT)
+/// Adds the service of a program's server, which only the client may use.
+pub fn add_app(lab: &Lab) -> Result<()> {
+    let endpoint = app_endpoint(lab.wire.base());
+    let text = service_to("app", APP_SERVICE, &[*endpoint.at(0).ip()], APP_PORT)
         + "---\n"
-        + &policy("redis", REDIS_PORT, CLIENT);
-    put(&lab.mesh_dir(), "redis.yaml", &text)
+        + &policy("app", APP_PORT, CLIENT);
+    put(&lab.mesh_dir(), "app.yaml", &text)
 }
 
-/// What redis-benchmark dials under the mesh.
-pub const fn redis_service() -> Targets {
+/// What a program's client dials under the mesh.
+pub const fn app_service() -> Targets {
     Targets {
-        base: REDIS_SERVICE,
+        base: APP_SERVICE,
         count: 1,
         port: SERVICE_PORT,
     }
 }
 
 /// And without.
-pub const fn redis_endpoint(base: Ipv4Addr) -> Targets {
+pub const fn app_endpoint(base: Ipv4Addr) -> Targets {
     Targets {
         base,
         count: 1,
-        port: REDIS_PORT,
+        port: APP_PORT,
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BenchError, Result,
     agent::{Agent, Passed},
+    apps,
     cases::Case,
     cpu::Cpu,
     ends::{Ends, Trip},
@@ -61,8 +62,8 @@ pub struct Rig {
     mesh: bool,
     /// The last case that could take the shortcut.
     learnt_from: Option<&'static str>,
-    /// Operations in a second of each case and way when it last ran.
-    rates: BTreeMap<(&'static str, &'static str), f64>,
+    /// Operations in a second of each case when it last ran without mesh.
+    rates: BTreeMap<&'static str, f64>,
     pub lab: Lab,
 }
 
@@ -115,15 +116,20 @@ impl Rig {
 
     /// Everything that cases of one mesh need, proven.
     pub fn for_cases(group: &[Case], wire: Wire, cpus: Cpus, mesh: bool) -> Result<Self> {
-        let size = group[0].size;
+        let mut rig = Self::of_size(group[0].size, wire, cpus, mesh)?;
+        if let Some(kind) = group[0].app() {
+            rig.turn(Way::NoMesh)?;
+            rig.start_app(kind)?;
+        }
+        Ok(rig)
+    }
+
+    /// A mesh of that size with our own client and server, proven.
+    pub fn of_size(size: Size, wire: Wire, cpus: Cpus, mesh: bool) -> Result<Self> {
         let lab = Lab::new(wire)?;
         manifests::write(&lab, size)?;
         let mut rig = Self::start(lab, cpus, mesh)?;
         rig.prove(size)?;
-        if group[0].is_redis() {
-            rig.turn(Way::NoMesh)?;
-            rig.start_redis()?;
-        }
         Ok(rig)
     }
 
@@ -142,11 +148,11 @@ impl Rig {
         })
     }
 
-    /// Adds redis-server on both sides; the mesh must not run yet.
-    fn start_redis(&mut self) -> Result<()> {
-        manifests::add_redis(&self.lab)?;
-        self.off.start_redis()?;
-        self.on.start_redis()
+    /// Adds a program's server on both sides; the mesh must not run yet.
+    fn start_app(&mut self, kind: apps::Kind) -> Result<()> {
+        manifests::add_app(&self.lab)?;
+        self.off.start_app(kind, &self.lab, Side::Off)?;
+        self.on.start_app(kind, &self.lab, Side::On)
     }
 
     /// Starts or removes the agent as the way wants it. Without mesh nothing of it is attached anywhere:
@@ -228,6 +234,17 @@ impl Rig {
         }
     }
 
+    /// Prepares a way: from now on connections go it.
+    pub fn go(&mut self, way: Way) -> Result<()> {
+        if self.turn(way)? {
+            self.side(way.side()).listen_anew()?;
+            if let Some(agent) = self.agent.as_ref().filter(|a| a.shortcut) {
+                agent.wait_watched()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Prepares a way and runs the case shortly.
     pub fn warm_up(&mut self, case: &Case, way: Way) -> Result<()> {
         if way == Way::Shortcut && self.learnt_from != Some(case.name) {
@@ -235,12 +252,7 @@ impl Rig {
             self.turn(Way::NoMesh)?;
             self.learnt_from = Some(case.name);
         }
-        if self.turn(way)? {
-            self.side(way.side()).listen_anew()?;
-            if let Some(agent) = self.agent.as_ref().filter(|a| a.shortcut) {
-                agent.wait_watched()?;
-            }
-        }
+        self.go(way)?;
         let trip = self.trip(case, way, WARM_UP);
         let done = self.side(way.side()).run(case, &trip);
         done.map(|_| ()).map_err(|e| on_way(e, way))
@@ -264,7 +276,9 @@ impl Rig {
             return Err(on_way(BenchError::Row { case, why }, way));
         }
         let rate = outcome.operations as f64 / outcome.seconds;
-        self.rates.insert((case.name, way.name()), rate);
+        if way == Way::NoMesh {
+            self.rates.insert(case.name, rate);
+        }
         Ok(Sample {
             operations: outcome.operations,
             seconds: outcome.seconds,
@@ -279,18 +293,18 @@ impl Rig {
             targets: self.targets(case, way),
             unix: way == Way::Unix,
             seconds,
-            rate: self.rates.get(&(case.name, way.name())).copied(),
+            rate: self.rates.get(case.name).copied(),
         }
     }
 
     /// What the client dials: a service if the mesh runs.
     fn targets(&self, case: &Case, way: Way) -> Targets {
         let base = self.lab.wire.base();
-        match (self.mesh && way.side() == Side::On, case.is_redis()) {
-            (true, false) => case.size.services(),
-            (false, false) => case.size.endpoints(base),
-            (true, true) => manifests::redis_service(),
-            (false, true) => manifests::redis_endpoint(base),
+        match (self.mesh && way.side() == Side::On, case.app()) {
+            (true, None) => case.size.services(),
+            (false, None) => case.size.endpoints(base),
+            (true, Some(_)) => manifests::app_service(),
+            (false, Some(_)) => manifests::app_endpoint(base),
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 use underpass_bench::{
     generator::{
         Exchange, Kind, LARGEST, Load, Order, Targets, now,
-        protocol::{Answer, Command},
+        protocol::{Answer, Command, Stall},
     },
     lab::Place,
     party::Party,
@@ -80,6 +80,33 @@ fn client_and_server_count_the_same() {
         let latency = &outcome.latency;
         assert!(latency.p50 > 0 && latency.p50 <= latency.p99 && latency.p99 <= latency.max);
     }
+}
+
+#[test]
+fn a_reader_that_does_not_read_stalls_its_sender_and_no_other() {
+    let port = free_port();
+    let mut server = party(&["--port", &port.to_string(), "server"]);
+    let mut client = party(&["client"]);
+    server.order(&Command::Ignore(true)).unwrap();
+    let wanted = Command::Stall(Stall {
+        target: load(port, REQUEST, 1).targets.at(0),
+        connections: 3,
+        write: 1 << 10,
+    });
+    let bytes = match client.ask(&wanted, Duration::from_secs(10)).unwrap() {
+        Answer::Stalled(bytes) => bytes,
+        other => panic!("{other:?}"),
+    };
+    // A reader would let it go on without end.
+    assert_eq!(bytes.len(), 3);
+    assert!(bytes.iter().all(|b| (1..64 << 20).contains(b)), "{bytes:?}");
+    let counted = server.count().unwrap();
+    assert_eq!((counted.connections, counted.requests), (3, 0));
+    server.order(&Command::Ignore(false)).unwrap();
+    client.order(&Command::Release).unwrap();
+    let outcome = client.run(&load(port, REQUEST, 16)).unwrap();
+    assert_eq!((outcome.operations, outcome.errors), (500, 0));
+    assert_eq!(server.count().unwrap().requests, 500);
 }
 
 /// A file that goes with the test, also after a panic.

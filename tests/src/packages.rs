@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use underpass_bench::apps::packaged;
+
 use crate::{Failure, Lab, Result, lab::Place, lab::Proc};
 
 /// Root of the unpacked packages.
 pub fn prefix() -> Result<PathBuf> {
-    let home = std::env::var_os("HOME").map_or_else(|| "/root".into(), PathBuf::from);
-    let tools = std::env::var_os("UNDERPASS_TOOLS")
-        .map_or(home.join(".cache/underpass/tools"), PathBuf::from);
-    let prefix = tools.join("debs-prefix");
+    let prefix = packaged::prefix();
     if prefix.is_dir() {
         return Ok(prefix);
     }
@@ -22,12 +21,7 @@ pub fn prefix() -> Result<PathBuf> {
 /// What to put in front of a packaged program, so that it finds the libraries that were unpacked
 /// beside it: `env` becomes the program.
 pub fn with_libraries() -> Result<[String; 2]> {
-    let root = prefix()?;
-    let libraries = format!(
-        "LD_LIBRARY_PATH={0}/usr/lib/{1}-linux-gnu:{0}/lib/{1}-linux-gnu",
-        root.display(),
-        std::env::consts::ARCH,
-    );
+    let libraries = format!("LD_LIBRARY_PATH={}", packaged::libraries(&prefix()?));
     Ok(["env".into(), libraries])
 }
 

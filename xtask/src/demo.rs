@@ -32,7 +32,9 @@ pub const BENCH: Verb = Verb {
     name: "bench",
     about: "runs the benchmarks on release builds (needs root)",
     flags: &[],
-    rest: Some("passed on: nothing, shortcut, plan or programs; `-- --help` shows their flags"),
+    rest: Some(
+        "passed on: nothing, shortcut, limits, plan or programs; `-- --help` shows their flags",
+    ),
     run: bench,
 };
 
@@ -58,9 +60,9 @@ fn demo(flags: &Flags) -> Result<()> {
 
 fn bench(flags: &Flags) -> Result<()> {
     setup::build_tools()?;
-    // Its Redis rows.
+    // Its rows of Redis and PostgreSQL.
     if flags.rest.first().is_some_and(|verb| verb == "shortcut") {
-        setup::servers()?;
+        setup::databases()?;
     }
     ebpf::build_default()?;
     let args = ["build", "--release", "--bins"];

@@ -32,11 +32,8 @@ pub const SERVERS: &[Program] = &[
     program("usr/bin/redis-cli", "redis-tools", "--version"),
 ];
 
-/// What `test --programs` uses as well.
-pub const MORE: &[Program] = &[
-    program("usr/sbin/haproxy", "haproxy", "-v"),
-    program("usr/bin/h2load", "nghttp2-client", "--version"),
-    program("usr/bin/wrk", "wrk", "-v"),
+/// What `bench shortcut` and `test --programs` use as well.
+pub const POSTGRES: &[Program] = &[
     program(
         "usr/lib/postgresql/15/bin/postgres",
         "postgresql-15",
@@ -47,6 +44,13 @@ pub const MORE: &[Program] = &[
         "postgresql-client-15",
         "--version",
     ),
+];
+
+/// What `test --programs` uses beside them.
+pub const MORE: &[Program] = &[
+    program("usr/sbin/haproxy", "haproxy", "-v"),
+    program("usr/bin/h2load", "nghttp2-client", "--version"),
+    program("usr/bin/wrk", "wrk", "-v"),
     program("usr/sbin/pgbouncer", "pgbouncer", "--version"),
 ];
 

@@ -54,9 +54,16 @@ pub fn servers() -> Result<()> {
     servers::unpack(&workspace::tools().join("debs-prefix"), servers::SERVERS)
 }
 
+/// The same with what `bench shortcut` needs beside them.
+pub fn databases() -> Result<()> {
+    servers()?;
+    let _lock = lock()?;
+    servers::unpack(&workspace::tools().join("debs-prefix"), servers::POSTGRES)
+}
+
 /// The same with what `test --programs` needs beside them.
 pub fn programs() -> Result<()> {
-    servers()?;
+    databases()?;
     let _lock = lock()?;
     servers::unpack(&workspace::tools().join("debs-prefix"), servers::MORE)
 }

@@ -11,11 +11,13 @@ use super::{
     protocol::{Answer, Command, Watched},
     run::perform,
     server::answer,
+    stall::stall,
 };
 
 /// Does what standard input says until it ends.
 pub fn run() -> io::Result<()> {
     answer(&Answer::Ready)?;
+    let mut stalled = Vec::new();
     for line in io::stdin().lock().lines() {
         let reply = match serde_json::from_str(&line?) {
             Ok(Command::Run(load)) => perform(&load).map(Answer::Ran),
@@ -31,6 +33,14 @@ pub fn run() -> io::Result<()> {
                     Duration::from_micros(rest_us),
                 );
                 watch(target, wanted, within, rest).map(Answer::Watched)
+            }
+            Ok(Command::Stall(wanted)) => stall(&wanted).map(|(connections, bytes)| {
+                stalled = connections;
+                Answer::Stalled(bytes)
+            }),
+            Ok(Command::Release) => {
+                stalled.clear();
+                Ok(Answer::Done)
             }
             other => Ok(Answer::Failed(format!("a client does not do {other:?}"))),
         };

@@ -6,12 +6,17 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use serde::{Deserialize, Serialize};
 
 use super::{Load, Outcome};
+use crate::web::{Protocol, WebLoad};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
     /// To a client.
     Run(Load),
+    /// To a web client.
+    RunWeb(WebLoad),
+    /// To a web server: what new connections speak.
+    Speak(Protocol),
     /// To a client: one connect and request.
     Try(SocketAddrV4),
     /// To a client: connect and request in a loop until the address `wanted` answers. After a failed
@@ -24,11 +29,18 @@ pub enum Command {
     },
     /// To a server: whether responses start with the address that was dialed, and are counted by it.
     Tally(bool),
-    /// To a server: listens anew, on the same port.
+    /// To a server of either kind: listens anew, on the same port.
     Listen,
+    /// To a client: connections to a server that reads nothing, see [`super::stall`].
+    Stall(Stall),
+    /// To a client: closes those.
+    Release,
+    /// To a server: whether connections that come from now on are never read. When it reads again it
+    /// closes those.
+    Ignore(bool),
     /// To a server: bytes of each message from now on, and whether it is answered with as many.
     Expect { message: u32, reply: bool },
-    /// To a server: counts since the last time.
+    /// To a server of either kind: counts since the last time.
     Count,
 }
 
@@ -45,7 +57,17 @@ pub enum Answer {
     Watched(Watched),
     Done,
     Counted(Counted),
+    /// Bytes that the kernel took, of each connection.
+    Stalled(Vec<u64>),
     Failed(String),
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Stall {
+    pub target: SocketAddrV4,
+    pub connections: u32,
+    /// Bytes of one write.
+    pub write: u32,
 }
 
 /// The first connect that reached the wanted address.

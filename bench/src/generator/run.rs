@@ -12,8 +12,6 @@ use super::{
 
 /// A run ends at this many errors.
 const ERRORS: u64 = 100;
-/// Longest latency that is recorded as itself.
-const LONGEST: u64 = 60_000_000_000;
 /// Slots at most.
 pub const CONCURRENCY: u32 = 1024;
 /// Bytes of one read at most.
@@ -48,7 +46,7 @@ pub fn perform(load: &Load) -> io::Result<Outcome> {
             "a load has 1 to {CONCURRENCY} slots, one if blocking, and a target: {load:?}"
         )));
     }
-    let latency = Histogram::new_with_bounds(1, LONGEST, 3).map_err(io::Error::other)?;
+    let latency = Latency::histogram();
     let begin = Instant::now();
     let mut run = Run {
         load,
@@ -238,20 +236,13 @@ impl Run<'_> {
     }
 
     fn outcome(self) -> Outcome {
-        let at = |quantile: f64| self.latency.value_at_quantile(quantile);
         Outcome {
             operations: self.done,
             connections: self.connections,
             errors: self.errors,
             first_error: self.first_error,
             seconds: (self.now - self.begin).as_secs_f64(),
-            latency: Latency {
-                p50: at(0.5),
-                p90: Some(at(0.9)),
-                p99: at(0.99),
-                p999: Some(at(0.999)),
-                max: self.latency.max(),
-            },
+            latency: Latency::of(&self.latency),
         }
     }
 }

@@ -64,6 +64,8 @@ struct Server {
     open: usize,
     tally: bool,
     reply: bool,
+    /// Connections that are not read, if new ones are not to be.
+    ignored: Option<Vec<OwnedFd>>,
     /// The bytes of one message, and what was read last.
     message: Vec<u8>,
     buffer: Vec<u8>,
@@ -94,6 +96,7 @@ pub fn serve(port: u16, unix: Option<&Path>) -> io::Result<()> {
         open: 0,
         tally: false,
         reply: true,
+        ignored: None,
         message: vec![b'u'; MESSAGE],
         buffer: vec![0; READ],
         counted: Counted::default(),
@@ -146,6 +149,11 @@ impl Server {
             };
             if listener == TCP {
                 set_tcp_nodelay(&stream, true)?;
+            }
+            if let Some(ignored) = &mut self.ignored {
+                self.counted.connections += 1;
+                ignored.push(stream);
+                continue;
             }
             let dialed = if self.tally { local(&stream) } else { None };
             self.seen.extend(dialed);
@@ -204,6 +212,10 @@ impl Server {
                 let tcp = self.tcp.insert(listen(self.port)?);
                 let data = epoll::EventData::new_u64(TCP);
                 epoll::add(&self.epoll, tcp, data, EventFlags::IN)?;
+                Answer::Done
+            }
+            Ok(Command::Ignore(on)) => {
+                self.ignored = on.then(Vec::new);
                 Answer::Done
             }
             Ok(Command::Expect { message, reply }) if (16..=LARGEST).contains(&message) => {
@@ -278,7 +290,7 @@ fn local(stream: &OwnedFd) -> Option<Ipv4Addr> {
     Some(*address.ip())
 }
 
-pub(super) fn answer(answer: &Answer) -> io::Result<()> {
+pub(crate) fn answer(answer: &Answer) -> io::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, answer)?;
     out.write_all(b"\n")?;

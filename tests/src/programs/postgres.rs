@@ -3,6 +3,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use underpass_bench::apps::postgres;
+
 use super::{
     Scenario, scenario,
     stage::{Stage, after},
@@ -16,7 +18,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("pgbouncer", pooled),
 ];
 
-const ANOTHER: [&str; 4] = ["packaged", "unshare", "--user", "--map-user=1000"];
+const PACKAGED: &[&str] = &["packaged"];
 
 fn program(name: &str) -> Result<String> {
     let path = tools::find(name).ok_or_else(|| Failure(format!("{name} is not here")))?;
@@ -25,40 +27,25 @@ fn program(name: &str) -> Result<String> {
 
 fn server(stage: &Stage) -> Result<Proc> {
     let data = stage.path("data");
-    let (initdb, postgres) = (program("initdb")?, program("postgres")?);
-    let make = [
-        &initdb,
-        "-D",
-        &data,
-        "-U",
-        "postgres",
-        "-A",
-        "trust",
-        "-N",
-        "--no-locale",
-        "-E",
-        "UTF8",
-    ];
-    stage.output(stage.server(), &[&ANOTHER[..], &make[..]].concat())?;
-    let any = "host all all all trust\n";
-    stage.write("data/pg_hba.conf", any)?;
+    let (initdb, server) = (program("initdb")?, program("postgres")?);
+    stage.output(
+        stage.server(),
+        &[
+            PACKAGED,
+            &postgres::NOT_ROOT,
+            &[&initdb],
+            &postgres::initdb(&data),
+        ]
+        .concat(),
+    )?;
+    stage.write("data/pg_hba.conf", postgres::HBA)?;
     let pod = &stage.fixture.server;
     let (ip, port) = (pod.v4.to_string(), stage.port.to_string());
-    let run = [
-        &postgres,
-        "-D",
-        &data,
-        "-h",
-        &ip,
-        "-p",
-        &port,
-        "-k",
-        "",
-        "-F",
-        "-c",
-        "shared_buffers=64MB",
-    ];
-    let server = stage.serve(pod, &[&ANOTHER[..], &run[..]].concat())?;
+    let flags = postgres::serve(&data, &ip, &port, "");
+    let server = stage.serve(
+        pod,
+        &[PACKAGED, &postgres::NOT_ROOT, &[&server], &flags].concat(),
+    )?;
     // It listens before it answers.
     crate::lab::until("PostgreSQL answers", Duration::from_secs(20), || {
         sql(stage, "select 1").map_err(|f| f.0)
@@ -109,7 +96,7 @@ fn pooled(stage: &mut Stage) -> Result<()> {
     );
     let ini = stage.write("pgbouncer.ini", &ini)?;
     let pgbouncer = program("pgbouncer")?;
-    let command = [&ANOTHER[..], &[&pgbouncer, &ini]].concat();
+    let command = [PACKAGED, &postgres::NOT_ROOT, &[&pgbouncer, &ini]].concat();
     let _pool = stage.serve(&stage.fixture.proxy, &command)?;
     transactions(stage, at)?;
     copy(stage, at)

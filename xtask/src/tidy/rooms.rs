@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("vend", &["api"]),
     ("proxy", &["mesh", "l7", "api"]),
     ("control", &["mesh", "api"]),
-    ("bench", &[]),
+    ("bench", &["abi"]),
     ("cli", &["abi", "mesh", "api", "bench"]),
     ("xtask", &[]),
     (

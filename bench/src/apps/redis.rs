@@ -4,34 +4,39 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
+use super::{Measured, packaged};
 use crate::{
     BenchError, Context as _, Result,
     cases::Redis,
-    generator::{Latency, Outcome, Targets},
+    cpu::Clocks,
+    ends::Trip,
+    generator::{Latency, Outcome},
     lab::Place,
-    manifests::REDIS_PORT,
-    party,
+    manifests::APP_PORT,
 };
 
-const READY_WITHIN: Duration = Duration::from_secs(10);
+/// Commands of a first run; later ones follow its rate.
+const COMMANDS: u64 = 5_000;
 
 /// A server on one side; it ends with this.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
     place: Place,
-    pub unix: PathBuf,
+    client: Place,
+    unix: PathBuf,
 }
 
 impl Server {
-    pub fn start(place: &Place, unix: &Path) -> Result<Self> {
+    pub fn start(client: &Place, place: &Place, unix: &Path) -> Result<Self> {
         let mut server = Self {
             child: spawn(place, unix)?,
             place: place.clone(),
+            client: client.clone(),
             unix: unix.to_owned(),
         };
         server.wait_ready()?;
@@ -46,7 +51,7 @@ impl Server {
     }
 
     /// How often it has run a command.
-    pub fn calls(&self, command: &str) -> Result<u64> {
+    fn calls(&self, command: &str) -> Result<u64> {
         let text = info(&self.unix).context("redis-server")?;
         let line = format!("cmdstat_{command}:calls=");
         let calls = text.lines().find_map(|l| l.strip_prefix(line.as_str()));
@@ -56,20 +61,55 @@ impl Server {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let begin = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().context("redis-server")? {
-                return Err(BenchError::Setup(format!("redis-server: {status}")));
-            }
-            if info(&self.unix).is_ok() {
-                return Ok(());
-            }
-            if begin.elapsed() > READY_WITHIN {
-                let why = format!("redis-server: not ready within {READY_WITHIN:?}");
-                return Err(BenchError::Setup(why));
-            }
-            std::thread::sleep(Duration::from_millis(2));
+        let unix = &self.unix;
+        packaged::wait_ready("redis-server", &mut self.child, || info(unix).is_ok())
+    }
+
+    /// Runs redis-benchmark against it.
+    pub fn run(
+        &mut self,
+        redis: Redis,
+        clients: u32,
+        trip: &Trip,
+        clocks: &Clocks,
+    ) -> Result<Measured> {
+        let commands = trip.count(COMMANDS);
+        let calls = self.calls(redis.command)?;
+        let before = clocks.read()?;
+        let outcome = self.benchmark(redis, clients, trip, commands)?;
+        let cpu = clocks.read()?.since(&before);
+        let calls = self.calls(redis.command)? - calls;
+        // It ends when enough are answered, and may have asked for a few more.
+        let more = u64::from(clients * redis.pipeline);
+        let wrong = (!(commands..=commands + more).contains(&calls))
+            .then(|| format!("redis-server ran {calls} commands of {commands}"));
+        Ok((outcome, cpu, wrong))
+    }
+
+    /// One run of so many commands.
+    fn benchmark(&self, case: Redis, clients: u32, trip: &Trip, commands: u64) -> Result<Outcome> {
+        let program = packaged::find("usr/bin/redis-benchmark")?;
+        let mut benchmark = packaged::command(&[&program], &self.client)?;
+        if trip.unix {
+            benchmark.arg("-s").arg(&self.unix);
+        } else {
+            let to = trip.targets.at(0);
+            let (host, port) = (to.ip().to_string(), to.port().to_string());
+            benchmark.args(["-h", &host, "-p", &port]);
         }
+        let (clients, pipeline) = (clients.to_string(), case.pipeline.to_string());
+        benchmark
+            .args(["--csv", "-t", case.command, "-c", &clients])
+            .args(["-P", &pipeline, "-n", &commands.to_string()])
+            .stdin(Stdio::null());
+        let begin = Instant::now();
+        let done = benchmark.output().context("redis-benchmark")?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let said = String::from_utf8_lossy(&done.stdout);
+        parse(&said, case.command, commands, seconds).ok_or_else(|| BenchError::Party {
+            party: "redis-benchmark".into(),
+            why: format!("{said}{}", String::from_utf8_lossy(&done.stderr)),
+        })
     }
 
     fn end(&mut self) {
@@ -85,8 +125,11 @@ impl Drop for Server {
 }
 
 fn spawn(place: &Place, unix: &Path) -> Result<Child> {
-    let port = REDIS_PORT.to_string();
-    let mut command = program("redis-server", place)?;
+    let (port, program) = (
+        APP_PORT.to_string(),
+        packaged::find("usr/bin/redis-server")?,
+    );
+    let mut command = packaged::command(&[&program], place)?;
     command
         .args([
             "--port",
@@ -102,45 +145,6 @@ fn spawn(place: &Place, unix: &Path) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     command.spawn().context("redis-server")
-}
-
-/// One run of so many commands.
-pub fn run(
-    place: &Place,
-    case: Redis,
-    clients: u32,
-    targets: &Targets,
-    unix: Option<&Path>,
-    commands: u64,
-) -> Result<Outcome> {
-    let mut benchmark = program("redis-benchmark", place)?;
-    match unix {
-        Some(path) => {
-            benchmark.arg("-s").arg(path);
-        }
-        None => {
-            let to = targets.at(0);
-            let (host, port) = (to.ip().to_string(), to.port().to_string());
-            benchmark.args(["-h", &host, "-p", &port]);
-        }
-    }
-    benchmark
-        .args(["--csv", "-t", case.command, "-c", &clients.to_string()])
-        .args([
-            "-P",
-            &case.pipeline.to_string(),
-            "-n",
-            &commands.to_string(),
-        ])
-        .stdin(Stdio::null());
-    let begin = Instant::now();
-    let done = benchmark.output().context("redis-benchmark")?;
-    let seconds = begin.elapsed().as_secs_f64();
-    let said = String::from_utf8_lossy(&done.stdout);
-    parse(&said, case.command, commands, seconds).ok_or_else(|| BenchError::Party {
-        party: "redis-benchmark".into(),
-        why: format!("{said}{}", String::from_utf8_lossy(&done.stderr)),
-    })
 }
 
 /// `None` unless its table has exactly the one line that was asked for.
@@ -172,36 +176,6 @@ fn parse(csv: &str, command: &str, commands: u64, seconds: f64) -> Option<Outcom
             max: nanoseconds("max_latency_ms")?,
         },
     })
-}
-
-/// A program of the prefix in its place.
-fn program(name: &str, place: &Place) -> Result<Command> {
-    let tools = std::env::var_os("UNDERPASS_TOOLS").map_or_else(
-        || Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache/underpass/tools"),
-        PathBuf::from,
-    );
-    let prefix = tools.join("debs-prefix");
-    let path = prefix.join("usr/bin").join(name);
-    if !path.exists() {
-        let why = format!(
-            "{} is missing; `cargo xtask setup` unpacks it",
-            path.display()
-        );
-        return Err(BenchError::Setup(why));
-    }
-    let arch = std::env::consts::ARCH;
-    let libraries = ["usr/lib", "lib"]
-        .map(|dir| prefix.join(dir).join(format!("{arch}-linux-gnu")))
-        .map(|dir| dir.display().to_string())
-        .join(":");
-    let mut command = Command::new(std::env::current_exe().context("own executable")?);
-    command
-        .arg("exec")
-        .args(party::arguments(place))
-        .arg("--")
-        .arg(path)
-        .env("LD_LIBRARY_PATH", libraries);
-    Ok(command)
 }
 
 fn info(unix: &Path) -> std::io::Result<String> {

@@ -1,0 +1,229 @@
+//! The client: a closed loop of requests, each of which is compared with its response.
+
+use std::{
+    error::Error,
+    io::{self, BufRead as _},
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::{http1, http2},
+    header,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    task::JoinSet,
+};
+use tonic::codegen::{BoxFuture, Context, Poll, Service};
+
+use super::{
+    MESSAGE, Protocol, WebLoad,
+    echo::{self, echo_client::EchoClient},
+    runtime,
+};
+use crate::generator::{
+    Latency, Outcome,
+    protocol::{Answer, Command},
+    server::answer,
+};
+
+/// Until a connection without requests must have ended.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
+const AUTHORITY: &str = "bench";
+const URI: &str = "http://bench/";
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Does what standard input says until it ends.
+pub fn run() -> io::Result<()> {
+    let runtime = runtime()?;
+    answer(&Answer::Ready)?;
+    for line in io::stdin().lock().lines() {
+        let reply = match serde_json::from_str(&line?) {
+            Ok(Command::RunWeb(load)) => match runtime.block_on(perform(&load)) {
+                Ok(outcome) => Answer::Ran(outcome),
+                Err(why) => Answer::Failed(why.to_string()),
+            },
+            other => Answer::Failed(format!("a web client does not do {other:?}")),
+        };
+        answer(&reply)?;
+    }
+    Ok(())
+}
+
+/// What makes requests; each has a place for one at a time.
+enum Caller {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+    Grpc(EchoClient<Channel>),
+}
+
+/// What one caller saw.
+struct Seen {
+    latency: Histogram<u64>,
+    error: Option<String>,
+}
+
+async fn perform(load: &WebLoad) -> Result<Outcome, Failure> {
+    let mut connections = JoinSet::new();
+    let callers = open(load, &mut connections).await?;
+    let opened = connections.len() as u64;
+    let begin = Instant::now();
+    let end = begin + Duration::from_secs_f64(load.seconds);
+    let mut running = JoinSet::new();
+    for (number, caller) in (0..).zip(callers) {
+        running.spawn(caller.repeat(number, end));
+    }
+    let mut latency = Latency::histogram();
+    let (mut errors, mut first_error) = (0, None);
+    while let Some(seen) = running.join_next().await {
+        let Seen { latency: of, error } = seen?;
+        latency.add(of)?;
+        errors += u64::from(error.is_some());
+        first_error = first_error.or(error);
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    // Nobody can make a request any more, so they end.
+    let ended = async { while connections.join_next().await.is_some() {} };
+    tokio::time::timeout(CLOSED_WITHIN, ended).await?;
+    Ok(Outcome {
+        operations: latency.len(),
+        connections: opened,
+        errors,
+        first_error,
+        seconds,
+        latency: Latency::of(&latency),
+    })
+}
+
+/// Dials; each connection becomes a task.
+async fn open(load: &WebLoad, connections: &mut JoinSet<()>) -> Result<Vec<Caller>, Failure> {
+    let mut callers = Vec::new();
+    for _ in 0..load.protocol.connections(load.concurrency) {
+        match &load.unix {
+            Some(path) => {
+                let stream = UnixStream::connect(path).await?;
+                callers.extend(greet(load, stream, connections).await?);
+            }
+            None => {
+                let stream = TcpStream::connect(load.target).await?;
+                stream.set_nodelay(true)?;
+                callers.extend(greet(load, stream, connections).await?);
+            }
+        }
+    }
+    Ok(callers)
+}
+
+/// The callers of one connection.
+async fn greet<S>(
+    load: &WebLoad,
+    stream: S,
+    connections: &mut JoinSet<()>,
+) -> Result<Vec<Caller>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = TokioIo::new(stream);
+    let callers = 0..load.concurrency;
+    Ok(match load.protocol {
+        Protocol::Http1 => {
+            let (sender, connection) = http1::handshake(io).await?;
+            connections.spawn(async { drop(connection.await) });
+            vec![Caller::Http1(sender)]
+        }
+        Protocol::Http2 => {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+            connections.spawn(async { drop(connection.await) });
+            callers.map(|_| Caller::Http2(sender.clone())).collect()
+        }
+        Protocol::Grpc => {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+            connections.spawn(async { drop(connection.await) });
+            let client = EchoClient::with_origin(Channel(sender), URI.parse()?);
+            callers.map(|_| Caller::Grpc(client.clone())).collect()
+        }
+    })
+}
+
+impl Caller {
+    async fn repeat(mut self, caller: u32, end: Instant) -> Seen {
+        let mut seen = Seen {
+            latency: Latency::histogram(),
+            error: None,
+        };
+        let mut now = Instant::now();
+        for number in 0_u32.. {
+            let body = message(caller, number);
+            match self.call(body.clone()).await {
+                Ok(back) if back == body => {}
+                Ok(_) => seen.error = Some("a response differs from its request".into()),
+                Err(e) => seen.error = Some(e.to_string()),
+            }
+            if seen.error.is_some() {
+                break;
+            }
+            let start = std::mem::replace(&mut now, Instant::now());
+            seen.latency
+                .saturating_record((now - start).as_nanos() as u64);
+            if now >= end {
+                break;
+            }
+        }
+        seen
+    }
+
+    async fn call(&mut self, body: Bytes) -> Result<Bytes, Failure> {
+        match self {
+            Self::Http1(sender) => {
+                sender.ready().await?;
+                let request = Request::post("/").header(header::HOST, AUTHORITY);
+                whole(sender.send_request(request.body(Full::new(body))?).await?).await
+            }
+            Self::Http2(sender) => {
+                let request = Request::post(URI).body(Full::new(body))?;
+                whole(sender.send_request(request).await?).await
+            }
+            Self::Grpc(client) => Ok(client.call(echo::Body { body }).await?.into_inner().body),
+        }
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
+    if response.status() != StatusCode::OK {
+        return Err(response.status().to_string().into());
+    }
+    Ok(response.into_body().collect().await?.to_bytes())
+}
+
+/// No two requests of a run are alike.
+fn message(caller: u32, number: u32) -> Bytes {
+    let mut bytes = vec![b'u'; MESSAGE];
+    bytes[..4].copy_from_slice(&caller.to_be_bytes());
+    bytes[MESSAGE - 4..].copy_from_slice(&number.to_be_bytes());
+    bytes.into()
+}
+
+/// hyper's connection as what tonic's client calls.
+#[derive(Clone)]
+struct Channel(http2::SendRequest<tonic::body::Body>);
+
+impl Service<Request<tonic::body::Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
