@@ -1,6 +1,6 @@
 //! What decides about a request: pure, without a clock, without I/O. A codec (HTTP/1 or HTTP/2) gives a
 //! borrowed view of a head; [`limit::check`] refuses what is ambiguous or too large and finds host,
-//! normal path and framing.
+//! normal path and framing; [`route::Table`] finds the rule and the backend.
 #![forbid(unsafe_code)]
 
 pub mod framing;
@@ -8,8 +8,10 @@ pub mod head;
 pub mod host;
 pub mod limit;
 pub mod path;
+pub mod route;
 pub mod target;
 
+mod matching;
 mod refusal;
 
 pub use refusal::Refusal;

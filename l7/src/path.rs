@@ -96,7 +96,7 @@ fn check_escape(value: u8, rest: &[u8]) -> Result<(), Refusal> {
 }
 
 /// The value of an escape at the start.
-fn escape(text: &[u8]) -> Option<u8> {
+pub(crate) fn escape(text: &[u8]) -> Option<u8> {
     hex(text.strip_prefix(b"%")?)
 }
 
