@@ -3,6 +3,7 @@
 //! normal path and framing; [`route::Table`] finds the rule and the backend.
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod framing;
 pub mod head;
 pub mod host;
