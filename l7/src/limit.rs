@@ -9,6 +9,13 @@ use crate::{
     target::{self, Target},
 };
 
+/// Defaults of [`Limits`], where each is explained.
+pub const HEADER_BYTES: usize = 64 << 10;
+pub const HEADER_COUNT: usize = 128;
+pub const TARGET_BYTES: usize = 16 << 10;
+pub const METHOD_BYTES: usize = 32;
+pub const BODY_BYTES: u64 = u64::MAX;
+
 /// Bounds of one head. A codec that finds one exceeded while it still reads refuses the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -27,11 +34,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            header_bytes: 64 << 10,
-            header_count: 128,
-            target_bytes: 16 << 10,
-            method_bytes: 32,
-            body_bytes: u64::MAX,
+            header_bytes: HEADER_BYTES,
+            header_count: HEADER_COUNT,
+            target_bytes: TARGET_BYTES,
+            method_bytes: METHOD_BYTES,
+            body_bytes: BODY_BYTES,
         }
     }
 }

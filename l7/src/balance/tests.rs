@@ -201,6 +201,15 @@ fn shares_go_by_weight() {
 }
 
 #[test]
+fn a_slow_heavy_endpoint_keeps_the_draws_against_itself() {
+    let mut lab = Lab::new(1, [(0, 2), (1, 1), (2, 1)]);
+    lab.run(30 * SECOND, MS, |id| {
+        fine(if id == 0 { 50 * MS } else { MS })
+    });
+    assert!((0.2..0.27).contains(&lab.share(0)), "{:?}", lab.counts);
+}
+
+#[test]
 fn without_an_endpoint_there_is_a_reason() {
     let mut balancer = Balancer::new(Settings::default());
     assert_eq!(balancer.pick(1, 1).err(), Some(Refusal::NoEndpoints));
