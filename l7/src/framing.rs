@@ -61,9 +61,8 @@ impl Lengths {
         for coding in value.split(|b| *b == b',').map(trim) {
             let chunked = coding.eq_ignore_ascii_case(b"chunked");
             // Neither an empty element nor a parameter is needed by anybody but an attacker.
-            let is_name = !coding.is_empty() && coding.iter().all(|b| is_token(*b));
             self.coding = match (self.coding, chunked) {
-                _ if !is_name => Coding::Broken,
+                _ if !is_token(coding) => Coding::Broken,
                 (Coding::None, true) => Coding::Chunked,
                 (Coding::Other, true) => Coding::OtherChunked,
                 (Coding::None | Coding::Other, false) => Coding::Other,
@@ -131,7 +130,34 @@ pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// A character of names and methods (RFC 9110, 5.6.2).
-pub(crate) fn is_token(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+/// A name or a method: one character of RFC 9110, 5.6.2, or more.
+pub(crate) fn is_token(text: &[u8]) -> bool {
+    // A table, and no early end: names are short and nearly always good.
+    !text.is_empty()
+        && text
+            .iter()
+            .fold(true, |good, b| good & TOKEN[usize::from(*b)])
+}
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0u8;
+    while b < 128 {
+        table[b as usize] = b.is_ascii_alphanumeric();
+        b += 1;
+    }
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut i = 0;
+    while i < others.len() {
+        table[others[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
+
+/// A field's value: no control character but the tab (RFC 9110, 5.5). Bytes beyond ASCII may stand in it.
+pub(crate) fn is_value(text: &[u8]) -> bool {
+    let bad = |b: u8| ((b < b' ') & (b != b'\t')) | (b == 0x7f);
+    // Without an early end this is done many bytes at a time.
+    !text.iter().fold(false, |any, b| any | bad(*b))
 }

@@ -21,24 +21,40 @@ impl<'a> Host<'a> {
     pub fn parse(text: &'a [u8]) -> Result<Self, Refusal> {
         let bad = Refusal::BadHost;
         let text = str::from_utf8(text).map_err(|_| bad)?;
-        let after_address = text.find(']').map_or(0, |i| i + 1);
-        let (name, port) = match text[after_address..].split_once(':') {
-            Some((rest, port)) => (&text[..after_address + rest.len()], port_of(port)?),
-            None => (text, None),
-        };
-        if let Some(address) = name.strip_prefix('[') {
-            let address = address.strip_suffix(']').ok_or(bad)?;
+        if let Some(rest) = text.strip_prefix('[') {
+            let (address, port) = rest.split_once(']').ok_or(bad)?;
             address.parse::<Ipv6Addr>().map_err(|_| bad)?;
+            let port = match port {
+                "" => None,
+                port => port_of(port.strip_prefix(':').ok_or(bad)?)?,
+            };
+            let name = &text[..address.len() + 2];
             return Ok(Self { name, port });
         }
-        let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+        let (name, port) = match text.split_once(':') {
+            Some((name, port)) => (name, port_of(port)?),
+            None => (text, None),
+        };
         let stem = name.strip_suffix('.').unwrap_or(name);
-        if name.len() > NAME_MAX || !name.bytes().all(is_name) || stem.split('.').any(str::is_empty)
-        {
+        if name.len() > NAME_MAX || !is_name(stem) {
             return Err(bad);
         }
         Ok(Self { name: stem, port })
     }
+}
+
+/// Labels of letters, digits, `-` and `_`, none of them empty.
+fn is_name(name: &str) -> bool {
+    let mut label_ended = true;
+    for b in name.bytes() {
+        match b {
+            b'.' if label_ended => return false,
+            b'.' => label_ended = true,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => label_ended = false,
+            _ => return false,
+        }
+    }
+    !label_ended
 }
 
 /// `80`; an empty one is as none (RFC 3986, 3.2.3).

@@ -3,7 +3,7 @@
 
 use crate::{
     Refusal,
-    framing::{Framing, Lengths, is_token, trim},
+    framing::{Framing, Lengths, is_token, is_value, trim},
     head::{Fields, Request, Response, Version},
     host::Host,
     target::{self, Target},
@@ -60,7 +60,7 @@ pub fn check<'a, F: Fields + ?Sized>(
     if head.version == Version::Other {
         return Err(Refusal::HttpVersion);
     }
-    if head.method.is_empty() || !head.method.iter().all(|b| is_token(*b)) {
+    if !is_token(head.method) {
         return Err(Refusal::BadMethod);
     }
     if head.method.len() > limits.method_bytes {
@@ -136,13 +136,10 @@ fn check_fields<'a, F: Fields + ?Sized>(
         if count > limits.header_count {
             return Err(Refusal::HeaderCount);
         }
-        if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
+        if !is_token(name) {
             return Err(Refusal::HeaderName);
         }
-        if !value
-            .iter()
-            .all(|b| *b == b'\t' || (*b >= b' ' && *b != 0x7f))
-        {
+        if !is_value(value) {
             return Err(Refusal::HeaderValue);
         }
         found.field(name, trim(value), version)?;

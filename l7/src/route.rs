@@ -156,7 +156,7 @@ impl Table {
         let host = accepted.host.map_or("", |host| host.name);
         let find = |paths: &Paths| paths.find(path, |c| c.hold(head, query));
         // The longest suffix begins at the first dot.
-        let dots = host.match_indices('.').filter(|(at, _)| *at > 0);
+        let dots = host.match_indices('.');
         let rule = get(&self.exact, host)
             .and_then(find)
             .or_else(|| {

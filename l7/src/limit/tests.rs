@@ -124,6 +124,14 @@ fn smuggling_payloads_are_refused() {
 }
 
 #[test]
+fn values_hold_text_of_any_script_and_no_controls() {
+    assert_eq!(post(&[("X", "caf\u{e9}\t!")]), Ok(Framing::Empty));
+    for value in ["\x7f", "a\x1bb", "\x01"] {
+        assert_eq!(post(&[("X", value)]), Err(HeaderValue), "{value:?}");
+    }
+}
+
+#[test]
 fn http_1_0_has_no_transfer_encoding() {
     let lines = [("Transfer-Encoding", "chunked")];
     let refused = request(Version::Http10, "POST", "/", &lines).map(|a| a.framing);

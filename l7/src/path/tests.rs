@@ -22,6 +22,7 @@ fn has_one_form_for_each_path() {
         ("/a/b/..", "/a/"),
         ("/%7euser/%41%2d%2E%5f", "/~user/A-._"),
         ("/caf%c3%a9", "/caf%C3%A9"),
+        ("/%E0%A0%80%F0%90%80%80", "/%E0%A0%80%F0%90%80%80"),
         ("/a%20b%3f%23", "/a%20b%3F%23"),
         // Dot segments that are seen only after decoding
         ("/a/%2e%2e/b", "/b"),
@@ -85,6 +86,7 @@ fn refuses_what_servers_read_in_different_ways() {
         (b"/a/%c0%ae%c0%ae/b", PathOverlong),
         (b"/a%c0%afb", PathOverlong),
         (b"/a%e0%80%afb", PathOverlong),
+        (b"/a%e0%9f%bfb", PathOverlong),
         (b"/a%f0%80%80%afb", PathOverlong),
         (b"/a/..;/b", PathDotParameter),
         (b"/a/..;x=1/b", PathDotParameter),
