@@ -47,7 +47,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted<'a> {
     pub framing: Framing,
-    /// `None` only for HTTP/1.0.
+    /// `None` only for HTTP/1.0. What is forwarded needs a Host field that says the same.
     pub host: Option<Host<'a>>,
     pub target: Target<'a>,
 }
@@ -74,15 +74,14 @@ pub fn check<'a, F: Fields + ?Sized>(
         return Err(Refusal::Expectation);
     }
     let (target, named) = target::parse(head)?;
-    let host = match (found.host, named) {
-        (Some(field), Some(named)) if Host::parse(field)? != named => {
-            return Err(Refusal::HostConflict);
-        }
-        (_, Some(named)) => Some(named),
-        (Some(field), None) => Some(Host::parse(field)?),
-        (None, None) => None,
-    };
-    let field_needed = head.version == Version::Http11 && found.host.is_none();
+    let field = found.host.map(Host::parse).transpose()?;
+    if let (Some(field), Some(named)) = (field, named)
+        && !agree(head, field, named)
+    {
+        return Err(Refusal::HostConflict);
+    }
+    let host = named.or(field);
+    let field_needed = head.version == Version::Http11 && field.is_none();
     if field_needed || (head.version == Version::Http2 && host.is_none()) {
         return Err(Refusal::HostMissing);
     }
@@ -97,6 +96,17 @@ pub fn check<'a, F: Fields + ?Sized>(
         host,
         target,
     })
+}
+
+/// Whether the Host field says what the target says.
+fn agree<F: ?Sized>(head: &Request<'_, F>, field: Host<'_>, named: Host<'_>) -> bool {
+    // RFC 9112, 3.2.3, itself shows a CONNECT whose Host has no port.
+    let port = if head.is_connect() {
+        field.port.or(named.port)
+    } else {
+        field.port
+    };
+    Host { port, ..field } == named
 }
 
 /// Judges the head of a response to `method`; what is refused becomes 502.

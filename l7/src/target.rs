@@ -25,6 +25,29 @@ pub enum Target<'a> {
     Authority(Host<'a>),
 }
 
+impl Target<'_> {
+    /// As it is forwarded, in HTTP/1's request line and as `:path` (or, of a tunnel, `:authority`).
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut push = |text: &str| out.extend_from_slice(text.as_bytes());
+        match self {
+            Self::Path { path, query } => {
+                push(path);
+                if let Some(query) = query {
+                    push("?");
+                    push(query);
+                }
+            }
+            Self::Asterisk => push("*"),
+            Self::Authority(host) => {
+                push(host.name);
+                if let Some(port) = host.port {
+                    push(&format!(":{port}"));
+                }
+            }
+        }
+    }
+}
+
 /// The target, and the host if the target names one.
 pub(crate) fn parse<'a, F: ?Sized>(
     head: &Request<'a, F>,
@@ -103,6 +126,8 @@ fn query(text: &[u8]) -> Result<&str, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NONE: &[(&str, &str)] = &[];
@@ -167,6 +192,32 @@ mod tests {
             ("CONNECT", "http://a:80/", Err(Refusal::BadTarget)),
         ] {
             assert_eq!(http1(method, target), expected, "{method} {target}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..ProptestConfig::default() })]
+
+        /// The next parser reads what routing saw.
+        #[test]
+        fn what_is_forwarded_is_read_the_same(
+            method in prop::sample::select(&["GET", "OPTIONS", "CONNECT"][..]),
+            target in prop_oneof![
+                "(http://)?[a-c.]{0,3}(:[0-9]{0,3})?(/[a./%2eE]{0,8}){0,3}(\\?[a-c=?/%]{0,4})?",
+                prop::sample::select(&["*", "/", "http://a", "https://a?b"][..]).prop_map(str::to_owned),
+            ],
+        ) {
+            let read = |target: &str| {
+                let head = Request::http1(Version::Http11, method.as_bytes(), target.as_bytes(), NONE);
+                let mut out = Vec::new();
+                parse(&head).map(|(target, _)| target.write(&mut out)).ok()?;
+                Some(String::from_utf8(out).unwrap())
+            };
+            if let Some(first) = read(&target) {
+                prop_assert_eq!(read(&first), Some(first.clone()), "{}", target);
+                let has_path = first.starts_with('/');
+                prop_assert!(has_path || first == "*" || method == "CONNECT", "{}", first);
+            }
         }
     }
 

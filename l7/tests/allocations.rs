@@ -57,17 +57,17 @@ fn table() -> Table {
             request_timeout: None,
         }],
     };
-    Table::compile("shop/ledger", 80, [&route]).unwrap()
+    Table::compile("shop/ledger", 80, [&route]).expect("paths have a normal form")
 }
 
 fn one_request(table: &Table, balancer: &mut Balancer, target: &str, now_ns: u64) {
     let head = Request::http1(Version::Http11, b"POST", target.as_bytes(), &LINES[..]);
-    let accepted = check(&head, &Limits::default()).unwrap();
-    let rule = table.route(&head, &accepted).unwrap();
-    assert_eq!(rule.pick(7).unwrap().port, 80);
+    let accepted = check(&head, &Limits::default()).expect("nothing is wrong with it");
+    let rule = table.route(&head, &accepted).expect("a rule matches");
+    assert_eq!(rule.pick(7).map(|b| b.port), Ok(80));
     let mut pending = balancer
         .pick(now_ns, now_ns.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-        .unwrap();
+        .expect("there are endpoints");
     balancer.answered(&mut pending, now_ns + 1000);
     balancer.end(pending, now_ns + 2000, Outcome::Done);
 }

@@ -257,6 +257,9 @@ fn methods_versions_and_expectations() {
     let connect =
         |lines: Lines| request(Version::Http11, "CONNECT", "a:1", lines).map(|a| a.framing);
     assert_eq!(connect(&[("Host", "a:1")]), Ok(Framing::Tunnel));
+    assert_eq!(connect(&[("Host", "A")]), Ok(Framing::Tunnel));
+    assert_eq!(connect(&[("Host", "a:2")]), Err(HostConflict));
+    assert_eq!(connect(&[("Host", "b")]), Err(HostConflict));
     let chunked = [("Host", "a:1"), ("Transfer-Encoding", "chunked")];
     assert_eq!(connect(&chunked), Err(ConnectBody));
 }
