@@ -159,6 +159,7 @@ fn one_host_is_needed() {
         (v11, "/", &[("Host", "a, b")], Err(BadHost)),
         (v11, "/", &[("Host", "")], Err(BadHost)),
         (v11, "http://a/", &[("Host", "b")], Err(HostConflict)),
+        (v11, "http://a:8/", &[("Host", "a")], Err(HostConflict)),
         (v11, "http://a/", &[("Host", "a:8")], Err(HostConflict)),
     ] {
         assert_eq!(host(version, target, lines), expected, "{target} {lines:?}");

@@ -127,12 +127,13 @@ pub(super) fn timeout<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration
 fn duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text;
+    // Four parts and the end.
     for part in 0..5 {
         if rest.is_empty() {
             return (part > 0).then_some(total);
         }
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        if !(1..=5).contains(&digits) || part == 4 {
+        if !(1..=5).contains(&digits) {
             return None;
         }
         let number: u32 = rest[..digits].parse().ok()?;
