@@ -147,6 +147,43 @@ codes! {
     501 BAD_FILTER "a filter is not understood" "see --help";
     502 NOT_FOUND "no such object" "`underpass status -o wide` lists the workloads, `underpass stat` the services";
     503 BAD_ARGUMENT "an argument is not understood" "see --help";
+    // 600-699: why a request was refused (the rules of `l7/`, which no worker applies yet)
+    601 HTTP_VERSION "505: the request's HTTP version is none of 1.0, 1.1 and 2" "";
+    602 BAD_METHOD "400: the method is no token" "";
+    603 METHOD_LENGTH "501: the method is longer than any that is known" "";
+    604 TARGET_LENGTH "414: the request target is longer than the limit" "send long values in the body";
+    605 BAD_TARGET "400: the request target has none of the forms that its method may have" "";
+    610 PATH_CONTROL "400: the target holds a space or a control character, plain or escaped" "";
+    611 PATH_NON_ASCII "400: the target holds bytes beyond ASCII" "percent-encode them";
+    612 PATH_FRAGMENT "400: the target holds `#`, which is the client's alone" "";
+    613 PATH_BACKSLASH "400: the path holds a backslash, plain or escaped, which some servers take for a slash" "";
+    614 PATH_ENCODED_SLASH "400: the path holds an escaped slash, which servers read in different ways" "send such values in the query";
+    615 PATH_ESCAPE "400: a percent sign is not followed by two hexadecimal digits" "write it as %25";
+    616 PATH_DOUBLE_ESCAPE "400: the path holds an escape that is itself escaped and would be a dot, a slash, a percent sign or a control character" "";
+    617 PATH_OVERLONG "400: the path holds an overlong UTF-8 sequence, which some servers take for ASCII" "";
+    618 PATH_ABOVE_ROOT "400: `..` leads above the root" "";
+    619 PATH_DOT_PARAMETER "400: a dot segment has a parameter, as in `/..;a/`, which some servers take for a dot segment" "";
+    620 HEADER_BYTES "431: the header fields are larger than the limit" "";
+    621 HEADER_COUNT "431: there are more header fields than the limit" "";
+    622 HEADER_NAME "400: a header field's name is no token (a space before the colon, a folded line)" "";
+    623 HEADER_VALUE "400: a header field's value holds a control character" "";
+    624 HEADER_LOOKALIKE "400: a header field is named as one that frames the message, but for underscores" "";
+    625 HEADER_OF_CONNECTION "400: HTTP/2 knows no such header field" "";
+    630 HOST_MISSING "400: the request names no host" "";
+    631 HOST_TWICE "400: the request has several Host fields" "";
+    632 BAD_HOST "400: the host is no name or address with an optional port" "";
+    633 HOST_CONFLICT "400: the Host field names another host than the target or `:authority`" "";
+    640 BAD_LENGTH "400: Content-Length is no decimal number" "";
+    641 LENGTH_TWICE "400: the message has several lengths, equal or not" "";
+    642 LENGTH_AND_CODING "400: the message has both Content-Length and Transfer-Encoding" "";
+    643 CHUNKED_NOT_LAST "400: Transfer-Encoding does not end with one `chunked`" "";
+    644 TRANSFER_CODING "501: the message has a transfer coding other than `chunked`" "compress by Content-Encoding";
+    645 CODING_BEFORE_1_1 "400: a message of HTTP/1.0 has Transfer-Encoding" "";
+    646 BODY_LENGTH "413: the body is larger than the limit" "";
+    647 EXPECTATION "417: Expect holds something other than `100-continue`" "";
+    648 CONNECT_BODY "400: CONNECT has a body" "";
+    660 NO_ROUTE "404: no rule of the service's routes matches the request" "add a rule without matches for everything else";
+    661 NO_BACKEND "500: the rule that matches has no backend with a weight" "give one of its backendRefs a weight";
 }
 
 impl Code {

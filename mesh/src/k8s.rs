@@ -17,6 +17,7 @@ use crate::{Str, split_name};
 mod field;
 mod pod;
 mod policy;
+pub mod route;
 mod slice;
 mod value;
 

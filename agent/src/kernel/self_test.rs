@@ -10,7 +10,7 @@ use std::{
 use aya::{Ebpf, maps::Map as AyaMap};
 use rustix::{
     buffer::spare_capacity,
-    event::{Timespec, epoll},
+    event::{PollFd, PollFlags, Timespec, epoll, poll},
     io::{Errno, ioctl_fionread},
     net::{
         AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, accept_with, bind,
@@ -205,11 +205,13 @@ fn loopback() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     listen(&listener, 1)?;
     let at = SocketAddr::try_from(getsockname(&listener)?).map_err(|_| Errno::INVAL)?;
     let a = tcp()?;
-    // Loopback answers within the call: the connection is established when it returns.
     match connect(&a, &at) {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(e) => return Err(e),
     }
+    // Loopback answers within the call, unless the node is so busy that `ksoftirqd` does it later.
+    let limit = Timespec::try_from(LIMIT).map_err(|_| Errno::INVAL)?;
+    poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&limit))?;
     let b = accept_with(&listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     for fd in [&a, &b] {
         sockopt::set_tcp_nodelay(fd, true)?;

@@ -3,7 +3,7 @@
 
 use underpass_abi::{
     reason::code,
-    shortcut::{End, end, programs, switch},
+    shortcut::{End, bound, end, programs, switch},
     tables::setting,
 };
 
@@ -209,8 +209,11 @@ fn room(e: &mut End, peer: *const u8, size: u32) -> u16 {
     let charged: u32 = field(peer, at!(sk_rmem_alloc));
     let queued: u32 = field(psock, at!(psock_msg_tot_len));
     e.waiting = queued;
+    // The kernel tells bytes, not messages.
+    e.piled = if queued < e.piled { queued } else { e.piled };
+    let held = u64::from(queued) + u64::from(e.piled) * bound::MESSAGE;
     let size = u64::from(size);
-    if u64::from(queued) + size > word!(SETTINGS, setting::SHORTCUT_SOCKET)
+    if held + size > word!(SETTINGS, setting::SHORTCUT_SOCKET)
         || u64::from(charged) + size > backlog
     {
         return code::SHORTCUT_QUEUE_FULL;
@@ -221,6 +224,7 @@ fn room(e: &mut End, peer: *const u8, size: u32) -> u16 {
     if field::<i64>(memory, 0) > word!(SETTINGS, setting::SHORTCUT_NODE) as i64 {
         return code::SHORTCUT_NODE_MEMORY;
     }
+    e.piled += 1;
     0
 }
 

@@ -170,7 +170,7 @@ pub(super) fn is_label(s: &str) -> Result<(), String> {
     }
 }
 
-fn is_subdomain(s: &str) -> Result<(), String> {
+pub(super) fn is_subdomain(s: &str) -> Result<(), String> {
     if s.len() <= 253 && s.split('.').all(|part| is_label(part).is_ok()) {
         return Ok(());
     }

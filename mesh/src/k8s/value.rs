@@ -117,7 +117,7 @@ pub(super) fn timeout<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>, D:
 }
 
 /// A number within bounds, checked where it stands, so that an error has its line and path.
-fn number<'de, D: Deserializer<'de>>(
+pub(super) fn number<'de, D: Deserializer<'de>>(
     d: D,
     expected: &'static str,
     bounds: std::ops::RangeInclusive<u64>,

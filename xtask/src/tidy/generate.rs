@@ -71,6 +71,7 @@ fn chapter(hundred: u16) -> &'static str {
         3 => "Configuration",
         4 => "The node",
         5 => "Command line",
+        6 => "Why a request was refused (no worker applies these rules yet)",
         _ => "Other",
     }
 }
