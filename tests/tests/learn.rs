@@ -1,6 +1,9 @@
 //! What the shortcut learns: streams that cost less by TCP leave it and are kept out, others stay.
 
-use underpass_abi::{plain, shortcut::learn};
+use underpass_abi::{
+    plain,
+    shortcut::{bound, learn},
+};
 use underpass_agent::sys::maps::Put;
 use underpass_tests::{
     Result,
@@ -83,6 +86,29 @@ fn zero_seconds_learn_nothing() -> Result<()> {
     ends.short(learn::SHORTS)?;
     assert_eq!(ends.tried(501)?, (1002, String::new()));
     assert!(learnt(&scene)?.1.is_empty());
+    Ok(())
+}
+
+/// Each message costs the kernel a kibibyte that it charges to nobody, however small it is.
+#[test]
+fn many_small_messages_fill_the_queue() -> Result<()> {
+    let scene = Scene::new("lrnpile", &["--shortcut", "on", "--shortcut-keep-out", "0"])?;
+    let mut ends = Ends::start(&scene)?;
+    // The last one finds a byte of room.
+    let most = (bound::SOCKET - 1) / (bound::MESSAGE + 1) + 1;
+    for _ in 0..2 {
+        let before = counter(&scene, "shortcut_taken")?;
+        ends.say("dial")?;
+        ends.say(&format!("push {} 1", most + 500))?;
+        let taken = counter(&scene, "shortcut_taken")? - before;
+        assert_eq!(taken, most);
+        let (sent, read) = ends.say("drain")?;
+        assert_eq!(sent, read);
+        // What was read makes room.
+        ends.say("ask 1 100 1")?;
+        assert_eq!(counter(&scene, "shortcut_taken")?, before + most + 2);
+        ends.say("hang")?;
+    }
     Ok(())
 }
 
