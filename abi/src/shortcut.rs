@@ -332,6 +332,7 @@ pub struct ShortcutOffsets {
     pub skb_end_seq: u32,
     pub type_sk_msg: u32,
     pub type_sk_buff: u32,
+    pub tcp_last_oow: u32,
 }
 
 const _: () = assert!(size_of::<ProgramKey>() == 24);
@@ -339,7 +340,7 @@ const _: () = assert!(size_of::<Candidate>() == 40);
 const _: () = assert!(size_of::<End>() == 104);
 const _: () = assert!(size_of::<Pair>() == 64);
 const _: () = assert!(size_of::<Notice>() == 72);
-const _: () = assert!(size_of::<ShortcutOffsets>() == 128);
+const _: () = assert!(size_of::<ShortcutOffsets>() == 132);
 
 #[cfg(test)]
 mod tests {

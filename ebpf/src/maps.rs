@@ -169,6 +169,7 @@ const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
     skb_end_seq: 0,
     type_sk_msg: 0,
     type_sk_buff: 0,
+    tcp_last_oow: 0,
 };
 
 /// Reads one array word once.

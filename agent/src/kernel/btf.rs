@@ -246,6 +246,7 @@ pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
         skb_end_seq: btf.offset("sk_buff", "cb")? + btf.offset("tcp_skb_cb", "end_seq")?,
         type_sk_msg: btf.structure("sk_msg")?,
         type_sk_buff: btf.structure("sk_buff")?,
+        tcp_last_oow: btf.offset("tcp_sock", "last_oow_ack_time")?,
     })
 }
 

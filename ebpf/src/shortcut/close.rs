@@ -10,9 +10,9 @@
 use aya_ebpf::{bindings::bpf_sock_ops, helpers::generated as h};
 use underpass_abi::shortcut::{End, NoticeKind, end};
 
-use super::{at, notice};
+use super::{at, guard, notice};
 use crate::{
-    kernel::{field, offset, read},
+    kernel::{cast, field, offset, read},
     maps::ENDS,
     sock_ops::context::{ends, tcp_sock},
 };
@@ -59,6 +59,7 @@ pub fn closing(ops: *mut bpf_sock_ops, last: bool) {
     {
         return;
     }
+    let last = last || is_deaf(e);
     let kind = if last {
         NoticeKind::Lost
     } else {
@@ -83,6 +84,26 @@ pub fn closing(ops: *mut bpf_sock_ops, last: bool) {
             h::bpf_sock_ops_cb_flags_set(ops, (flags | WRITE_HDR_OPT_CB) as i32);
         }
     }
+}
+
+/// The reset that the agent makes comes behind the held FIN, so the other end must ask for an exact one (a
+/// challenge ACK, RFC 5961) and get it. It asks once in half a second (`net.ipv4.tcp_invalid_ratelimit`),
+/// duplicates that it answered included: true if it may not ask now. Then the reset would be lost, and
+/// nothing would follow it. Not known of a dialing end that never sent a message.
+#[inline(always)]
+fn is_deaf(e: &mut End) -> bool {
+    /// More than half a second at any of the kernel's clock rates.
+    const JIFFIES: u32 = 1_000;
+    if e.peer == 0 && !guard::meet(e) {
+        return false;
+    }
+    let peer = cast(e.peer, offset!(type_tcp_sock));
+    let answered: u32 = field(peer, at!(tcp_last_oow));
+    // SAFETY: plain helper call.
+    let now = unsafe { h::bpf_jiffies64() } as u32;
+    field::<u64>(peer, at!(sk_cookie)) == e.peer_cookie
+        && answered != 0
+        && now.wrapping_sub(answered) < JIFFIES
 }
 
 /// The end whose FIN this is, if it is to be held.

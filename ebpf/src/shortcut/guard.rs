@@ -101,7 +101,7 @@ pub extern "C" fn up_reader(e: *mut End, size: u32, write_seq: u32) -> u32 {
 
 /// Takes the other end's address from what both share.
 #[inline(always)]
-fn meet(e: &mut End) -> bool {
+pub fn meet(e: &mut End) -> bool {
     let pair = e.pair;
     let Some(p) = PAIRS.get_ptr(&pair) else {
         return false;

@@ -37,7 +37,8 @@ pub const EXCEPTIONS: &[Exception] = &[
         what: "when the reset of a close with unread bytes comes",
         tcp: "when close returns",
         here: "some milliseconds later, by the agent; until then a send succeeds. If the agent is away: \
-               end of file, some 200 ms after the close",
+               end of file, some 200 ms after the close; end of file also if the writer has answered a \
+               stray or repeated segment in the second before",
         cases: &["close_unread_at_once"],
         mapped: true,
         shortcut: true,
