@@ -12,7 +12,7 @@ use underpass_abi::shortcut::{End, NoticeKind, end};
 
 use super::{at, guard, notice};
 use crate::{
-    kernel::{cast, field, offset, read},
+    kernel::{field, offset, read, tcp},
     maps::ENDS,
     sock_ops::context::{ends, tcp_sock},
 };
@@ -97,11 +97,10 @@ fn is_deaf(e: &mut End) -> bool {
     if e.peer == 0 && !guard::meet(e) {
         return false;
     }
-    let peer = cast(e.peer, offset!(type_tcp_sock));
-    let answered: u32 = field(peer, at!(tcp_last_oow));
+    let answered: u32 = tcp(e.peer, at!(tcp_last_oow));
     // SAFETY: plain helper call.
     let now = unsafe { h::bpf_jiffies64() } as u32;
-    field::<u64>(peer, at!(sk_cookie)) == e.peer_cookie
+    tcp::<u64>(e.peer, at!(sk_cookie)) == e.peer_cookie
         && answered != 0
         && now.wrapping_sub(answered) < JIFFIES
 }
