@@ -320,7 +320,8 @@ pub struct ShortcutOffsets {
     pub socket_sk: u32,
     /// 0 if the kernel has no io_uring.
     pub task_io_uring: u32,
-    /// `sk_psock.ingress_msg.prev`
+    /// `sk_psock.ingress_msg`, and its `prev`
+    pub psock_msgs: u32,
     pub psock_last_msg: u32,
     /// `sk_psock.ingress_skb.qlen`
     pub psock_held: u32,
@@ -340,7 +341,7 @@ const _: () = assert!(size_of::<Candidate>() == 40);
 const _: () = assert!(size_of::<End>() == 104);
 const _: () = assert!(size_of::<Pair>() == 64);
 const _: () = assert!(size_of::<Notice>() == 72);
-const _: () = assert!(size_of::<ShortcutOffsets>() == 132);
+const _: () = assert!(size_of::<ShortcutOffsets>() == 136);
 
 #[cfg(test)]
 mod tests {

@@ -161,6 +161,7 @@ const NO_SHORTCUT_OFFSETS: ShortcutOffsets = ShortcutOffsets {
     type_psock: 0,
     socket_sk: 0,
     task_io_uring: 0,
+    psock_msgs: 0,
     psock_last_msg: 0,
     psock_held: 0,
     psock_last_held: 0,

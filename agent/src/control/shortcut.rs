@@ -31,16 +31,15 @@ impl Control {
         for notice in of(NoticeKind::Lost) {
             self.lost(notice);
         }
-        let ends = |n: &&Notice| {
-            [NoticeKind::Spliced as u32, NoticeKind::Garbled as u32].contains(&n.kind)
-        };
-        if notices.iter().any(|n| ends(&n)) {
-            self.end_some(notices.iter().filter(ends));
+        let ends = of(NoticeKind::Spliced).chain(of(NoticeKind::Garbled));
+        let ends: Vec<&Notice> = ends.collect();
+        if !ends.is_empty() {
+            self.end_some(&ends);
         }
     }
 
     /// Rare: once for each program that splices, which takes no part from then on.
-    fn end_some<'a>(&mut self, notices: impl Iterator<Item = &'a Notice>) {
+    fn end_some(&mut self, notices: &[&Notice]) {
         let sockets = match self.kernel.sockets() {
             Ok(sockets) => sockets,
             Err(error) => return log::warn(error.code, &error.to_string()),

@@ -237,6 +237,7 @@ pub fn shortcut_offsets(btf: &Btf) -> Result<ShortcutOffsets, KernelError> {
         type_psock: btf.structure("sk_psock")?,
         socket_sk: btf.offset("socket", "sk")?,
         task_io_uring: btf.offset("task_struct", "io_uring").unwrap_or(0),
+        psock_msgs: btf.offset("sk_psock", "ingress_msg")?,
         psock_last_msg: btf.offset("sk_psock", "ingress_msg.prev")?,
         psock_held: btf.offset("sk_psock", "ingress_skb.qlen")?,
         psock_last_held: btf.offset("sk_psock", "ingress_skb")?

@@ -77,11 +77,40 @@ pub fn load(
     name: &'static str,
     kernel: &btf::Btf,
 ) -> Result<OwnedFd, KernelError> {
+    let iterator = |map: &str| {
+        let function = format!("bpf_iter_{map}");
+        known(kernel.function(&function), || format!("no {function}"))
+            .map(|id| btf::only_function(id, &function))
+    };
     match name {
-        ITER_SOCKS | ITER_ENDS => load_iter(ebpf, name, "bpf_sk_storage_map", kernel),
-        ITER_CANDIDATES => load_iter(ebpf, name, "bpf_map_elem", kernel),
-        SPLICE => load_tracepoint(ebpf, name, "tcp_rcv_space_adjust", kernel),
-        SPLICE_GUARD => load_security_hook(ebpf, name, "file_permission", kernel),
+        ITER_SOCKS | ITER_ENDS => {
+            let to = "bpf_sk_storage_map";
+            load_typed(ebpf, name, to, &iterator(to)?)
+        }
+        ITER_CANDIDATES => {
+            let to = "bpf_map_elem";
+            load_typed(ebpf, name, to, &iterator(to)?)
+        }
+        SPLICE => {
+            let to = "tcp_rcv_space_adjust";
+            let id = known(kernel.tracepoint(to), || format!("no tracepoint {to}"))?;
+            load_typed(ebpf, name, to, &btf::only_tracepoint(id, to))
+        }
+        SPLICE_GUARD => {
+            let to = "file_permission";
+            let function = format!("bpf_lsm_{to}");
+            let id = known(kernel.function(&function), || {
+                format!("no security hook for programs, {function} (CONFIG_BPF_LSM)")
+            })?;
+            let loaded = load_typed(ebpf, name, to, &btf::only_function(id, &function));
+            loaded.map_err(|e| match e {
+                // The agent has the capabilities: some kernels are built to refuse these programs.
+                e if e.code == code::NO_BPF_CAPABILITY => {
+                    KernelError::new(code::FEATURE_OFF, format!("{}, whoever asks", e.detail))
+                }
+                e => e,
+            })
+        }
         _ => load_plain(ebpf, name),
     }
 }
@@ -116,75 +145,26 @@ fn fd_of(fd: Result<&ProgramFd, ProgramError>) -> Result<OwnedFd, ProgramError> 
         .map_err(ProgramError::IOError)
 }
 
-/// An iterator over a map is tied to a function of this kernel.
-fn load_iter(
+/// Loads a program that is tied to a type of this kernel. `types`: BTF that holds just that one.
+fn load_typed(
     ebpf: &mut Ebpf,
     name: &'static str,
-    target: &str,
-    kernel: &btf::Btf,
+    to: &str,
+    types: &[u8],
 ) -> Result<OwnedFd, KernelError> {
-    let Some(Program::Iter(program)) = ebpf.program_mut(name) else {
-        return Err(absent(name));
+    let types = Btf::parse(types, Endianness::default())
+        .map_err(|e| KernelError::new(code::NO_BTF, e.to_string()))?;
+    let loaded = match ebpf.program_mut(name) {
+        Some(Program::Iter(p)) => p.load(to, &types).and_then(|()| fd_of(p.fd())),
+        Some(Program::BtfTracePoint(p)) => p.load(to, &types).and_then(|()| fd_of(p.fd())),
+        Some(Program::Lsm(p)) => p.load(to, &types).and_then(|()| fd_of(p.fd())),
+        _ => return Err(absent(name)),
     };
-    let function = format!("bpf_iter_{target}");
-    let id = known(kernel.function(&function), || format!("no {function}"))?;
-    let types = types(&btf::only_function(id, &function))?;
-    let loaded = program.load(target, &types);
-    loaded
-        .and_then(|()| fd_of(program.fd()))
-        .map_err(|e| program_error(name, e))
-}
-
-fn load_tracepoint(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    at: &str,
-    kernel: &btf::Btf,
-) -> Result<OwnedFd, KernelError> {
-    let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(name) else {
-        return Err(absent(name));
-    };
-    let id = known(kernel.tracepoint(at), || format!("no tracepoint {at}"))?;
-    let types = types(&btf::only_tracepoint(id, at))?;
-    let loaded = program.load(at, &types);
-    loaded
-        .and_then(|()| fd_of(program.fd()))
-        .map_err(|e| program_error(name, e))
-}
-
-fn load_security_hook(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    hook: &str,
-    kernel: &btf::Btf,
-) -> Result<OwnedFd, KernelError> {
-    let Some(Program::Lsm(program)) = ebpf.program_mut(name) else {
-        return Err(absent(name));
-    };
-    let function = format!("bpf_lsm_{hook}");
-    let id = known(kernel.function(&function), || {
-        format!("no security hook for programs, {function} (CONFIG_BPF_LSM)")
-    })?;
-    let types = types(&btf::only_function(id, &function))?;
-    let loaded = program.load(hook, &types);
-    loaded
-        .and_then(|()| fd_of(program.fd()))
-        .map_err(|e| match program_error(name, e) {
-            // The agent has the capabilities: some kernels are built to refuse these programs.
-            e if e.code == code::NO_BPF_CAPABILITY => {
-                KernelError::new(code::FEATURE_OFF, format!("{}, whoever asks", e.detail))
-            }
-            e => e,
-        })
+    loaded.map_err(|e| program_error(name, e))
 }
 
 fn known(id: Option<u32>, missing: impl FnOnce() -> String) -> Result<u32, KernelError> {
     id.ok_or_else(|| KernelError::new(code::KERNEL_TOO_OLD, missing()))
-}
-
-fn types(bytes: &[u8]) -> Result<Btf, KernelError> {
-    Btf::parse(bytes, Endianness::default())
-        .map_err(|e| KernelError::new(code::NO_BTF, e.to_string()))
 }
 
 /// Lines of the verifier's log that are shown.

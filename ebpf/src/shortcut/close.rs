@@ -59,8 +59,8 @@ pub fn closing(ops: *mut bpf_sock_ops, last: bool) {
     {
         return;
     }
-    let last = last || is_deaf(e);
-    let kind = if last {
+    let lost = last || is_deaf(e);
+    let kind = if lost {
         NoticeKind::Lost
     } else {
         NoticeKind::Unread
@@ -76,7 +76,7 @@ pub fn closing(ops: *mut bpf_sock_ops, last: bool) {
         n.remote = remote;
         n.remote_port = remote_port;
     });
-    if told && !last {
+    if told && !lost {
         e.flags |= end::HOLD;
         // SAFETY: context field and plain helper call.
         unsafe {

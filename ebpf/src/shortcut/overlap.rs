@@ -69,9 +69,8 @@ fn came_until(tp: *const u8) -> u32 {
         return end_of(field(psock, at!(psock_last_held)));
     }
     let last: u64 = field(psock, at!(psock_last_msg));
-    // Its `prev` points to the list's head if it is empty, which is in the psock itself.
-    let head = at + at!(psock_last_msg) - size_of::<u64>() as u64;
-    if last == head {
+    // An empty list's `prev` points to its head, which is in the psock itself.
+    if last == at + at!(psock_msgs) {
         return copied_seq;
     }
     let msg = cast(last - at!(msg_list), at!(type_sk_msg));
