@@ -299,6 +299,7 @@ impl Control {
             (w.full_name, spec)
         });
         self.discovery.want(wanted.collect());
+        sys::memory::has_read();
         self.update();
         // Not before the change is in force.
         for (name, text) in good {
