@@ -122,8 +122,13 @@ impl Reader {
                 } else {
                     Severity::Warning
                 };
-                let message = format!("{kind} of {api} is not read");
-                let problem = self.problem(severity, code::UNKNOWN_KIND, line, path, message);
+                let (code, message) = if routes(&api) {
+                    let message = format!("{kind} of {api}: requests are not routed yet");
+                    (code::NOT_IMPLEMENTED, message)
+                } else {
+                    (code::UNKNOWN_KIND, format!("{kind} of {api} is not read"))
+                };
+                let problem = self.problem(severity, code, line, path, message);
                 if ours {
                     self.errors.push(problem)
                 } else {
@@ -292,6 +297,11 @@ fn read_yaml(document: &str) -> Result<Document, serde_yaml_ng::Error> {
         }
         read => read,
     }
+}
+
+/// Groups of the Gateway API.
+fn routes(api: &str) -> bool {
+    api.starts_with("gateway.networking.k8s.io/") || api.starts_with("gateway.networking.x-k8s.io/")
 }
 
 #[cfg(test)]

@@ -272,5 +272,6 @@ fn manifests_do_not_hold_routes_yet() {
     );
     let parsed = crate::parse::parse("f.yaml", &text).unwrap();
     assert!(parsed.objects.is_empty());
-    assert_eq!(parsed.warnings[0].code, crate::reason::code::UNKNOWN_KIND);
+    let code = parsed.warnings[0].code;
+    assert_eq!(code, crate::reason::code::NOT_IMPLEMENTED);
 }
