@@ -16,18 +16,16 @@ use underpass_abi::{
 
 use crate::{
     authorize::{self, Source},
-    kernel::{self, ip6},
+    kernel::{self, TCP, UDP, ip6},
     maps::{HOMES, SETTINGS, SOCKS, count, word},
     record, service,
     sock_release::retire,
-    socket::Socket,
+    socket::{Socket, sk_of},
     workload,
 };
 
 pub const ALLOW: i32 = 1;
 pub const DENY: i32 = 0;
-pub const TCP: u8 = 6;
-pub const UDP: u8 = 17;
 pub const ECONNREFUSED: i32 = 111;
 const ENOMEM: i32 = 12;
 
@@ -87,13 +85,6 @@ pub fn set_user<const V6: bool>(a: *mut bpf_sock_addr, ip: &Ip, port: u16) {
         }
         core::ptr::write_volatile(&raw mut (*a).user_port, u32::from(port.to_be()));
     }
-}
-
-/// The socket behind the context, as a kernel address.
-#[inline(always)]
-pub fn sk_of(a: *mut bpf_sock_addr) -> *mut core::ffi::c_void {
-    // SAFETY: context field.
-    unsafe { (*a).__bindgen_anon_1.sk.cast() }
 }
 
 /// What is known about a connect before a verdict.

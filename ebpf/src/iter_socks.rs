@@ -4,8 +4,7 @@ use aya_ebpf::{bindings::seq_file, helpers::generated as h};
 use underpass_abi::sock::{SockState, TcpCounts, flag};
 
 use crate::{
-    connect::TCP,
-    kernel::{offset, read, tcp_counts, zeroed},
+    kernel::{TCP, offset, read, tcp_counts, zeroed},
     shortcut,
 };
 

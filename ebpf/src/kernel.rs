@@ -6,6 +6,10 @@ use underpass_abi::{
     sock::{RDONLY_CAST, SockState, TcpCounts, flag},
 };
 
+/// IPPROTO_TCP and IPPROTO_UDP.
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+
 /// One offset of `OFFSETS`, read from the frozen `.rodata`.
 macro_rules! offset {
     ($field:ident) => {{

@@ -10,8 +10,9 @@ use underpass_abi::{
 };
 
 use crate::{
-    connect::{ALLOW, set_user, sk_of, user_ip4, user_ip6},
+    connect::{ALLOW, set_user, user_ip4, user_ip6},
     maps::SOCKS,
+    socket::sk_of,
 };
 
 #[cgroup_sock_addr(getpeername4)]

@@ -11,9 +11,9 @@ use underpass_abi::{
 
 use crate::{
     authorize::{Source, by_workload},
-    connect::{TCP, denial},
+    connect::denial,
     flow,
-    kernel::ip6,
+    kernel::{TCP, ip6},
     maps::{NETNS_COOKIE, SETTINGS, count, word},
     record, workload,
 };

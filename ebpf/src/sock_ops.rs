@@ -13,10 +13,9 @@ use underpass_abi::{
 
 use crate::{
     authorize::{Source, by_workload},
-    connect::TCP,
     flow,
     kernel::{
-        self, STATE_CB, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, load, offset, tcp, tcp_counts,
+        self, STATE_CB, TCP, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, load, offset, tcp, tcp_counts,
         zeroed,
     },
     maps::{LISTENERS, NETNS, count, entry},

@@ -7,9 +7,8 @@ use underpass_abi::{
 };
 
 use crate::{
-    connect::TCP,
     flow,
-    kernel::{STATE_CB, TCP_CLOSE, TCP_ESTABLISHED, offset, tcp, tcp_counts, zeroed},
+    kernel::{STATE_CB, TCP, TCP_CLOSE, TCP_ESTABLISHED, offset, tcp, tcp_counts, zeroed},
     maps::SOCKS,
     record, shortcut,
 };

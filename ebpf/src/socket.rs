@@ -3,10 +3,16 @@
 use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated as h};
 
 use crate::{
-    connect::{TCP, sk_of},
-    kernel::{self, Typed, load, offset, read},
+    kernel::{self, TCP, Typed, load, offset, read},
     workload,
 };
+
+/// The socket behind the context, as a kernel address.
+#[inline(always)]
+pub fn sk_of(a: *mut bpf_sock_addr) -> *mut core::ffi::c_void {
+    // SAFETY: context field.
+    unsafe { (*a).__bindgen_anon_1.sk.cast() }
+}
 
 /// What the kernel keeps of a socket before it dials.
 #[derive(Clone, Copy)]

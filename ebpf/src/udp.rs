@@ -12,7 +12,8 @@ use underpass_abi::{
 };
 
 use crate::{
-    connect::{ALLOW, DENY, Dial, ECONNREFUSED, UDP, refuse, set_user, user_ip4, user_ip6},
+    connect::{ALLOW, DENY, Dial, ECONNREFUSED, refuse, set_user, user_ip4, user_ip6},
+    kernel::UDP,
     maps::UDP_REVERSE,
     peername::restore,
     record,

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::{Str, split_name};
 
 mod field;
+mod locator;
 mod pod;
 mod policy;
 pub mod route;
@@ -23,6 +24,7 @@ mod value;
 
 pub(crate) use field::NOT_IMPLEMENTED;
 pub use field::{Annotations, Labels};
+pub use locator::{Locator, NetnsRef};
 pub use pod::Pod;
 pub use policy::*;
 pub use slice::*;

@@ -7,6 +7,7 @@ use std::{
 
 use underpass_abi::{reason::code, shortcut::Mode};
 
+pub use crate::k8s::{Locator, NetnsRef};
 use crate::{
     Str, compile,
     facts::Facts,
@@ -19,12 +20,10 @@ use crate::{
     problem::{Problem, Severity},
     split_name,
 };
-pub use locator::{Locator, NetnsRef, Wanted};
 use share::Shared;
 use store::{Held, Store};
 
 mod check;
-mod locator;
 mod share;
 mod store;
 
@@ -63,6 +62,16 @@ pub struct Model {
     shared: Shared,
     dirty: Dirty,
     last: Option<(Arc<Plan>, Facts)>,
+}
+
+/// A workload that the agent must find on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// `namespace/name`; the key of [`Facts::places`].
+    pub full_name: Str,
+    pub locator: Locator,
+    /// In the mesh: its namespace needs a guard.
+    pub enrolled: bool,
 }
 
 /// What must be compiled again.

@@ -9,10 +9,16 @@ use underpass_abi::{
     sock::{SockState, TcpCounts, flag},
 };
 
-use super::{
-    row::{Labels, Seen},
-    table::Destroyed,
-};
+use super::row::{Labels, Seen};
+
+/// Why the agent ended a connection.
+#[derive(Clone, Debug)]
+pub struct Destroyed {
+    /// The close reason.
+    pub code: u16,
+    /// If it was a policy.
+    pub policy: Option<Arc<str>>,
+}
 
 #[derive(Debug)]
 pub struct Ended {

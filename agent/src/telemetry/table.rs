@@ -11,7 +11,7 @@ use underpass_api::v1alpha1 as api;
 
 use super::{
     Names, Node,
-    ended::Ended,
+    ended::{Destroyed, Ended},
     hash::FastMap,
     histogram::Histogram,
     labels::LabelCache,
@@ -61,15 +61,6 @@ impl Default for Table {
             dropped: 0,
         }
     }
-}
-
-/// Why the agent ended a connection.
-#[derive(Clone, Debug)]
-pub struct Destroyed {
-    /// The close reason.
-    pub code: u16,
-    /// If it was a policy.
-    pub policy: Option<Arc<str>>,
 }
 
 /// What one look at the connections gives.

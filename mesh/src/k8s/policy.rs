@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::{Labels, Meta, Protocol, field, value};
-use crate::{Str, model::Locator};
+use super::{Labels, Locator, Meta, Protocol, field, value};
+use crate::Str;
 
 /// Who may connect to what. There are allow rules only: a connection to a selected destination is
 /// allowed if a rule of any policy in force allows it, else denied. A policy with `audit: true`

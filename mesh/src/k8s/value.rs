@@ -8,10 +8,10 @@ use serde::{
 };
 
 use super::{
-    Protocol,
+    NetnsRef, Protocol,
     field::{NOT_IMPLEMENTED, Text, is_label, is_spiffe, parsed, sequence},
 };
-use crate::{Str, model::NetnsRef};
+use crate::Str;
 
 /// A field that Kubernetes or GEP-3779 knows and the mesh does not build: refused whatever it holds.
 pub(super) fn unbuilt<'de, D: Deserializer<'de>>(d: D) -> Result<(), D::Error> {

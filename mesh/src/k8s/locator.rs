@@ -1,4 +1,4 @@
-//! Where workloads of this node are found: the compiler's question to the agent.
+//! Where a `Workload` object says that it is found.
 
 use crate::Str;
 
@@ -19,14 +19,4 @@ pub enum NetnsRef {
     Path(Str),
     /// A process in it.
     Pid(u32),
-}
-
-/// A workload that the agent must find on this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// `namespace/name`; the key of [`Facts::places`].
-    pub full_name: Str,
-    pub locator: Locator,
-    /// In the mesh: its namespace needs a guard.
-    pub enrolled: bool,
 }
