@@ -42,6 +42,27 @@ pub fn remove(dir: &Path) -> Result<()> {
     )
 }
 
+/// Removes what a vendor made for a lab in hierarchies of the first version. Its processes were in the
+/// lab's cgroup2 directory and are gone.
+pub fn remove_old(id: &str) {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    for line in own.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controller), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let base = Path::new("/sys/fs/cgroup")
+            .join(controller)
+            .join(path.trim_start_matches('/'));
+        for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !controller.is_empty() && name.starts_with(&format!("{id}-")) {
+                let _ = remove_empty(&entry.path());
+            }
+        }
+    }
+}
+
 fn remove_empty(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Failure::at(dir.display()))? {
         let entry = entry?;
