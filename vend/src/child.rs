@@ -259,8 +259,10 @@ impl Child {
                 }
                 Do::Report(report) => self.report(&report),
                 Do::HangUp => {
+                    // The vendor must know why before it sees that the worker ends.
+                    let sent = self.to_vendor.flush(&self.vendor);
                     self.worker = None;
-                    Ok(())
+                    sent
                 }
             };
             if done.is_err() {

@@ -10,7 +10,7 @@ use underpass_api::vend::{
 
 use crate::{log, outbox::Outbox};
 
-/// Clients at a time; more are refused.
+/// Clients at a time; the connections of more are closed.
 pub const CLIENTS_MAX: usize = 16;
 
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Client {
     out: Outbox,
     /// The workload whose answer it waits for.
     pub waits_for: Option<u64>,
+    /// Gets this for an answer, whatever it asks.
+    unwelcome: Option<Reply>,
     /// Gets its last answer and is closed.
     over: bool,
 }
@@ -49,6 +51,12 @@ impl Client {
                 self.over = true;
                 None
             }
+            Ok(Received::Frame(..)) if self.unwelcome.is_some() => {
+                let reply = self.unwelcome.take()?;
+                self.answer(&reply);
+                self.over = true;
+                None
+            }
             Ok(Received::Frame(frame, _)) => match Request::read(&frame) {
                 Ok(request) => Some(request),
                 Err(e) => self.not_understood(&e),
@@ -75,22 +83,23 @@ impl Client {
 /// Of `accept`.
 pub fn accept(listener: &Listener, clients: &mut Vec<Client>) -> io::Result<()> {
     while let Some((channel, uid)) = listener.accept()? {
-        let mut client = Client {
+        // A refusal is read only by one who has been heard: closing at once would lose it.
+        let unwelcome = (uid != 0).then(|| {
+            let (code, why) = (code::VEND_FORBIDDEN, format!("user {uid}"));
+            log::warn(code, &why);
+            Reply::Refused { code, why }
+        });
+        if clients.len() == CLIENTS_MAX {
+            log::warn(code::VEND_LIMIT, "clients");
+            continue;
+        }
+        clients.push(Client {
             channel,
             out: Outbox::default(),
             waits_for: None,
+            unwelcome,
             over: false,
-        };
-        if uid != 0 {
-            log::warn(code::VEND_FORBIDDEN, &format!("user {uid}"));
-            client.refuse(code::VEND_FORBIDDEN, format!("user {uid}"));
-            client.flush();
-        } else if clients.len() == CLIENTS_MAX {
-            client.refuse(code::VEND_LIMIT, "clients");
-            client.flush();
-        } else {
-            clients.push(client);
-        }
+        });
     }
     Ok(())
 }

@@ -80,6 +80,10 @@ pub struct Options {
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = ["landlock", "seccomp", "memory", "pids", "cpu"])]
     pub allow_missing: Vec<String>,
 
+    /// Give this capability up as well: for the test that each is needed
+    #[arg(long, hide = true)]
+    pub without: Option<String>,
+
     #[command(subcommand)]
     pub verb: Option<Verb>,
 }

@@ -85,6 +85,8 @@ pub struct Tenant {
     pub channel: Channel,
     out: Outbox,
     pub worker: Option<Proc>,
+    /// How a process ended, until what was said before is heard.
+    ends: (Option<ExitStatus>, Option<ExitStatus>),
     pub life: Life,
     /// What went wrong, for the status.
     codes: BTreeSet<u16>,
@@ -121,6 +123,7 @@ impl Tenant {
             channel,
             out: Outbox::default(),
             worker: None,
+            ends: (None, None),
             life: Life::default(),
             codes: BTreeSet::new(),
             missing: 0,
@@ -309,16 +312,29 @@ impl Tenant {
         }
     }
 
-    /// Looks for processes that ended. True if the child did, unasked.
+    /// Looks for processes that ended. Before [`Tenant::hear`], so that what was said before an end is
+    /// heard before it is judged.
+    pub fn look(&mut self) {
+        self.ends.0 = self
+            .ends
+            .0
+            .or_else(|| self.worker.as_mut().and_then(Proc::ended));
+        self.ends.1 = self
+            .ends
+            .1
+            .or_else(|| self.child.as_mut().and_then(Proc::ended));
+    }
+
+    /// Judges the ends that were found. True if the child ended, unasked.
     pub fn reap(&mut self, now: Instant) -> bool {
-        if let Some(status) = self.worker.as_mut().and_then(Proc::ended) {
+        if let Some(status) = self.ends.0.take() {
             self.worker = None;
             if self.stopping.is_none() && self.life.ended(now) {
                 self.trouble(code::WORKER_CRASHED, &format!("the worker ended: {status}"));
             }
             self.say(&ToChild::Ended, vec![]);
         }
-        if let Some(status) = self.child.as_mut().and_then(Proc::ended) {
+        if let Some(status) = self.ends.1.take() {
             self.child = None;
             if self.stopping.is_none() {
                 self.trouble(

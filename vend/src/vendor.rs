@@ -113,7 +113,7 @@ impl Vendor {
             fs::create_dir_all(dir).map_err(at("directory of --control"))?;
         }
         let control = Listener::bind(&options.control).map_err(at("--control"))?;
-        caps::keep(caps::needed()).map_err(at("capset"))?;
+        caps::keep(caps::needed(options.without.as_deref())).map_err(at("capset"))?;
         rustix::thread::set_no_new_privs(true).map_err(at("no_new_privs"))?;
         let signals = [Signal::SIGTERM, Signal::SIGINT]
             .into_iter()
@@ -231,6 +231,7 @@ impl Vendor {
         let mut reports = Vec::new();
         let mut ended = Vec::new();
         for tenant in &mut self.tenants {
+            tenant.look();
             reports.extend(tenant.hear(now));
             if tenant.reap(now) {
                 ended.push(tenant.name.clone());
@@ -350,6 +351,7 @@ impl Vendor {
             self.wait()?;
             let now = Instant::now();
             for tenant in &mut self.tenants {
+                tenant.look();
                 tenant.hear(now);
                 tenant.reap(now);
                 tenant.tick(now);

@@ -51,7 +51,7 @@ pub enum ToVendor {
     },
     /// Everything of the workload is closed; also of one that the worker never heard of.
     GoneDone { workload: u64 },
-    /// The worker has no connection and takes no more; it exits at once.
+    /// The worker has no connection and takes no more. The vendor closes its end, then the worker exits.
     Leaving,
 }
 

@@ -89,8 +89,8 @@ impl Vendor {
         self.say(&ToVendor::GoneDone { workload })
     }
 
-    /// Says that the process exits now for want of work. Accept nothing after it: what waits in a
-    /// listener's queue is for the next worker.
+    /// Says that the process ends for want of work. Accept nothing after it: what waits in a listener's
+    /// queue is for the next worker. Exit when [`Event::Closed`] comes: before, it would look like a crash.
     ///
     /// # Errors
     /// `WouldBlock` if the vendor is behind: try again.

@@ -50,6 +50,8 @@ struct Worker {
 
 struct Client {
     workload: u64,
+    /// What has come of a line.
+    line: String,
     stream: BufReader<TcpStream>,
 }
 
@@ -98,6 +100,7 @@ impl Worker {
                 let stream = BufReader::new(stream);
                 new.push(Client {
                     workload: *workload,
+                    line: String::new(),
                     stream,
                 });
             }
@@ -107,10 +110,19 @@ impl Worker {
         if !self.clients.is_empty() {
             self.last = Instant::now();
         } else if self.last.elapsed() >= self.idle {
-            self.vendor.leaving()?;
+            self.leave()?;
             return Ok(false);
         }
         Ok(true)
+    }
+
+    fn leave(&mut self) -> io::Result<()> {
+        self.listeners.clear();
+        self.vendor.leaving()?;
+        while !matches!(self.vendor.next(), Ok(Some(Event::Closed))) {
+            poll(&mut [PollFd::new(&self.vendor, PollFlags::IN)], None)?;
+        }
+        Ok(())
     }
 
     fn wait(&self) -> io::Result<()> {
@@ -161,17 +173,20 @@ impl Worker {
     fn hear_clients(&mut self) -> io::Result<()> {
         let mut at = 0;
         while at < self.clients.len() {
-            let mut line = String::new();
             let client = &mut self.clients[at];
             let workload = client.workload;
-            match client.stream.read_line(&mut line) {
+            match client.stream.read_line(&mut client.line) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => at += 1,
                 Ok(0) | Err(_) => {
                     self.clients.remove(at);
                 }
                 Ok(_) => {
-                    let answer = self.answer(workload, line.trim())?;
-                    let _ = writeln!(self.clients[at].stream.get_mut(), "{answer}");
+                    let line = std::mem::take(&mut client.line);
+                    let answer = self.answer(workload, line.trim())? + "\n";
+                    let _ = self.clients[at]
+                        .stream
+                        .get_mut()
+                        .write_all(answer.as_bytes());
                     at += 1;
                 }
             }

@@ -42,9 +42,15 @@ impl Vend {
     }
 
     pub fn with_worker(lab: &Lab, worker: &Path, flags: &[&str]) -> Result<Self> {
+        Self::under(lab, &[], worker, flags)
+    }
+
+    /// `wrapper` is a command that becomes the vendor.
+    pub fn under(lab: &Lab, wrapper: &[&str], worker: &Path, flags: &[&str]) -> Result<Self> {
         let control = lab.dir.join("vend.sock");
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
-        let mut command = vec!["underpass-vend".to_owned()];
+        let mut command: Vec<String> = wrapper.iter().map(|w| (*w).to_owned()).collect();
+        command.push(text(place::binary("underpass-vend")?));
         command.extend(["--worker".into(), text(worker.to_owned())]);
         command.extend(["--state".into(), text(lab.dir.join("vend"))]);
         command.extend(["--control".into(), text(control.clone())]);
@@ -108,6 +114,13 @@ impl Vend {
             });
         }
         Ok(all)
+    }
+
+    /// Says it and does not wait for the answer.
+    pub fn tell(&self, request: &Request) -> Result<Channel> {
+        let channel = Channel::connect(&self.control).map_err(Failure::at("control socket"))?;
+        channel.send(&request.frame(), &[])?;
+        Ok(channel)
     }
 
     pub fn add(&self, name: &str, tenant: &str, netns: &Path) -> Result<()> {
@@ -212,9 +225,13 @@ pub struct Talk {
 impl Talk {
     /// From the lab's node.
     pub fn to(lab: &Lab, pod: &Pod) -> Result<Self> {
-        let netns = lab.host().netns_path();
         let at = SocketAddr::new(pod.v4.into(), PORT);
-        let stream = within(&netns, || TcpStream::connect_timeout(&at, PATIENCE))??;
+        Self::at(&lab.host().netns_path(), at)
+    }
+
+    /// From a network namespace.
+    pub fn at(netns: &Path, at: SocketAddr) -> Result<Self> {
+        let stream = within(netns, || TcpStream::connect_timeout(&at, PATIENCE))??;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
             stream: BufReader::new(stream),
@@ -222,7 +239,11 @@ impl Talk {
     }
 
     pub fn say(&mut self, command: &str) -> Result<()> {
-        writeln!(self.stream.get_mut(), "{command}").map_err(Failure::at(command))
+        let line = format!("{command}\n");
+        self.stream
+            .get_mut()
+            .write_all(line.as_bytes())
+            .map_err(Failure::at(command))
     }
 
     pub fn ask(&mut self, command: &str) -> Result<String> {

@@ -92,7 +92,6 @@ pub fn attempts(vended: Option<OwnedFd>) -> String {
         ("exec", io(Command::new("/bin/true").status().map(drop))),
         ("setuid", nix(setuid(Uid::from_raw(0)))),
         ("setgid", nix(setgid(Gid::from_raw(0)))),
-        ("unshare", nix(unshare(CloneFlags::CLONE_NEWUSER))),
         ("ptrace", nix(ptrace::attach(parent))),
         ("kill", nix(kill(parent, None))),
         (
@@ -100,6 +99,8 @@ pub fn attempts(vended: Option<OwnedFd>) -> String {
             io(rustix::process::chroot("/").map_err(Into::into)),
         ),
         ("nofile", nix_limit()),
+        // Last: a user namespace of one's own changes what follows.
+        ("unshare", nix(unshare(CloneFlags::CLONE_NEWUSER))),
     ];
     let words: Vec<String> = all
         .iter()
