@@ -43,9 +43,9 @@ pub fn at(path: &Path) -> io::Result<Which> {
 /// # Errors
 /// If nothing is at `path`, or it is no namespace.
 pub fn open(path: &Path) -> io::Result<(OwnedFd, Which)> {
-    const NSFS_MAGIC: i64 = 0x6e73_6673;
+    const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
     let file = File::open(path)?;
-    if i64::try_from(rustix::fs::fstatfs(&file)?.f_type).ok() != Some(NSFS_MAGIC) {
+    if rustix::fs::fstatfs(&file)?.f_type != NSFS_MAGIC {
         return Err(io::Error::other("no namespace"));
     }
     let m = file.metadata()?;

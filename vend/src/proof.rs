@@ -38,11 +38,9 @@ fn missing(status: &str, uid: u32) -> u32 {
     if !all_mine("Uid:") || !all_mine("Gid:") || !words("Groups:").is_empty() {
         bits |= WRONG_USER;
     }
-    let none = |name: &&str| words(name) == ["0000000000000000"];
-    if !["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"]
-        .iter()
-        .all(|n| none(n))
-    {
+    let none = |name: &str| words(name) == ["0000000000000000"];
+    let sets = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"];
+    if !sets.into_iter().all(none) {
         bits |= HAS_CAPABILITIES;
     }
     if words("NoNewPrivs:") != ["1"] {

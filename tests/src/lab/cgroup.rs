@@ -42,21 +42,33 @@ pub fn remove(dir: &Path) -> Result<()> {
     )
 }
 
+/// The process's own directory in each hierarchy of the first version.
+fn old() -> Vec<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let dir = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controller, path) = (parts.next()?, parts.next()?);
+        let root = Path::new("/sys/fs/cgroup").join(controller);
+        (!controller.is_empty()).then(|| root.join(path.trim_start_matches('/')))
+    };
+    own.lines().filter_map(dir).collect()
+}
+
+/// Makes a directory in each hierarchy of the first version, as systemd does for a unit.
+pub fn make_old(name: &str) {
+    for dir in old() {
+        // Not all of them are there.
+        let _ = fs::create_dir(dir.join(name));
+    }
+}
+
 /// Removes what a vendor made for a lab in hierarchies of the first version. Its processes were in the
 /// lab's cgroup2 directory and are gone.
 pub fn remove_old(id: &str) {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    for line in own.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controller), Some(path)) = (parts.next(), parts.next()) else {
-            continue;
-        };
-        let base = Path::new("/sys/fs/cgroup")
-            .join(controller)
-            .join(path.trim_start_matches('/'));
+    for base in old() {
         for entry in fs::read_dir(base).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !controller.is_empty() && name.starts_with(&format!("{id}-")) {
+            if name.starts_with(&format!("{id}-")) {
                 let _ = remove_empty(&entry.path());
             }
         }
