@@ -167,6 +167,31 @@ fn a_killed_worker_is_back_at_once_and_others_go_on() -> Result<()> {
 }
 
 #[test]
+fn a_kill_is_one_crash_however_fast_the_next_worker_is() -> Result<()> {
+    let lab = Lab::new("vendkills")?;
+    let vend = Vend::start(&lab, &[])?;
+    for n in 0..8 {
+        let name = format!("t{n}");
+        let pod = vend.pod(&lab, &name, &name)?;
+        Talk::to(&lab, &pod)?.ask("hello")?;
+        let worker = number(&vend.wait(&name, "state", "running")?, "worker")?;
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(worker).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        assert!(Talk::to(&lab, &pod)?.ask("hello")?.starts_with("pid "));
+    }
+    thread::sleep(Duration::from_millis(100));
+    for n in 0..8 {
+        let line = vend.tenant(&format!("t{n}"))?;
+        assert_eq!(
+            (line["crashes"].as_str(), line["starts"].as_str()),
+            ("1", "2"),
+            "{line:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn what_ends_is_closed_within_a_second_also_by_a_worker_that_does_not() -> Result<()> {
     let lab = Lab::new("vendgone")?;
     let vend = Vend::start(&lab, &[])?;
@@ -267,7 +292,10 @@ fn a_restarted_vendor_knows_what_is_still_there() -> Result<()> {
     assert_eq!(vend.tenant("blue")?["workloads"], "1");
     // Another namespace under a name of before is another pod's.
     assert!(vend.tenant("red").is_err(), "{:?}", vend.status());
-    assert!(Talk::to(&lab, &stays)?.ask("hello")?.starts_with("pid "));
+    until("an answer", Duration::from_secs(5), || {
+        let mut talk = Talk::to(&lab, &stays).map_err(|f| f.0)?;
+        talk.ask("hello").map_err(|f| f.0)
+    })?;
     // An orderly end leaves nothing at all.
     vend.proc.signal(Signal::TERM)?;
     until(

@@ -178,7 +178,7 @@ impl Child {
                 let channel = Channel::from_fd(descriptor()?)?;
                 let out = Outbox::default();
                 self.worker = Some(Worker { pid, channel, out });
-                self.desk.adopt();
+                self.desk.adopt(pid);
                 Vec::new()
             }
             ToChild::Ended => {

@@ -71,6 +71,7 @@ pub struct Desk {
     allowed: u32,
     workloads: BTreeMap<u64, Workload>,
     worker: Worker,
+    pid: u32,
     /// What the worker has not confirmed yet.
     gone: BTreeMap<u64, Instant>,
     counts: Counts,
@@ -96,6 +97,7 @@ impl Desk {
             allowed,
             workloads: BTreeMap::new(),
             worker: Worker::Absent,
+            pid: 0,
             gone: BTreeMap::new(),
             counts: Counts::default(),
         }
@@ -166,20 +168,23 @@ impl Desk {
     }
 
     /// A new worker's socket is here.
-    pub fn adopt(&mut self) {
+    pub fn adopt(&mut self, pid: u32) {
+        self.pid = pid;
         self.worker = Worker::Strange;
     }
 
     /// The worker's socket is closed; the process may live.
     pub fn closed(&mut self) -> Vec<Do> {
         self.worker = Worker::Left;
-        vec![Do::Report(Report::Closed), Do::HangUp]
+        let pid = self.pid;
+        vec![Do::Report(Report::Closed { pid }), Do::HangUp]
     }
 
     /// The worker did what no worker does: it is ended.
     pub fn unruly(&mut self, why: String) -> Vec<Do> {
         self.worker = Worker::Left;
-        vec![Do::Report(Report::Unruly { why }), Do::HangUp]
+        let pid = self.pid;
+        vec![Do::Report(Report::Unruly { pid, why }), Do::HangUp]
     }
 
     /// The worker's process is gone: it holds nothing any more.
@@ -219,7 +224,8 @@ impl Desk {
             }
             (ToVendor::Leaving, Worker::Ready) => {
                 self.worker = Worker::Left;
-                vec![Do::Report(Report::Leaving), Do::HangUp]
+                let pid = self.pid;
+                vec![Do::Report(Report::Leaving { pid }), Do::HangUp]
             }
             (_, Worker::Left) => Vec::new(),
             _ => self.unruly(format!("{said:?} out of order")),
@@ -228,6 +234,7 @@ impl Desk {
 
     fn hello(&mut self, missing: u32) -> Vec<Do> {
         let report = Do::Report(Report::Hello {
+            pid: self.pid,
             missing: missing & !self.allowed,
             allowed: missing & self.allowed,
         });
@@ -299,10 +306,10 @@ impl Desk {
                 }));
             }
         }
-        let late = self.gone.iter().find(|(_, at)| **at <= now);
-        if let Some((&id, _)) = late {
+        if self.gone.values().any(|at| *at <= now) {
             // The vendor ends it; `ended` then says that all of them are closed.
-            all.extend([Do::Report(Report::Silent { id }), Do::HangUp]);
+            let pid = self.pid;
+            all.extend([Do::Report(Report::Silent { pid }), Do::HangUp]);
             self.worker = Worker::Left;
             for at in self.gone.values_mut() {
                 *at = now + GONE_WITHIN;

@@ -38,21 +38,28 @@ pub enum Report {
     /// A connection waits and there is no worker.
     Need,
     /// The worker said `Hello`. `missing`: what is not in force of what is not allowed to be missing;
-    /// `allowed`: of what is.
+    /// `allowed`: of what is. It is named in this and the following, since there may be another by the
+    /// time that the vendor reads it.
     Hello {
+        pid: u32,
         missing: u32,
         allowed: u32,
     },
-    Leaving,
+    Leaving {
+        pid: u32,
+    },
     /// The worker has closed its socket.
-    Closed,
+    Closed {
+        pid: u32,
+    },
     /// The worker said what no worker says, or is behind for good.
     Unruly {
+        pid: u32,
         why: String,
     },
     /// The worker has not closed what was gone a second ago.
     Silent {
-        id: u64,
+        pid: u32,
     },
     /// Sums since the child's start: refused requests (`id`: the last one's workload), sockets given,
     /// sockets that could not be given.
@@ -153,18 +160,22 @@ impl Report {
                 ..about(FAILED, *id)
             },
             Self::Need => Frame::of(NEED),
-            Self::Hello { missing, allowed } => Frame {
+            Self::Hello {
+                pid,
+                missing,
+                allowed,
+            } => Frame {
                 a: *missing,
                 b: *allowed,
-                ..Frame::of(HELLO)
+                ..about(HELLO, (*pid).into())
             },
-            Self::Leaving => Frame::of(LEAVING),
-            Self::Closed => Frame::of(CLOSED),
-            Self::Unruly { why } => Frame {
+            Self::Leaving { pid } => about(LEAVING, (*pid).into()),
+            Self::Closed { pid } => about(CLOSED, (*pid).into()),
+            Self::Unruly { pid, why } => Frame {
                 text: why.chars().take(200).collect(),
-                ..Frame::of(UNRULY)
+                ..about(UNRULY, (*pid).into())
             },
-            Self::Silent { id } => about(SILENT, *id),
+            Self::Silent { pid } => about(SILENT, (*pid).into()),
             Self::Counts {
                 id,
                 refused,
@@ -183,6 +194,7 @@ impl Report {
     /// For what no child says.
     pub fn read(frame: Frame) -> Result<Self, Malformed> {
         let id = frame.id;
+        let pid = || u32::try_from(id).map_err(|_| Malformed::Number);
         Ok(match frame.kind {
             DONE => Self::Done { id },
             FAILED => Self::Failed {
@@ -193,13 +205,17 @@ impl Report {
             },
             NEED => Self::Need,
             HELLO => Self::Hello {
+                pid: pid()?,
                 missing: frame.a,
                 allowed: frame.b,
             },
-            LEAVING => Self::Leaving,
-            CLOSED => Self::Closed,
-            UNRULY => Self::Unruly { why: frame.text },
-            SILENT => Self::Silent { id },
+            LEAVING => Self::Leaving { pid: pid()? },
+            CLOSED => Self::Closed { pid: pid()? },
+            UNRULY => Self::Unruly {
+                pid: pid()?,
+                why: frame.text,
+            },
+            SILENT => Self::Silent { pid: pid()? },
             COUNTS => Self::Counts {
                 id,
                 refused: frame.a,
@@ -245,13 +261,17 @@ mod tests {
             },
             Report::Need,
             Report::Hello {
+                pid: 9,
                 missing: 1,
                 allowed: 2,
             },
-            Report::Leaving,
-            Report::Closed,
-            Report::Unruly { why: "x".into() },
-            Report::Silent { id: 3 },
+            Report::Leaving { pid: 9 },
+            Report::Closed { pid: 9 },
+            Report::Unruly {
+                pid: 9,
+                why: "x".into(),
+            },
+            Report::Silent { pid: 3 },
             Report::Counts {
                 id: 1,
                 refused: 2,

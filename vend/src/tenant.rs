@@ -256,9 +256,19 @@ impl Tenant {
     }
 
     fn told(&mut self, now: Instant, report: Report) {
+        let mine = self.worker.as_ref().map(Proc::pid);
         match report {
             Report::Need => self.need(now),
-            Report::Hello { missing, allowed } => {
+            // Of a worker that is gone; it is not the present one's fault.
+            Report::Hello { pid, .. }
+            | Report::Leaving { pid }
+            | Report::Closed { pid }
+            | Report::Unruly { pid, .. }
+            | Report::Silent { pid }
+                if Some(pid) != mine => {}
+            Report::Hello {
+                missing, allowed, ..
+            } => {
                 self.missing = allowed;
                 if missing != 0 {
                     let what = proof::names(missing);
@@ -279,9 +289,9 @@ impl Tenant {
                     self.name
                 ));
             }
-            Report::Leaving => self.life.leaving(now),
-            Report::Closed => self.kill_worker(),
-            Report::Unruly { why } => {
+            Report::Leaving { .. } => self.life.leaving(now),
+            Report::Closed { .. } => self.kill_worker(),
+            Report::Unruly { why, .. } => {
                 self.trouble(code::VEND_PROTOCOL, &format!("the worker is ended: {why}"));
                 self.kill_worker();
             }

@@ -16,7 +16,7 @@ fn want(workload: u64) -> ToVendor {
 fn ready(now: Instant) -> Desk {
     let mut desk = Desk::new("blue".into(), 1000, 0);
     desk.add(1, "blue/a".into());
-    desk.adopt();
+    desk.adopt(9);
     desk.hear(now, &HELLO, 0);
     desk
 }
@@ -50,7 +50,7 @@ fn nothing_is_given_before_hello_or_with_less_than_all_restrictions() {
     let now = Instant::now();
     let mut desk = Desk::new("blue".into(), 0, 1);
     desk.add(1, "a".into());
-    desk.adopt();
+    desk.adopt(9);
     let all = desk.hear(now, &want(1), 0);
     assert!(matches!(
         all[..],
@@ -58,17 +58,18 @@ fn nothing_is_given_before_hello_or_with_less_than_all_restrictions() {
     ));
     assert!(!desk.unattended(), "the process may live");
     desk.ended();
-    desk.adopt();
+    desk.adopt(9);
     // The flag allows bit 1; bit 2 is what the kernel says, whatever the worker says.
     let all = desk.hear(now, &ToVendor::Hello { missing: 1 }, 2);
     let report = Report::Hello {
+        pid: 9,
         missing: 2,
         allowed: 1,
     };
     assert_eq!(all, [Do::Report(report), Do::HangUp]);
     assert_eq!(desk.hear(now, &want(1), 0), []);
     desk.ended();
-    desk.adopt();
+    desk.adopt(9);
     let all = desk.hear(now, &ToVendor::Hello { missing: 1 }, 0);
     assert!(
         matches!(all[1], Do::Tell(ToWorker::Welcome { .. })),
@@ -84,7 +85,7 @@ fn a_new_worker_is_told_everything() {
     desk.may_listen(1, 80).unwrap();
     assert_eq!(desk.listens(1, 80), [Do::Report(Report::Done { id: 1 })]);
     assert!(desk.may_listen(1, 80).is_err() && desk.may_listen(2, 80).is_err());
-    desk.adopt();
+    desk.adopt(9);
     let all = desk.hear(now, &HELLO, 0);
     let give = Do::Give {
         workload: 1,
@@ -122,7 +123,7 @@ fn what_ends_is_closed_in_time_or_the_worker_is_ended() {
     desk.remove(now, 2);
     assert!(!desk.tick(now, &mut told).contains(&Do::HangUp));
     let all = desk.tick(now + GONE_WITHIN, &mut told);
-    assert!(all.contains(&Do::Report(Report::Silent { id: 2 })) && all.contains(&Do::HangUp));
+    assert!(all.contains(&Do::Report(Report::Silent { pid: 9 })) && all.contains(&Do::HangUp));
     assert_eq!(desk.ended(), [Do::Report(Report::Done { id: 2 })]);
     assert!(desk.unattended() && desk.deadline().is_none());
 }
@@ -133,7 +134,7 @@ fn a_workload_that_ends_while_the_worker_leaves_waits_for_its_end() {
     let mut desk = ready(now);
     assert_eq!(
         desk.hear(now, &ToVendor::Leaving, 0),
-        [Do::Report(Report::Leaving), Do::HangUp]
+        [Do::Report(Report::Leaving { pid: 9 }), Do::HangUp]
     );
     assert_eq!(desk.remove(now, 1), [Do::Close { workload: 1 }]);
     assert_eq!(desk.ended(), [Do::Report(Report::Done { id: 1 })]);
@@ -215,7 +216,7 @@ proptest! {
                 }
                 Step::Adopt => {
                     if !desk.unattended() { continue }
-                    desk.adopt();
+                    desk.adopt(9);
                     vec![]
                 }
                 Step::Ended => desk.ended(),
