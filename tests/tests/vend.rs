@@ -204,6 +204,16 @@ fn what_ends_is_closed_within_a_second_also_by_a_worker_that_does_not() -> Resul
     stays.ask("stock 3")?;
     Talk::to(&lab, &one)?.ask("stock 5")?;
     let worker = number(&vend.wait("blue", "state", "running")?, "worker")?;
+    // First it may finish.
+    let mut last = Talk::to(&lab, &one)?;
+    assert_eq!(last.ask("draining")?, "false");
+    vend.ask(&Request::Drain { name: "one".into() })?;
+    until("the word", Duration::from_secs(2), || {
+        match last.ask("draining").as_deref() {
+            Ok("true") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })?;
     // Told: the honest worker lives on.
     let before = Instant::now();
     vend.gone("one")?;

@@ -172,6 +172,7 @@ impl Child {
                     Err(e) => vec![failed(id, 0, code::NETNS_UNREACHABLE, &e)],
                 }
             }
+            ToChild::Drain { id } => self.desk.drain(id),
             ToChild::Remove { id } => self.desk.remove(now, id),
             ToChild::Listen { id, port, address } => self.listen(id, port, address),
             ToChild::Adopt { pid } => {
@@ -328,7 +329,11 @@ impl Child {
         let Some(listener) = room.and_then(|r| r.listeners.get(&port)) else {
             return Ok(());
         };
-        let another = listener.try_clone()?;
+        let Ok(another) = listener.try_clone() else {
+            // No descriptor is left: said in the status, and not the worker's fault.
+            self.desk.vended(Instant::now(), 0, 1);
+            return Ok(());
+        };
         self.tell(&ToWorker::Listener { workload, port }, vec![another])
     }
 

@@ -35,6 +35,7 @@ fn request(ctl: &Ctl) -> Request {
             tenant: add.tenant,
             netns: add.netns.to_string_lossy().into_owned(),
         },
+        Ctl::Drain { name } => Request::Drain { name },
         Ctl::Gone { name } => Request::Gone { name },
         Ctl::Listen(listen) => Request::Listen {
             name: listen.name,

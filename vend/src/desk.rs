@@ -60,6 +60,7 @@ enum Worker {
 #[derive(Debug, Default)]
 struct Workload {
     name: String,
+    draining: bool,
     ports: BTreeSet<u16>,
 }
 
@@ -116,8 +117,11 @@ impl Desk {
             id,
             name: name.clone(),
         };
-        let ports = BTreeSet::new();
-        self.workloads.insert(id, Workload { name, ports });
+        let workload = Workload {
+            name,
+            ..Workload::default()
+        };
+        self.workloads.insert(id, workload);
         let mut all = self.to_ready(Do::Tell(told));
         all.push(Do::Report(Report::Done { id }));
         all
@@ -152,6 +156,15 @@ impl Desk {
         let mut all = self.to_ready(Do::Give { workload: id, port });
         all.push(Do::Report(Report::Done { id }));
         all
+    }
+
+    /// The pod is about to end.
+    pub fn drain(&mut self, id: u64) -> Vec<Do> {
+        let Some(workload) = self.workloads.get_mut(&id) else {
+            return Vec::new();
+        };
+        workload.draining = true;
+        self.to_ready(Do::Tell(ToWorker::Drain { workload: id }))
     }
 
     /// The pod has ended.
@@ -259,6 +272,8 @@ impl Desk {
                 workload: *id,
                 port: *port,
             }));
+            let drain = ToWorker::Drain { workload: *id };
+            all.extend(workload.draining.then_some(Do::Tell(drain)));
         }
         all
     }

@@ -10,6 +10,8 @@ use underpass_api::vend::{Frame, Malformed};
 pub enum ToChild {
     /// With the namespace's descriptor. Answered by `Done` or `Failed`.
     Add { id: u64, name: String },
+    /// It is about to end.
+    Drain { id: u64 },
     /// Answered by `Done` when all is closed.
     Remove { id: u64 },
     /// Answered by `Done` or `Failed`.
@@ -77,6 +79,7 @@ const LISTEN: u8 = 130;
 const ADOPT: u8 = 131;
 const STOP: u8 = 132;
 const ENDED: u8 = 133;
+const DRAIN: u8 = 134;
 const DONE: u8 = 160;
 const FAILED: u8 = 161;
 const NEED: u8 = 162;
@@ -94,6 +97,10 @@ impl ToChild {
                 id: *id,
                 text: name.clone(),
                 ..Frame::of(ADD)
+            },
+            Self::Drain { id } => Frame {
+                id: *id,
+                ..Frame::of(DRAIN)
             },
             Self::Remove { id } => Frame {
                 id: *id,
@@ -126,6 +133,7 @@ impl ToChild {
                 id,
                 name: frame.text,
             },
+            DRAIN => Self::Drain { id },
             REMOVE => Self::Remove { id },
             LISTEN => Self::Listen {
                 id,
@@ -239,6 +247,7 @@ mod tests {
                 id: 7,
                 name: "a/b".into(),
             },
+            ToChild::Drain { id: 3 },
             ToChild::Remove { id: u64::MAX },
             ToChild::Listen {
                 id: 1,

@@ -19,6 +19,7 @@ pub mod log;
 pub mod netns;
 pub mod options;
 pub mod outbox;
+pub mod process;
 pub mod proof;
 pub mod state;
 pub mod tenant;

@@ -99,6 +99,8 @@ pub enum Verb {
 pub enum Ctl {
     /// A workload of a tenant, in a network namespace
     Add(Add),
+    /// A workload is about to end: its worker finishes what is under way
+    Drain { name: String },
     /// A workload has ended: waits until everything of it is closed
     Gone { name: String },
     /// A listener in a workload's namespace; the first connection to it starts the worker

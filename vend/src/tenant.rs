@@ -3,13 +3,12 @@
 use std::{
     collections::BTreeSet,
     io,
-    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    os::fd::OwnedFd,
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use underpass_abi::reason::code;
 use underpass_api::vend::channel::{Channel, Received};
 
@@ -20,6 +19,7 @@ use crate::{
     life::{Do, Life},
     log::{self, Problem, Result},
     outbox::Outbox,
+    process::Proc,
     proof,
 };
 
@@ -31,48 +31,6 @@ pub struct Setup {
     pub nofile: u32,
     /// Bits of restrictions that may be missing.
     pub allowed: u32,
-}
-
-/// A process that can be polled for its end.
-#[derive(Debug)]
-pub struct Proc {
-    process: Child,
-    pub pidfd: OwnedFd,
-}
-
-impl Proc {
-    fn start(args: Vec<std::ffi::OsString>, group: &Group, stdin: Channel) -> io::Result<Self> {
-        let mut process = Command::new("/proc/self/exe")
-            .arg0("underpass-vend")
-            .args(args)
-            .args(group.procs())
-            .env_clear()
-            .stdin(Stdio::from(OwnedFd::from(stdin)))
-            .stdout(Stdio::null())
-            .spawn()?;
-        let opened = pidfd_open(Pid::from_child(&process), PidfdFlags::empty());
-        match opened {
-            Ok(pidfd) => Ok(Self { process, pidfd }),
-            Err(e) => {
-                process.kill()?;
-                process.wait()?;
-                Err(e.into())
-            }
-        }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
-    fn kill(&mut self) {
-        // It may have ended by itself.
-        let _ = self.process.kill();
-    }
-
-    fn ended(&mut self) -> Option<ExitStatus> {
-        self.process.try_wait().ok().flatten()
-    }
 }
 
 #[derive(Debug)]

@@ -11,7 +11,10 @@ use nix::sys::{
     signal::{SigSet, Signal},
     signalfd::{SfdFlags, SignalFd},
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Resource, Rlimit},
+};
 use underpass_abi::reason::code;
 use underpass_api::vend::channel::Listener;
 
@@ -115,6 +118,12 @@ impl Vendor {
         let control = Listener::bind(&options.control).map_err(at("--control"))?;
         caps::keep(caps::needed(options.without.as_deref())).map_err(at("capset"))?;
         rustix::thread::set_no_new_privs(true).map_err(at("no_new_privs"))?;
+        let all = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let limit = Rlimit {
+            current: all,
+            maximum: all,
+        };
+        rustix::process::setrlimit(Resource::Nofile, limit).map_err(at("RLIMIT_NOFILE"))?;
         let signals = [Signal::SIGTERM, Signal::SIGINT]
             .into_iter()
             .collect::<SigSet>();
@@ -162,7 +171,14 @@ impl Vendor {
         if matches!(self.signals.read_signal(), Ok(Some(_))) {
             return Ok(true);
         }
-        clients::accept(&self.control, &mut self.clients)?;
+        if let Err(e) = clients::accept(&self.control, &mut self.clients) {
+            // A lack of descriptors or memory passes, and no tenant must suffer from it; not a loop of it.
+            log::warn(
+                code::VEND_LIMIT,
+                &format!("a client of the control socket: {e}"),
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
         self.hear_children(now);
         self.hear_clients(now);
         self.watch(now);

@@ -19,6 +19,10 @@ pub enum Request {
         tenant: String,
         netns: String,
     },
+    /// It is about to end; its worker is told.
+    Drain {
+        name: String,
+    },
     /// It has ended. Answered when everything of it is closed.
     Gone {
         name: String,
@@ -55,6 +59,7 @@ const GONE: u8 = 65;
 const LISTEN: u8 = 66;
 const START: u8 = 67;
 const STATUS: u8 = 68;
+const DRAIN: u8 = 69;
 const DONE: u8 = 80;
 const REFUSED: u8 = 81;
 const LINE: u8 = 82;
@@ -71,6 +76,7 @@ impl Request {
                 tenant,
                 netns,
             } => say(ADD, format!("{name}\n{tenant}\n{netns}")),
+            Self::Drain { name } => say(DRAIN, name.clone()),
             Self::Gone { name } => say(GONE, name.clone()),
             Self::Listen {
                 name,
@@ -101,6 +107,7 @@ impl Request {
                     netns: (*netns).to_owned(),
                 }
             }
+            (DRAIN, [name]) => Self::Drain { name: named(name)? },
             (GONE, [name]) => Self::Gone { name: named(name)? },
             (LISTEN, [name, address]) => Self::Listen {
                 name: named(name)?,
@@ -114,7 +121,7 @@ impl Request {
                 tenant: single(tenant)?,
             },
             (STATUS, [""]) => Self::Status,
-            (ADD | GONE | LISTEN | START | STATUS, _) => return Err(Malformed::Text),
+            (ADD | DRAIN | GONE | LISTEN | START | STATUS, _) => return Err(Malformed::Text),
             (other, _) => return Err(Malformed::Kind(other)),
         })
     }
@@ -195,6 +202,7 @@ mod tests {
             let all = [
                 Request::Add { name: name.clone(), tenant: tenant.clone(), netns: "/run/netns/a b".into() },
                 Request::Gone { name: name.clone() },
+                Request::Drain { name: name.clone() },
                 Request::Listen { name, address: "::".parse().unwrap(), port },
                 Request::Start { tenant },
                 Request::Status,

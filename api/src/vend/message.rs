@@ -6,7 +6,8 @@
 //!   ◄─────────────── Welcome, Workload*, Listener*
 //!   Want ────────────────────────────────►
 //!   ◄────────────────── Stock or Refused
-//!   ◄─────────────────────────────── Gone       the pod has ended
+//!   ◄────────────────────────────── Drain       the pod is about to end
+//!   ◄─────────────────────────────── Gone       it has
 //!   GoneDone ────────────────────────────►      all of it is closed
 //!   Leaving ─────────────────────────────►      idle; listeners stay with the vendor
 //! ```
@@ -66,6 +67,8 @@ pub enum ToWorker {
     Stock { workload: u64, family: Family },
     /// One descriptor: a listening, non-blocking socket of the workload.
     Listener { workload: u64, port: u16 },
+    /// The workload is about to end: finish what is under way, begin nothing. `Gone` follows.
+    Drain { workload: u64 },
     /// The workload has ended: close everything of it and say `GoneDone`.
     Gone { workload: u64 },
     /// What was asked for `workload` is refused with a code of the registry.
@@ -85,6 +88,7 @@ const LISTENER: u8 = 19;
 const GONE: u8 = 20;
 const REFUSED: u8 = 21;
 const STOP: u8 = 22;
+const DRAIN: u8 = 23;
 
 impl ToVendor {
     pub fn frame(&self) -> Frame {
@@ -155,6 +159,7 @@ impl ToWorker {
             },
             Self::Stock { workload, family } => about(STOCK, *workload, family.number()),
             Self::Listener { workload, port } => about(LISTENER, *workload, (*port).into()),
+            Self::Drain { workload } => about(DRAIN, *workload, 0),
             Self::Gone { workload } => about(GONE, *workload, 0),
             Self::Refused { workload, code } => about(REFUSED, *workload, (*code).into()),
             Self::Stop { within_ms } => about(STOP, 0, *within_ms),
@@ -194,6 +199,7 @@ impl ToWorker {
                 },
                 1..=1,
             ),
+            DRAIN => (Self::Drain { workload: frame.id }, 0..=0),
             GONE => (Self::Gone { workload: frame.id }, 0..=0),
             REFUSED => (
                 Self::Refused {
@@ -248,6 +254,7 @@ mod tests {
             (any::<u64>(), any::<u16>())
                 .prop_map(|(workload, port)| (ToWorker::Listener { workload, port }, 1)),
             any::<u64>().prop_map(|workload| (ToWorker::Gone { workload }, 0)),
+            any::<u64>().prop_map(|workload| (ToWorker::Drain { workload }, 0)),
             (any::<u64>(), any::<u16>())
                 .prop_map(|(workload, code)| (ToWorker::Refused { workload, code }, 0)),
             any::<u32>().prop_map(|within_ms| (ToWorker::Stop { within_ms }, 0)),

@@ -37,6 +37,10 @@ pub enum Event {
         port: u16,
         socket: OwnedFd,
     },
+    /// Finish what is under way for the workload, while it can still be reached, and begin nothing.
+    Drain {
+        workload: u64,
+    },
     /// Close everything of the workload, then call [`Vendor::gone_done`], within a second: a vendor that
     /// waits longer ends the worker, because one socket keeps a namespace alive.
     Gone {
@@ -128,6 +132,7 @@ impl Vendor {
                 },
                 None => return Err(super::Malformed::Descriptors.into()),
             },
+            ToWorker::Drain { workload } => Event::Drain { workload },
             ToWorker::Gone { workload } => Event::Gone { workload },
             ToWorker::Refused { workload, code } => Event::Refused { workload, code },
             ToWorker::Stop { within_ms } => Event::Stop { within_ms },

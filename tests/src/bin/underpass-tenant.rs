@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::fd::OwnedFd,
@@ -46,6 +46,7 @@ struct Worker {
     stock: BTreeMap<u64, Vec<OwnedFd>>,
     clients: Vec<Client>,
     memory: Vec<Vec<u8>>,
+    draining: BTreeSet<u64>,
 }
 
 struct Client {
@@ -74,6 +75,7 @@ fn run() -> io::Result<()> {
         stock: BTreeMap::new(),
         clients: Vec::new(),
         memory: Vec::new(),
+        draining: BTreeSet::new(),
     };
     while worker.turn()? {}
     Ok(())
@@ -159,6 +161,9 @@ impl Worker {
             } => {
                 self.listeners.insert(workload, socket.into());
             }
+            Event::Drain { workload } => {
+                self.draining.insert(workload);
+            }
             Event::Gone { workload } => {
                 self.listeners.remove(&workload);
                 self.stock.remove(&workload);
@@ -219,6 +224,7 @@ impl Worker {
                 self.deaf = true;
                 "deaf".to_owned()
             }
+            "draining" => self.draining.contains(&workload).to_string(),
             "crash" => std::process::abort(),
             _ => format!("pid {} workload {workload}", std::process::id()),
         })

@@ -141,6 +141,18 @@ fn a_workload_that_ends_while_the_worker_leaves_waits_for_its_end() {
 }
 
 #[test]
+fn a_pod_that_is_about_to_end_is_told_of_also_to_the_next_worker() {
+    let now = Instant::now();
+    let mut desk = ready(now);
+    let drain = Do::Tell(ToWorker::Drain { workload: 1 });
+    assert_eq!(desk.drain(1), std::slice::from_ref(&drain));
+    assert_eq!(desk.drain(2), []);
+    desk.ended();
+    desk.adopt(9);
+    assert_eq!(desk.hear(now, &HELLO, 0).last(), Some(&drain));
+}
+
+#[test]
 fn bounds_hold() {
     let mut desk = Desk::new("blue".into(), 0, 0);
     for id in 0..WORKLOADS_MAX as u64 {

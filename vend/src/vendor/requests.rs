@@ -39,6 +39,7 @@ impl Vendor {
                     tenant,
                     netns,
                 } => self.add(now, name, tenant, netns.into()).map(Some),
+                Request::Drain { name } => self.drain(&name).map(|()| None),
                 Request::Gone { name } => Ok(self.remove(now, &name)),
                 Request::Listen {
                     name,
@@ -144,6 +145,16 @@ impl Vendor {
             .say(&ToChild::Listen { id, port, address }, vec![]);
         self.changed(now);
         Ok(id)
+    }
+
+    fn drain(&mut self, name: &str) -> Result<()> {
+        let workload = self.workloads.get(name).filter(|w| !w.removing);
+        let found = workload.map(|w| (w.id, w.known.tenant.clone()));
+        let (id, tenant) = found.ok_or_else(|| Problem::new(code::NOT_FOUND, name))?;
+        if let Some(tenant) = self.tenant(&tenant) {
+            tenant.say(&ToChild::Drain { id }, vec![]);
+        }
+        Ok(())
     }
 
     fn start(&mut self, now: Instant, tenant: &str) -> Result<()> {
