@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
+    collections::BTreeSet,
     io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
@@ -239,7 +240,7 @@ fn what_ends_is_closed_within_a_second_also_by_a_worker_that_does_not() -> Resul
     vend.gone("four")?;
     println!("closed by force after {:?}", before.elapsed());
     assert!(
-        before.elapsed() < Duration::from_millis(1500),
+        before.elapsed() < Duration::from_secs(2),
         "{:?}",
         before.elapsed()
     );
@@ -264,9 +265,10 @@ fn what_ends_is_closed_within_a_second_also_by_a_worker_that_does_not() -> Resul
 /// end, in the node, with it.
 fn dead(lab: &Lab, index: u32) -> Result<()> {
     let name = format!("p{index}");
+    // The kernel takes its time for it on a busy machine.
     until(
         &format!("the end of {name}"),
-        Duration::from_secs(1),
+        Duration::from_secs(3),
         || match net::ip(&["-n", &lab.node_netns(), "link", "show", &name], "") {
             Err(_) => Ok(()),
             Ok(()) => Err("it lives".to_owned()),
@@ -352,6 +354,38 @@ fn a_killed_child_takes_its_own_tenant_only_and_is_back() -> Result<()> {
     })?;
     assert_eq!(theirs.ask("hello")?, other);
     assert!(vend.proc.stderr().contains("UP0442"));
+    Ok(())
+}
+
+#[test]
+fn thirty_tenants_have_thirty_workers() -> Result<()> {
+    const TENANTS: u32 = 30;
+    let lab = Lab::new("vendmany")?;
+    let vend = Vend::start(&lab, &[])?;
+    for n in 0..TENANTS {
+        let name = format!("t{n}");
+        let pod = vend.pod(&lab, &name, &name)?;
+        assert!(Talk::to(&lab, &pod)?.ask("hello")?.starts_with("pid "));
+    }
+    let status = vend.status()?;
+    let (mut uids, mut took, mut memory) = (BTreeSet::new(), Vec::new(), pss_kib(vend.proc.pid())?);
+    for line in &status[1..] {
+        assert_eq!(
+            (line["state"].as_str(), line["codes"].as_str()),
+            ("running", ""),
+            "{line:?}"
+        );
+        uids.insert(number(line, "uid")?);
+        took.push(number(line, "start_us")?);
+        memory += pss_kib(number(line, "worker")?)? + pss_kib(number(line, "child")?)?;
+    }
+    assert_eq!((uids.len(), took.len()), (30, 30));
+    took.sort_unstable();
+    println!(
+        "{TENANTS} workers started in {} us (median), {} us (slowest); all processes {memory} KiB PSS",
+        took[took.len() / 2],
+        took[took.len() - 1],
+    );
     Ok(())
 }
 
