@@ -9,7 +9,7 @@ use std::{
 
 use underpass_api::vend::control::Request;
 use underpass_tests::{
-    Lab, Result,
+    Failure, Lab, Result,
     lab::{
         Vend, cgroup, net, place,
         process::alive,
@@ -27,13 +27,16 @@ fn everything(lab: &Lab, vend: &Vend) -> Result<()> {
         tenant: "blue".into(),
     })?;
     let line = until("a worker", Duration::from_secs(2), || {
-        let line = vend.tenant("blue").map_err(|f| f.0)?;
-        if line["state"] == "running" {
-            Ok(line)
-        } else {
-            Err(vend.proc.stderr())
+        let (log, line) = (vend.proc.stderr(), vend.tenant("blue").map_err(|f| f.0)?);
+        if log.contains("STAGE_FAILED") {
+            return Ok(Err(Failure(log)));
         }
-    })?;
+        if line["state"] == "running" {
+            Ok(Ok(line))
+        } else {
+            Err(log)
+        }
+    })??;
     drop(talking);
     // One that must be ended.
     let mut talk = Talk::to(lab, &pod)?;
@@ -108,7 +111,8 @@ fn each_capability_is_needed() -> Result<()> {
         let Err(failure) = everything(&lab, &vend) else {
             panic!("nothing failed without {}", needed.name);
         };
-        println!("without {}: {failure}", needed.name);
+        let what = failure.0.lines().last().unwrap_or_default();
+        println!("without {}: {what}", needed.name);
     }
     Ok(())
 }

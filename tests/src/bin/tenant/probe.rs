@@ -68,6 +68,8 @@ pub fn attempts(vended: Option<OwnedFd>) -> String {
     let io = |done: io::Result<()>| done.err().map_or(0, |e| e.raw_os_error().unwrap_or(-1));
     let nix = |done: nix::Result<()>| done.err().map_or(0, |e| e as i32);
     let parent = Pid::parent();
+    // Nobody else's, or EEXIST would be taken for a refusal of another kind.
+    let place = format!("/tmp/underpass-tenant-{}", std::process::id());
     let vended = vended.map_or(-1, |socket| {
         let bound = rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 4711));
         bound.err().map_or(0, |e| e.raw_os_error())
@@ -83,12 +85,9 @@ pub fn attempts(vended: Option<OwnedFd>) -> String {
         ("bind", vended),
         ("read", io(fs::File::open("/etc/passwd").map(drop))),
         ("proc", io(fs::File::open("/proc/self/status").map(drop))),
-        (
-            "write",
-            io(fs::write("/tmp/underpass-tenant-was-here", "x")),
-        ),
+        ("write", io(fs::write(format!("{place}-file"), "x"))),
         ("list", io(fs::read_dir("/").map(drop))),
-        ("mkdir", io(fs::create_dir("/tmp/underpass-tenant-dir"))),
+        ("mkdir", io(fs::create_dir(format!("{place}-dir")))),
         ("exec", io(Command::new("/bin/true").status().map(drop))),
         ("setuid", nix(setuid(Uid::from_raw(0)))),
         ("setgid", nix(setgid(Gid::from_raw(0)))),
