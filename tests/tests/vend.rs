@@ -306,7 +306,8 @@ fn a_restarted_vendor_knows_what_is_still_there() -> Result<()> {
     assert!(vend.tenant("red").is_err(), "{:?}", vend.status());
     until("an answer", Duration::from_secs(5), || {
         let mut talk = Talk::to(&lab, &stays).map_err(|f| f.0)?;
-        talk.ask("hello").map_err(|f| f.0)
+        let said = talk.ask("hello");
+        said.map_err(|f| format!("{f}: {:?} {}", vend.status(), vend.proc.stderr()))
     })?;
     // An orderly end leaves nothing at all.
     vend.proc.signal(Signal::TERM)?;
@@ -366,6 +367,8 @@ fn thirty_tenants_have_thirty_workers() -> Result<()> {
         let name = format!("t{n}");
         let pod = vend.pod(&lab, &name, &name)?;
         assert!(Talk::to(&lab, &pod)?.ask("hello")?.starts_with("pid "));
+        // The vendor hears of it a moment later.
+        vend.wait(&name, "state", "running")?;
     }
     let status = vend.status()?;
     let (mut uids, mut took, mut memory) = (BTreeSet::new(), Vec::new(), pss_kib(vend.proc.pid())?);

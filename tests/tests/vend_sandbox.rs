@@ -74,7 +74,7 @@ fn a_worker_is_nobody_and_can_do_nothing() -> Result<()> {
     let pid = number(&vend.tenant("blue")?, "worker")?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     assert!(status.contains("Seccomp:\t2\n"), "{status}");
-    assert_eq!(vend.tenant("blue")?["missing"], "");
+    assert_eq!(vend.wait("blue", "state", "running")?["missing"], "");
     Ok(())
 }
 
@@ -96,8 +96,7 @@ fn without_seccomp_landlock_and_the_user_still_hold() -> Result<()> {
     }
     // An empty namespace: a socket can be made and reaches nothing.
     assert_ne!(attempts["tcp"], "0");
-    let line = vend.tenant("blue")?;
-    assert_eq!(line["missing"], "seccomp");
+    let line = vend.wait("blue", "missing", "seccomp")?;
     assert!(line["codes"].contains("UP0433"), "{line:?}");
     Ok(())
 }
@@ -137,7 +136,7 @@ fn a_worker_without_its_sandbox_gets_nothing() -> Result<()> {
     let vend = Vend::with_worker(&lab, &worker, &["--allow-missing", "landlock"])?;
     let pod = vend.pod(&lab, "web", "blue")?;
     assert!(Talk::to(&lab, &pod)?.ask("hello")?.starts_with("pid "));
-    assert_eq!(vend.tenant("blue")?["missing"], "landlock");
+    vend.wait("blue", "missing", "landlock")?;
     Ok(())
 }
 
