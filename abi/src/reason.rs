@@ -143,6 +143,29 @@ codes! {
     421 NOT_TRIED "what the kernel takes was not tried"
         "mend what other lines name; run as root, with underpass-agent beside `underpass` or named by --agent PATH";
     422 SHORTCUT_SELF_TEST "this kernel does not do what the shortcut needs, so it is off" "the message names the test that failed; traffic goes by TCP";
+    // 430-449: the vendor and its workers
+    430 NOT_YOUR_WORKLOAD "a worker asked for a workload that is none of its tenant's, and got nothing"
+        "its own agent names no such workload: the worker is broken, or broken into; kill it and look at what it did";
+    431 VEND_PROTOCOL "a worker or a client sent what the vendor's protocol does not have" "are both of one version?";
+    432 VEND_FORBIDDEN "the vendor's control socket takes root only" "run as root";
+    433 SANDBOX_INCOMPLETE "a restriction of a worker is not in force on this kernel"
+        "enable it (`lsm=…,landlock`), or start underpass-vend with --allow-missing";
+    434 WORKER_CRASHED "a worker ended without being asked to; it is started again, with longer waits if it goes on"
+        "the journal has its last words; connections through it were reset";
+    435 WORKER_NOT_STARTED "a worker could not be started" "is --worker the path of underpass-proxy, and may every user run it?";
+    436 WORKER_SILENT "a worker did not do in time what it has to, and was ended" "is the node short of CPU? --cpu-max bounds the tenant";
+    437 SHARED_WORKER "one worker serves all tenants (--shared): nothing but its own code keeps their traffic apart"
+        "start underpass-vend without --shared on nodes that have the memory";
+    438 LISTENER_REFUSED "a listener could not be made in a workload's namespace" "does the application have that port?";
+    439 NO_SOCKET "sockets could not be made, or the worker did not fetch them" "--memory-max bounds a tenant's sockets too";
+    440 BOUND_NOT_SET "a cgroup bound could not be set, so nothing was started in it"
+        "`Delegate=yes` in the unit; or --allow-missing where the kernel has no such controller";
+    441 VEND_LIMIT "the vendor holds as many of these as it may" "the limits are in docs/reference/limits.md";
+    442 CHILD_ENDED "the vendor's child of a tenant ended; it is started again and the tenant's worker with it" "the journal has its last words";
+    443 VENDOR_BUSY "another vendor holds the state directory" "stop it first, or give --state another directory";
+    444 VENDOR_UNREACHABLE "the vendor does not answer on its control socket" "is underpass-vend running? --control PATH names its socket";
+    445 VENDOR_CAPABILITY "the vendor lacks a capability" "run it as root, or with what docs/reference/capabilities.md lists";
+    446 STAGE_FAILED "a new process of the vendor could not give up what it must, so it ended" "the message names the step; is the kernel older than 6.1, or the vendor without a capability?";
     // 500-599: command line
     501 BAD_FILTER "a filter is not understood" "see --help";
     502 NOT_FOUND "no such object" "`underpass status -o wide` lists the workloads, `underpass stat` the services";

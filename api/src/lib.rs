@@ -1,38 +1,19 @@
-//! The node API: messages, client and server of `proto/underpass/v1alpha1/node.proto`, served by the
-//! agent over a Unix socket.
+//! What the processes of a node say to each other. The node API, served by the agent over a Unix socket
+//! (`proto/underpass/v1alpha1/node.proto`), is the feature `node`; the vendor's protocol, which has
+//! nothing of HTTP, is [`vend`].
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+#[cfg(feature = "node")]
+mod node;
+#[cfg(feature = "node")]
+pub use node::*;
 
-use tonic::transport::{Channel, Endpoint};
-
-pub use tonic;
-
+#[cfg(feature = "node")]
 pub mod check;
-
-/// The API's only version so far.
-pub mod v1alpha1 {
-    tonic::include_proto!("underpass.v1alpha1");
-}
-
-/// Encoded `FileDescriptorSet` of every message and service.
-pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+pub mod vend;
 
 /// Where the agent's socket is unless `--api` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/underpass/agent.sock";
-
-/// Connects to an agent's Unix socket.
-///
-/// # Errors
-/// If nothing accepts at `socket`; the error's sources have the cause.
-pub async fn connect(
-    socket: &Path,
-) -> Result<v1alpha1::node_client::NodeClient<Channel>, tonic::transport::Error> {
-    let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))?
-        .connect()
-        .await?;
-    Ok(v1alpha1::node_client::NodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
-}
 
 /// Largest answer that the agent gives and a client accepts: 20,000 connections are about 12 MB, the
 /// status of 10,000 workloads is about 1 MB.

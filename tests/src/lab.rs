@@ -16,11 +16,13 @@ pub mod net;
 pub mod place;
 pub mod process;
 pub mod sweep;
+pub mod vend;
 pub mod wait;
 
 pub use agent::Agent;
 pub use place::{Place, Pod};
 pub use process::Proc;
+pub use vend::Vend;
 pub use wait::until;
 
 /// Why the lab could not do what was asked, in a sentence.

@@ -38,6 +38,10 @@ const RULES: &[Rule] = &[
         "the agent links no HTTP or TLS beyond tonic's",
         rooms::agent_links,
     ),
+    (
+        "the vendor links nothing of HTTP, TLS or BPF",
+        rooms::vend_links,
+    ),
     ("unsafe code only where it may be", source::unsafe_placement),
     ("every crate root forbids unsafe code", source::crate_roots),
     ("files are short", source::lengths),
@@ -48,7 +52,7 @@ const RULES: &[Rule] = &[
     ("limits and counters are documented", docs::limits),
     ("every metric is documented", docs::metrics),
     (
-        "the systemd unit has the agent's capabilities",
+        "the systemd units have the capabilities that are kept",
         docs::capabilities,
     ),
     ("links between pages hold", docs::links),

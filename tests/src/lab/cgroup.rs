@@ -42,6 +42,39 @@ pub fn remove(dir: &Path) -> Result<()> {
     )
 }
 
+/// The process's own directory in each hierarchy of the first version.
+fn old() -> Vec<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let dir = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controller, path) = (parts.next()?, parts.next()?);
+        let root = Path::new("/sys/fs/cgroup").join(controller);
+        (!controller.is_empty()).then(|| root.join(path.trim_start_matches('/')))
+    };
+    own.lines().filter_map(dir).collect()
+}
+
+/// Makes a directory in each hierarchy of the first version, as systemd does for a unit.
+pub fn make_old(name: &str) {
+    for dir in old() {
+        // Not all of them are there.
+        let _ = fs::create_dir(dir.join(name));
+    }
+}
+
+/// Removes what a vendor made for a lab in hierarchies of the first version. Its processes were in the
+/// lab's cgroup2 directory and are gone.
+pub fn remove_old(id: &str) {
+    for base in old() {
+        for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&format!("{id}-")) {
+                let _ = remove_empty(&entry.path());
+            }
+        }
+    }
+}
+
 fn remove_empty(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Failure::at(dir.display()))? {
         let entry = entry?;

@@ -35,10 +35,12 @@ pub fn mount_bpffs() -> Result<()> {
 
 pub fn make_node(node: &str) -> Result<()> {
     ip(&["netns", "add", node], "")?;
+    // A bridge without an address of its own takes one of its ports', and another when that pod ends, which
+    // the other pods learn late.
     ip(
         &["-n", node, "-batch", "-"],
         "link set lo up\n\
-         link add br0 type bridge\n\
+         link add br0 address 02:00:00:00:00:01 type bridge\n\
          link set br0 up\n\
          addr add 10.42.0.1/16 dev br0\n\
          addr add fd00:42::1/64 dev br0 nodad\n",

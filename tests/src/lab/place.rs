@@ -80,7 +80,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     let dirs = me.ancestors().skip(1).take(2);
     dirs.map(|dir| dir.join(name)).find(|path| path.is_file()).ok_or_else(|| {
         Failure(format!(
-            "{name} is not built. Try: cargo xtask test (or: cargo build -p underpass-agent -p underpass-cli -p underpass-tests)"
+            "{name} is not built. Try: cargo xtask test (or: cargo build -p underpass-agent -p underpass-cli -p underpass-vend -p underpass-tests)"
         ))
     })
 }

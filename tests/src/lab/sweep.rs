@@ -68,6 +68,7 @@ pub fn remove(id: &str) -> Vec<String> {
     let mut problems = Vec::new();
     let mut note = |result: Result<()>| problems.extend(result.err().map(|f| f.0));
     note(cgroup::root().and_then(|root| cgroup::remove(&root.join(id))));
+    cgroup::remove_old(id);
     for netns in names("/run/netns").into_iter().filter(|n| belongs(n, id)) {
         note(net::delete(&netns));
     }

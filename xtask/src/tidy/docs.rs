@@ -6,7 +6,17 @@ use super::{Repository, generate};
 use crate::Result;
 
 const METRICS: &str = "agent/src/metrics.rs";
-const UNIT: &str = "deploy/systemd/underpass-agent.service";
+/// Unit, and the list that it must have.
+const UNITS: [(&str, &str); 2] = [
+    (
+        "deploy/systemd/underpass-agent.service",
+        generate::CAPABILITIES,
+    ),
+    (
+        "deploy/systemd/underpass-vend.service",
+        generate::VEND_CAPABILITIES,
+    ),
+];
 /// Top-level folders that are no rooms.
 const NO_ROOMS: &[&str] = &[".cargo", ".ci", ".github"];
 
@@ -150,24 +160,24 @@ fn metric_names(code: &str) -> BTreeSet<&str> {
 }
 
 pub fn capabilities(repository: &Repository) -> Vec<String> {
-    let source = repository.text(generate::CAPABILITIES);
-    let kept: BTreeSet<&str> = generate::needed(&source)
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect();
-    let unit = repository.text(UNIT);
-    let line = unit
-        .lines()
-        .find_map(|l| l.strip_prefix("CapabilityBoundingSet="))
-        .unwrap_or_default();
-    let granted: BTreeSet<&str> = line.split_whitespace().collect();
-    if !kept.is_empty() && granted == kept {
-        return Vec::new();
+    let mut problems = Vec::new();
+    for (unit, list) in UNITS {
+        let source = repository.text(list);
+        let kept: BTreeSet<&str> = generate::needed(&source)
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        let text = repository.text(unit);
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix("CapabilityBoundingSet="))
+            .unwrap_or_default();
+        let granted: BTreeSet<&str> = line.split_whitespace().collect();
+        if kept.is_empty() || granted != kept {
+            problems.push(format!("{unit} grants {granted:?}, {list} keeps {kept:?}"));
+        }
     }
-    vec![format!(
-        "{UNIT} grants {granted:?}, {} keeps {kept:?}",
-        generate::CAPABILITIES
-    )]
+    problems
 }
 
 /// Relative links of every page lead to a file.

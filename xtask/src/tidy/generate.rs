@@ -22,13 +22,16 @@ mod programs;
 const AGENT: &str = "agent/src/options.rs";
 const CLI: &str = "cli/src/options.rs";
 const ROW: &str = "cli/src/row.rs";
+const VEND: &str = "vend/src/options.rs";
 pub const CAPABILITIES: &str = "agent/src/kernel/caps.rs";
+pub const VEND_CAPABILITIES: &str = "vend/src/caps.rs";
 
 /// All generated pages: path and text.
 pub fn pages(repository: &Repository) -> Vec<(&'static str, String)> {
     vec![
         ("docs/reference/codes.md", codes()),
         ("docs/reference/agent-flags.md", agent_flags(repository)),
+        ("docs/reference/vend-flags.md", vend_flags(repository)),
         ("docs/reference/cli.md", cli(repository)),
         (
             "docs/reference/connection-fields.md",
@@ -82,6 +85,53 @@ fn agent_flags(repository: &Repository) -> String {
     text += "Exit codes: 0 stopped, uninstalled or checked, 1 failed (the message starts with a \
              [code](codes.md)) or `--check` found an error, 2 bad usage.\n\n";
     text + &flag_table(repository, &source, &fields(&source, "Options"))
+}
+
+fn vend_flags(repository: &Repository) -> String {
+    let source = repository.text(VEND);
+    let mut text = head("Flags of underpass-vend", VEND);
+    text += "Exit codes: 0 stopped or done, 1 failed or refused (the message starts with a [code](codes.md)), \
+             2 bad usage. What it is: [the vendor](../explanation/vendor.md).\n\n";
+    let flags: Vec<Field> = fields(&source, "Options")
+        .into_iter()
+        .filter(|f| !f.attribute.contains("subcommand") && !f.attribute.contains("hide"))
+        .collect();
+    text += &flag_table(repository, &source, &flags);
+    text += "\n## underpass-vend ctl\n\nSays something to a running vendor, as root.\n\n\
+             | command | meaning |\n|---|---|\n";
+    for (line, about) in commands(&source) {
+        text += &format!("| `{line}` | {} |\n", cell(&about));
+    }
+    text
+}
+
+/// The commands of `ctl` with their arguments.
+fn commands(source: &str) -> Vec<(String, String)> {
+    let body = source
+        .split_once("pub enum Ctl {\n")
+        .and_then(|(_, rest)| rest.split_once("\n}"))
+        .map_or("", |(body, _)| body);
+    let mut about = String::new();
+    let mut all = Vec::new();
+    for line in body.lines().map(str::trim) {
+        if let Some(doc) = line.strip_prefix("///") {
+            about += doc;
+            continue;
+        }
+        let verb = line.split(['(', ' ', ',']).next().unwrap_or_default();
+        let mut words = verb.to_lowercase();
+        if let Some((_, argument)) = line.split_once("{ ") {
+            let name = argument.split(':').next().unwrap_or_default();
+            words += &format!(" {}", name.to_uppercase());
+        }
+        if line.contains('(') {
+            for field in fields(source, verb) {
+                words += &format!(" {}", spelling(&field));
+            }
+        }
+        all.push((words, std::mem::take(&mut about).trim().to_owned()));
+    }
+    all
 }
 
 fn cli(repository: &Repository) -> String {
@@ -170,7 +220,15 @@ fn capabilities(repository: &Repository) -> String {
     for (name, why) in needed(&repository.text(CAPABILITIES)) {
         text += &format!("| `{name}` | {} |\n", cell(&why));
     }
-    text + "\nMounting a bpffs and making directories happen before the others are dropped.\n"
+    text += "\nMounting a bpffs and making directories happen before the others are dropped.\n\n\
+             ## The vendor\n\n<!-- Generated from vend/src/caps.rs. -->\n\n\
+             What `underpass-vend` keeps, and what its unit grants. Each was taken away alone, and something \
+             failed. Its children keep `CAP_SYS_ADMIN` alone, [workers](../explanation/vendor.md) keep none.\n\n\
+             | capability | what for |\n|---|---|\n";
+    for (name, why) in needed(&repository.text(VEND_CAPABILITIES)) {
+        text += &format!("| `{name}` | {} |\n", cell(&why));
+    }
+    text
 }
 
 /// Name and reason of each capability in the agent's list.

@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("l7", &["mesh"]),
     ("api", &[]),
     ("agent", &["abi", "mesh", "api"]),
-    ("vend", &["api"]),
+    ("vend", &["abi", "api"]),
     ("proxy", &["mesh", "l7", "api"]),
     ("control", &["mesh", "api"]),
     ("bench", &["abi"]),
@@ -44,6 +44,9 @@ const BANNED: &[&str] = &[
     "ureq",
     "warp",
 ];
+
+/// The vendor has not even those.
+const BANNED_IN_VEND: &[&str] = &["aya", "h2", "http", "httparse", "hyper", "tokio", "tonic"];
 
 /// The only crates through which the agent may come to hyper: tonic's transport.
 const HYPER_USERS: &[&str] = &["hyper", "hyper-timeout", "hyper-util", "tonic"];
@@ -100,22 +103,7 @@ pub fn agent_links(repository: &Repository) -> Vec<String> {
     if !repository.files.iter().any(|f| f == "agent/Cargo.toml") {
         return Vec::new();
     }
-    let tree = |args: &[&str]| {
-        let mut cargo =
-            process::cargo(&["tree", "--package", "underpass-agent", "--edges", "normal"]);
-        let out = cargo
-            .args(["--prefix", "none", "--format", "{p}"])
-            .args(args)
-            .stdin(Stdio::null());
-        let out = out.output().ok().filter(|o| o.status.success())?;
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        Some(
-            text.lines()
-                .filter_map(|l| Some(l.split(' ').next()?.to_owned()))
-                .collect(),
-        )
-    };
-    let Some(linked): Option<BTreeSet<String>> = tree(&[]) else {
+    let Some(linked) = tree("underpass-agent", &[]) else {
         return vec!["`cargo tree` failed".to_owned()];
     };
     let mut problems: Vec<String> = BANNED
@@ -125,13 +113,43 @@ pub fn agent_links(repository: &Repository) -> Vec<String> {
         .collect();
     if linked.contains("hyper") {
         let users: BTreeSet<String> =
-            tree(&["--invert", "hyper", "--depth", "1"]).unwrap_or_default();
+            tree("underpass-agent", &["--invert", "hyper", "--depth", "1"]).unwrap_or_default();
         let others = users
             .iter()
             .filter(|name| !HYPER_USERS.contains(&name.as_str()));
         problems.extend(others.map(|name| format!("hyper comes through {name}")));
     }
     problems
+}
+
+/// The vendor holds privilege beside the agent: it links nothing that parses traffic and no BPF.
+pub fn vend_links(repository: &Repository) -> Vec<String> {
+    if !repository.files.iter().any(|f| f == "vend/Cargo.toml") {
+        return Vec::new();
+    }
+    let Some(linked) = tree("underpass-vend", &[]) else {
+        return vec!["`cargo tree` failed".to_owned()];
+    };
+    let banned = BANNED.iter().chain(BANNED_IN_VEND);
+    banned
+        .filter(|name| linked.contains(**name))
+        .map(|name| format!("it links {name}"))
+        .collect()
+}
+
+/// Names of what a package links.
+fn tree(package: &str, args: &[&str]) -> Option<BTreeSet<String>> {
+    let mut cargo = process::cargo(&["tree", "--package", package, "--edges", "normal"]);
+    let out = cargo
+        .args(["--prefix", "none", "--format", "{p}"])
+        .args(args)
+        .stdin(Stdio::null());
+    let out = out.output().ok().filter(|o| o.status.success())?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let names = text
+        .lines()
+        .filter_map(|l| Some(l.split(' ').next()?.to_owned()));
+    Some(names.collect())
 }
 
 #[cfg(test)]

@@ -107,7 +107,10 @@ pub fn spelling(field: &Field) -> String {
 
 pub fn default(repository: &Repository, attribute: &str) -> String {
     let Some((_, rest)) = attribute.split_once("default_value = ") else {
-        return "–".to_owned();
+        let number = attribute.split_once("default_value_t = ");
+        let word = number.and_then(|(_, rest)| rest.split([',', ')']).next());
+        let word = word.filter(|w| w.starts_with(|c: char| c.is_ascii_digit()));
+        return word.map_or("–".to_owned(), |w| format!("`{}`", w.replace('_', "")));
     };
     let value = match rest.strip_prefix('"') {
         Some(text) => text.split('"').next().unwrap_or_default().to_owned(),
