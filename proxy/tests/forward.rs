@@ -6,6 +6,7 @@ use underpass_l7::Refusal;
 use underpass_proxy::{counters::Count, shard::Settings};
 
 #[path = "support/rig.rs"]
+#[allow(dead_code, reason = "each test file uses some of it")]
 mod rig;
 
 use rig::{Rig, run};

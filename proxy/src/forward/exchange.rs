@@ -188,7 +188,10 @@ impl Active {
                     }
                     let upstream = exchange.upstream.as_ref()?;
                     match self.up.input.fill(scene.cx, upstream) {
-                        Poll::Ready(Ok(1..)) => continue,
+                        Poll::Ready(Ok(1..)) => {
+                            self.up.moved = true;
+                            continue;
+                        }
                         Poll::Ready(_) => return Some(Pump::Cut),
                         Poll::Pending => {}
                     }
