@@ -44,5 +44,3 @@ const fn first_line_max(limits: &Limits) -> usize {
     limits.method_bytes + limits.target_bytes + 16
 }
 
-#[cfg(test)]
-mod tests;

@@ -96,6 +96,10 @@ pub(crate) struct Hop<'b> {
     pub upgrade: Option<&'b [u8]>,
     /// Fields that end here: one bit for each.
     pub dropped: u128,
+    /// The first field of each of these names, as in `dropped`; 0 if there is none.
+    pub te_at: u128,
+    pub upgrade_at: u128,
+    pub connection_at: u128,
 }
 
 impl<'b> Hop<'b> {
@@ -111,10 +115,18 @@ impl<'b> Hop<'b> {
                 continue;
             }
             hop.dropped |= 1 << i;
+            let first = |at: &mut u128| *at = if *at == 0 { 1 << i } else { *at };
             match known {
-                Known::Te => hop.trailers |= list(line.value).any(|t| t.eq_ignore_ascii_case(b"trailers")),
-                Known::Upgrade => upgrades = (upgrades.0 + 1, Some(trim(line.value))),
+                Known::Te => {
+                    hop.trailers |= list(line.value).any(|t| t.eq_ignore_ascii_case(b"trailers"));
+                    first(&mut hop.te_at);
+                }
+                Known::Upgrade => {
+                    upgrades = (upgrades.0 + 1, Some(trim(line.value)));
+                    first(&mut hop.upgrade_at);
+                }
                 Known::Connection => {
+                    first(&mut hop.connection_at);
                     for option in list(line.value) {
                         options += 1;
                         if options > OPTIONS_MAX {

@@ -116,9 +116,42 @@ pub fn forward<T>(
             && matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
     };
     if decided.is_ok() {
-        write_head(out, &request, &accepted, authority, &hop, upgrade);
+        let again = Again::new(&hop, upgrade.is_some());
+        let lines = Lines::new(parsed.headers, hop.dropped & !again.kept);
+        let request = Request::http1(version, method.as_bytes(), target.as_bytes(), &lines);
+        write_head(out, &request, &accepted, authority, &again);
     }
     Ok((facts, decided))
+}
+
+/// What of the hop's own fields the next hop is told again, in the places where they stood.
+struct Again {
+    kept: u128,
+    /// The Connection field's value; empty: none.
+    connection: &'static [u8],
+    /// It had no place.
+    append: bool,
+}
+
+impl Again {
+    fn new(hop: &Hop<'_>, upgrade: bool) -> Self {
+        let connection: &[u8] = match (hop.trailers, upgrade) {
+            (true, true) => b"TE, Upgrade",
+            (true, false) => b"TE",
+            (false, true) => b"Upgrade",
+            (false, false) => b"",
+        };
+        let bits = [
+            (hop.trailers, hop.te_at),
+            (upgrade, hop.upgrade_at),
+            (!connection.is_empty(), hop.connection_at),
+        ];
+        Self {
+            kept: bits.iter().filter(|(keep, _)| *keep).fold(0, |all, (_, bit)| all | bit),
+            connection,
+            append: !connection.is_empty() && hop.connection_at == 0,
+        }
+    }
 }
 
 fn write_head(
@@ -126,8 +159,7 @@ fn write_head(
     request: &Request<'_, Lines<'_, '_>>,
     accepted: &Accepted<'_>,
     authority: &str,
-    hop: &Hop<'_>,
-    upgrade: Option<&[u8]>,
+    again: &Again,
 ) {
     out.extend_from_slice(request.method);
     out.push(b' ');
@@ -142,23 +174,16 @@ fn write_head(
             }
             // Of any case it means the same to us, and perhaps not to the next hop.
             Known::TransferEncoding => write(out, name, b"chunked"),
+            Known::Te => write(out, name, b"trailers"),
+            Known::Connection => write(out, name, again.connection),
             _ => write(out, name, value),
         }
     }
     if !host_written {
         write_host(out, b"Host", accepted.host, authority);
     }
-    if hop.trailers {
-        write(out, b"TE", b"trailers");
-    }
-    if let Some(protocols) = upgrade {
-        write(out, b"Upgrade", protocols);
-    }
-    match (hop.trailers, upgrade.is_some()) {
-        (true, true) => write(out, b"Connection", b"TE, Upgrade"),
-        (true, false) => write(out, b"Connection", b"TE"),
-        (false, true) => write(out, b"Connection", b"Upgrade"),
-        (false, false) => {}
+    if again.append {
+        write(out, b"Connection", again.connection);
     }
     out.extend_from_slice(b"\r\n");
 }

@@ -11,7 +11,7 @@ use underpass_l7::{
 
 use super::{
     FIELDS_MAX,
-    field::{Hop, Known, Lines, refusal, trim, write},
+    field::{Hop, Known, Lines, refusal, write},
     request::{Method, RequestFacts},
 };
 
@@ -79,19 +79,32 @@ pub fn forward(
         strip_chunks,
     };
     if !(facts.interim && request.is_1_0) {
-        let lines = Lines::new(parsed.headers, hop.dropped);
-        write_head(out, head, &lines, request, &facts, &hop);
+        // 426 says what a client should ask for.
+        let upgrade = hop.upgrade.is_some() && matches!(status, 101 | 426);
+        let connection = connection(request, &facts, upgrade);
+        let mut kept = if upgrade { hop.upgrade_at } else { 0 };
+        if !connection.is_empty() {
+            kept |= hop.connection_at;
+        }
+        let lines = Lines::new(parsed.headers, hop.dropped & !kept);
+        let append = hop.connection_at == 0;
+        write_head(out, head, &lines, request, &facts, connection);
+        if append && !connection.is_empty() {
+            write(out, b"Connection", connection);
+        }
+        out.extend_from_slice(b"\r\n");
     }
     Ok(facts)
 }
 
+/// All but the empty line; `connection` where such a field stood.
 fn write_head(
     out: &mut Vec<u8>,
     head: &[u8],
     lines: &Lines<'_, '_>,
     request: &RequestFacts,
     facts: &ResponseFacts,
-    hop: &Hop<'_>,
+    connection: &[u8],
 ) {
     out.extend_from_slice(b"HTTP/1.1 ");
     // The status and its reason, which may hold bytes beyond ASCII; httparse has checked both.
@@ -106,33 +119,22 @@ fn write_head(
             Known::ContentLength | Known::TransferEncoding if unframed => {}
             Known::TransferEncoding if request.is_1_0 => {}
             Known::TransferEncoding => write(out, name, b"chunked"),
-            _ => write(out, name, trim(value)),
+            Known::Connection => write(out, name, connection),
+            _ => write(out, name, value),
         }
     }
-    if !facts.interim {
-        write_connection(out, request, facts, hop.upgrade);
-    }
-    out.extend_from_slice(b"\r\n");
 }
 
-fn write_connection(
-    out: &mut Vec<u8>,
-    request: &RequestFacts,
-    facts: &ResponseFacts,
-    upgrade: Option<&[u8]>,
-) {
-    // 426 says what a client should ask for.
-    let upgrade = upgrade.filter(|_| matches!(facts.status, 101 | 426));
-    if let Some(protocols) = upgrade {
-        write(out, b"Upgrade", protocols);
-    }
+/// The Connection field's value; empty: none.
+fn connection(request: &RequestFacts, facts: &ResponseFacts, upgrade: bool) -> &'static [u8] {
     let tunnel = facts.framing == Framing::Tunnel;
-    match (upgrade.is_some(), facts.keep_downstream || tunnel) {
-        (true, true) => write(out, b"Connection", b"Upgrade"),
-        (true, false) => write(out, b"Connection", b"Upgrade, close"),
-        (false, false) => write(out, b"Connection", b"close"),
-        (false, true) if request.is_1_0 && !tunnel => write(out, b"Connection", b"keep-alive"),
-        (false, true) => {}
+    match (upgrade, facts.keep_downstream || tunnel) {
+        _ if facts.interim => b"",
+        (true, true) => b"Upgrade",
+        (true, false) => b"Upgrade, close",
+        (false, false) => b"close",
+        (false, true) if request.is_1_0 && !tunnel => b"keep-alive",
+        (false, true) => b"",
     }
 }
 
