@@ -43,4 +43,3 @@ pub const fn head_bytes_max(limits: &Limits) -> usize {
 const fn first_line_max(limits: &Limits) -> usize {
     limits.method_bytes + limits.target_bytes + 16
 }
-

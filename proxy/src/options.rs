@@ -13,11 +13,7 @@ use clap::Parser;
 use serde_yaml_ng::Value;
 use thiserror::Error;
 use underpass_l7::route::{Table, UnusablePath};
-use underpass_mesh::{
-    Str,
-    k8s::route::HttpRoute,
-    reason::code,
-};
+use underpass_mesh::{Str, k8s::route::HttpRoute, reason::code};
 use underpass_proxy::{
     plan::{Backend, Plan},
     shard::Settings,
@@ -81,8 +77,10 @@ impl Options {
 
     pub fn plan(&self) -> Result<Plan, Problem> {
         let mut backends = HashMap::new();
+        let mut ids = 0..;
         for (identity, backend) in (0..).zip(&self.backend) {
-            let endpoints = (0..).zip(&backend.endpoints).map(|(id, at)| (id, *at, 1));
+            let endpoints = ids.by_ref().zip(&backend.endpoints);
+            let endpoints = endpoints.map(|(id, at)| (id, *at, 1));
             let key = (backend.name.clone(), backend.port);
             backends.insert(key, Rc::new(Backend::new(identity, endpoints)));
         }
@@ -161,7 +159,11 @@ spec:
     fn reads_lists_and_documents() {
         let list = ROUTE.trim_start().replace('\n', "\n  ");
         let list = format!("- {}", list.trim_end());
-        for text in [ROUTE.to_owned(), format!("{ROUTE}---{ROUTE}"), format!("{list}\n{list}\n")] {
+        for text in [
+            ROUTE.to_owned(),
+            format!("{ROUTE}---{ROUTE}"),
+            format!("{list}\n{list}\n"),
+        ] {
             let routes = parse(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
             assert!(routes.iter().all(|r| r.full_name == "default/split"));
             assert_eq!(routes.len(), text.matches("split").count(), "{text}");
@@ -176,7 +178,12 @@ spec:
         assert_eq!(backend.port, 80);
         assert_eq!(backend.endpoints.len(), 2);
         assert_eq!(parse_backend("a/b:1=1.2.3.4:5").unwrap().name, "a/b");
-        for bad in ["shop:80", "shop=127.0.0.1:1", "shop:x=127.0.0.1:1", "shop:80=x"] {
+        for bad in [
+            "shop:80",
+            "shop=127.0.0.1:1",
+            "shop:x=127.0.0.1:1",
+            "shop:80=x",
+        ] {
             assert!(parse_backend(bad).is_err(), "{bad}");
         }
     }

@@ -37,7 +37,8 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Of endpoints, their addresses and weights.
+    /// Of endpoints, their addresses and weights. Connections are shared by the endpoint's id: over all
+    /// backends of a shard one id is one endpoint.
     pub fn new(
         identity: Identity,
         endpoints: impl IntoIterator<Item = (EndpointId, SocketAddr, u32)>,
@@ -96,7 +97,10 @@ impl Plan {
             outcome: Outcome::Done,
             start,
         };
-        let address = *backend.addresses.get(&endpoint).ok_or(Refusal::NoEndpoints)?;
+        let address = *backend
+            .addresses
+            .get(&endpoint)
+            .ok_or(Refusal::NoEndpoints)?;
         Ok(Picked {
             key: Key {
                 source: self.source,
@@ -142,7 +146,10 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(pending) = self.pending.take() {
             let now_ns = self.start.elapsed().as_nanos() as u64;
-            self.backend.balancer.borrow_mut().end(pending, now_ns, self.outcome);
+            self.backend
+                .balancer
+                .borrow_mut()
+                .end(pending, now_ns, self.outcome);
         }
     }
 }

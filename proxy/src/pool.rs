@@ -1,11 +1,6 @@
 //! Connections to endpoints that wait for their next request.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    io,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::HashMap, io, time::Duration};
 
 use tokio::{net::TcpStream, time::Instant};
 use underpass_l7::balance::EndpointId;

@@ -67,6 +67,10 @@ pub struct Shard {
     pub pool: Pool,
     pub counters: Counters,
     plan: RefCell<Rc<Plan>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "connections hold the box, which is to be used again"
+    )]
     spare: RefCell<Vec<Box<Active>>>,
     start: Instant,
     random: Cell<u64>,

@@ -1,9 +1,17 @@
 //! The engine between mock peers: what each of them is sent, byte for byte.
 #![forbid(unsafe_code)]
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use underpass_l7::Refusal;
-use underpass_proxy::{counters::Count, shard::Settings};
+use std::{collections::HashMap, rc::Rc};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+use underpass_proxy::{
+    counters::Count,
+    plan::{Backend, Plan},
+    shard::Settings,
+};
 
 #[path = "support/rig.rs"]
 #[allow(dead_code, reason = "each test file uses some of it")]
@@ -18,27 +26,45 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 fn requests_of_one_connection_go_to_different_endpoints() {
     run(async {
         let rig = Rig::with(Settings::default(), 2).await;
-        let mut client = rig.client().await;
-        // Each endpoint is tried once before one is tried again.
-        client.say("GET //x/./a?q HTTP/1.1\r\nhOST: shop\r\nX-a: 1\r\n\r\n").await;
-        let (first, mut peer) = tokio::select! {
-            peer = rig.endpoints[0].accept() => (0, rig::Peer(peer.unwrap().0)),
-            peer = rig.endpoints[1].accept() => (1, rig::Peer(peer.unwrap().0)),
+        let service = |name: &str, id: u64, listener: &TcpListener| {
+            let backend = Backend::new(1, [(id, listener.local_addr().unwrap(), 1)]);
+            ((name.into(), 80), Rc::new(backend))
         };
-        peer.expect("GET /x/a?q HTTP/1.1\r\nhOST: shop\r\nX-a: 1\r\n\r\n").await;
-        let mut other = rig.client().await;
-        other.say(GET).await;
-        let mut second = rig::Peer(rig.endpoints[1 - first].accept().await.unwrap().0);
-        second.expect(GET).await;
-        for (peer, client) in [(&mut peer, &mut client), (&mut second, &mut other)] {
-            peer.say("HTTP/1.1 200 Fine thing\r\ncontent-LENGTH: 2\r\nKeep-Alive: timeout=5\r\n\r\nok").await;
-            client.expect("HTTP/1.1 200 Fine thing\r\ncontent-LENGTH: 2\r\n\r\nok").await;
-        }
+        rig.shard.set_plan(Plan {
+            routes: Some(rig::routes(
+                &[("/a/b", "default/a"), ("/b", "default/b")],
+                None,
+            )),
+            backends: HashMap::from([
+                service("default/a", 0, &rig.endpoints[0]),
+                service("default/b", 1, &rig.endpoints[1]),
+            ]),
+            ..Plan::default()
+        });
+        let mut client = rig.client().await;
+        let to_a = "GET /a/b?q HTTP/1.1\r\nhOST: shop\r\nX-a: 1\r\n\r\n";
+        let to_b = "GET /b HTTP/1.1\r\nHost: shop\r\n\r\n";
+        // Routed by its normal form, and forwarded in it.
+        client.say(&to_a.replace("/a/b", "//a/./b")).await;
+        let mut a = rig.accept().await;
+        a.expect(to_a).await;
+        a.say("HTTP/1.1 200 Fine thing\r\ncontent-LENGTH: 2\r\nKeep-Alive: timeout=5\r\n\r\nok")
+            .await;
+        client
+            .expect("HTTP/1.1 200 Fine thing\r\ncontent-LENGTH: 2\r\n\r\nok")
+            .await;
+        client.say(to_b).await;
+        let mut b = rig::Peer(rig.endpoints[1].accept().await.unwrap().0);
+        b.expect(to_b).await;
+        b.say(OK).await;
+        client.expect(OK).await;
         // Both wait now, and are used again.
-        client.say(GET).await;
-        other.say(GET).await;
-        peer.expect(GET).await;
-        second.expect(GET).await;
+        for (request, peer) in [(to_a, &mut a), (to_b, &mut b)] {
+            client.say(request).await;
+            peer.expect(request).await;
+            peer.say(OK).await;
+            client.expect(OK).await;
+        }
         assert_eq!(rig.count(Count::Opened), 2);
         assert_eq!(rig.count(Count::Reused), 2);
     });
@@ -71,19 +97,26 @@ fn continue_comes_from_the_endpoint() {
     run(async {
         let rig = Rig::start().await;
         let mut client = rig.client().await;
-        let head = "PUT / HTTP/1.1\r\nHost: shop\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
+        let head =
+            "PUT / HTTP/1.1\r\nHost: shop\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
         client.say(head).await;
         let mut peer = rig.accept().await;
         peer.expect(head).await;
         client.expect_nothing().await;
-        peer.say("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").await;
-        client.expect("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").await;
+        peer.say("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+            .await;
+        client
+            .expect("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+            .await;
         peer.say("HTTP/1.1 100 Continue\r\n\r\n").await;
         client.expect("HTTP/1.1 100 Continue\r\n\r\n").await;
         client.say("abc").await;
         peer.expect("abc").await;
-        peer.say("HTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        client.expect("HTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        peer.say("HTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        client
+            .expect("HTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await;
         assert_eq!(rig.count(Count::Interim), 3);
         assert_eq!(rig.count(Count::Responses), 1);
     });
@@ -94,12 +127,18 @@ fn an_early_response_is_not_lost() {
     run(async {
         let rig = Rig::start().await;
         let mut client = rig.client().await;
-        client.say("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 1000000\r\n\r\nabc").await;
+        client
+            .say("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 1000000\r\n\r\nabc")
+            .await;
         let mut peer = rig.accept().await;
-        peer.expect("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 1000000\r\n\r\nabc").await;
-        peer.say("HTTP/1.1 413 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno").await;
+        peer.expect("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 1000000\r\n\r\nabc")
+            .await;
+        peer.say("HTTP/1.1 413 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
+            .await;
         drop(peer);
-        client.expect("HTTP/1.1 413 No\r\nContent-Length: 2\r\n").await;
+        client
+            .expect("HTTP/1.1 413 No\r\nContent-Length: 2\r\n")
+            .await;
         // The client sends on before it reads.
         let sent = client.0.write_all(&[b'x'; 300_000]).await;
         assert!(sent.is_ok(), "{sent:?}");
@@ -113,9 +152,12 @@ fn an_early_response_over_a_kept_connection_lets_the_rest_pass() {
     run(async {
         let rig = Rig::start().await;
         let mut client = rig.client().await;
-        client.say("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 6\r\n\r\nabc").await;
+        client
+            .say("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 6\r\n\r\nabc")
+            .await;
         let mut peer = rig.accept().await;
-        peer.expect("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 6\r\n\r\nabc").await;
+        peer.expect("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 6\r\n\r\nabc")
+            .await;
         peer.say(OK).await;
         client.expect(OK).await;
         client.say(&format!("def{GET}")).await;
@@ -135,8 +177,14 @@ fn responses_without_a_body_have_none() {
         peer.say(&OK[..OK.len() - 2]).await;
         client.expect(&OK[..OK.len() - 2]).await;
         for (response, seen) in [
-            ("HTTP/1.1 304 Same\r\nContent-Length: 99\r\n\r\n", "HTTP/1.1 304 Same\r\nContent-Length: 99\r\n\r\n"),
-            ("HTTP/1.1 204 None\r\nContent-Length: 99\r\n\r\n", "HTTP/1.1 204 None\r\n\r\n"),
+            (
+                "HTTP/1.1 304 Same\r\nContent-Length: 99\r\n\r\n",
+                "HTTP/1.1 304 Same\r\nContent-Length: 99\r\n\r\n",
+            ),
+            (
+                "HTTP/1.1 204 None\r\nContent-Length: 99\r\n\r\n",
+                "HTTP/1.1 204 None\r\n\r\n",
+            ),
             (OK, OK),
         ] {
             client.say(GET).await;
@@ -152,7 +200,9 @@ fn pipelined_requests_are_answered_in_order() {
     run(async {
         let rig = Rig::start().await;
         let mut client = rig.client().await;
-        client.say(&format!("{GET}{}{GET}", GET.replace("/a", "/b"))).await;
+        client
+            .say(&format!("{GET}{}{GET}", GET.replace("/a", "/b")))
+            .await;
         let mut peer = rig.accept().await;
         peer.expect(GET).await;
         peer.expect_nothing().await;
@@ -170,17 +220,27 @@ fn http_1_0_gets_what_it_understands() {
     run(async {
         let rig = Rig::start().await;
         let mut client = rig.client().await;
-        client.say("GET http://other:81/a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+        client
+            .say("GET http://other:81/a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            .await;
         let mut peer = rig.accept().await;
-        peer.expect("GET /a HTTP/1.1\r\nHost: other:81\r\n\r\n").await;
+        peer.expect("GET /a HTTP/1.1\r\nHost: other:81\r\n\r\n")
+            .await;
         peer.say("HTTP/1.1 100 Continue\r\n\r\n").await;
         peer.say(OK).await;
-        client.expect("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok").await;
+        client
+            .expect("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok")
+            .await;
         // Nobody names a host.
-        client.say("GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+        client
+            .say("GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            .await;
         peer.expect("GET /a HTTP/1.1\r\nHost: shop\r\n\r\n").await;
-        peer.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n").await;
-        client.expect("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc").await;
+        peer.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+            .await;
+        client
+            .expect("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc")
+            .await;
         peer.say("2;x\r\nde\r\n0\r\nX: y\r\n\r\n").await;
         assert_eq!(client.rest().await, "de");
         // The endpoint's connection is none the worse.
@@ -188,7 +248,10 @@ fn http_1_0_gets_what_it_understands() {
         client.say("GET /a HTTP/1.0\r\n\r\n").await;
         peer.expect("GET /a HTTP/1.1\r\nHost: shop\r\n\r\n").await;
         peer.say(OK).await;
-        assert_eq!(client.rest().await, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+        assert_eq!(
+            client.rest().await,
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+        );
     });
 }
 
@@ -201,183 +264,12 @@ fn a_body_until_the_end_ends_both() {
         let mut peer = rig.accept().await;
         peer.expect(GET).await;
         peer.say("HTTP/1.0 200 OK\r\n\r\nsome").await;
-        client.expect("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nsome").await;
+        client
+            .expect("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nsome")
+            .await;
         peer.say("thing").await;
         drop(peer);
         assert_eq!(client.rest().await, "thing");
-    });
-}
-
-#[test]
-fn a_response_that_is_cut_ends_with_a_reset() {
-    run(async {
-        for head in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
-            let rig = Rig::start().await;
-            let mut client = rig.client().await;
-            client.say(GET).await;
-            let mut peer = rig.accept().await;
-            peer.expect(GET).await;
-            peer.say(&format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n1\r\n")).await;
-            client.expect(&format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n1\r\n")).await;
-            drop(peer);
-            client.expect_reset().await;
-            assert_eq!(rig.count(Count::Truncated), 1);
-        }
-    });
-}
-
-#[test]
-fn a_waiting_connection_that_failed_is_tried_once_more() {
-    run(async {
-        let rig = Rig::start().await;
-        let mut client = rig.client().await;
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
-        peer.say(OK).await;
-        client.expect(OK).await;
-        // It ends only when the next request comes.
-        client.say(GET).await;
-        peer.expect(GET).await;
-        drop(peer);
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
-        assert_eq!(rig.count(Count::Retried), 1);
-        // A new connection is no waiting one.
-        drop(peer);
-        client.expect("HTTP/1.1 502 Bad Gateway\r\n").await;
-        assert_eq!(rig.count(Count::Retried), 1);
-        assert_eq!(rig.shard.counters.refused(Refusal::EndpointClosed), 1);
-        assert_eq!(rig.shard.plan().backends.values().next().unwrap().under_way(0), 0);
-    });
-}
-
-#[test]
-fn what_might_act_twice_is_not_repeated() {
-    run(async {
-        let rig = Rig::start().await;
-        let mut client = rig.client().await;
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
-        peer.say(OK).await;
-        client.expect(OK).await;
-        let post = "POST /a HTTP/1.1\r\nHost: shop\r\nContent-Length: 1\r\n\r\nx";
-        client.say(post).await;
-        peer.expect(post).await;
-        drop(peer);
-        client.expect("HTTP/1.1 502 Bad Gateway\r\n").await;
-        assert_eq!(rig.count(Count::Retried), 0);
-    });
-}
-
-#[test]
-fn a_connection_with_bytes_nobody_asked_for_is_not_used_again() {
-    run(async {
-        let rig = Rig::start().await;
-        let mut client = rig.client().await;
-        for response in [format!("{OK}{OK}"), OK.to_owned()] {
-            client.say(GET).await;
-            let mut peer = rig.accept().await;
-            peer.expect(GET).await;
-            peer.say(&response).await;
-            client.expect(OK).await;
-            // Late ones are found when it would be used again.
-            let _ = peer.0.write_all(OK.as_bytes()).await;
-            client.expect_nothing().await;
-        }
-        client.say(GET).await;
-        rig.accept().await.expect(GET).await;
-        assert_eq!(rig.count(Count::Reused), 0);
-        assert_eq!(rig.count(Count::Stale), 1);
-    });
-}
-
-#[test]
-fn what_is_refused_reaches_no_endpoint() {
-    run(async {
-        let rig = Rig::start().await;
-        let mut client = rig.client().await;
-        client.say("GET / HTTP/1.1\r\nHost: shop\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n").await;
-        let answer = client.rest().await;
-        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
-        assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
-        assert!(answer.contains("UP0642 LENGTH_AND_CODING"), "{answer}");
-        assert_eq!(rig.shard.counters.refused(Refusal::LengthAndCoding), 1);
-        assert_eq!(rig.count(Count::Opened), 0);
-        // As a response the same becomes 502.
-        let mut client = rig.client().await;
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
-        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n").await;
-        client.expect("HTTP/1.1 502 Bad Gateway\r\n").await;
-        assert_eq!(rig.shard.counters.refused(Refusal::LengthAndCoding), 2);
-    });
-}
-
-#[test]
-fn a_body_that_turns_out_bad_is_not_passed_on() {
-    run(async {
-        let rig = Rig::start().await;
-        let mut client = rig.client().await;
-        let head = "POST / HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
-        client.say(head).await;
-        let mut peer = rig.accept().await;
-        peer.expect(head).await;
-        client.say("0x1\r\n").await;
-        peer.expect_end().await;
-        let answer = client.rest().await;
-        assert!(answer.contains("UP0649 BAD_CHUNK"), "{answer}");
-    });
-}
-
-#[test]
-fn http2_is_told_that_it_is_not_built() {
-    run(async {
-        let rig = Rig::start().await;
-        let mut client = rig.client().await;
-        client.say("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-        let answer = client.rest().await;
-        assert!(answer.contains("NOT_IMPLEMENTED"), "{answer}");
-    });
-}
-
-#[test]
-fn without_an_endpoint_the_connection_stays() {
-    run(async {
-        let mut rig = Rig::start().await;
-        rig.endpoints.clear();
-        let mut client = rig.client().await;
-        for _ in 0..2 {
-            client.say(GET).await;
-            client.expect("HTTP/1.1 503 Service Unavailable\r\n").await;
-            let text = format!("{}\n", Refusal::NoConnection);
-            client.expect(&format!("Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n{text}", text.len())).await;
-        }
-    });
-}
-
-#[test]
-fn a_client_that_leaves_takes_its_request_along() {
-    run(async {
-        let rig = Rig::start().await;
-        let mut client = rig.client().await;
-        client.say("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 9\r\n\r\nabc").await;
-        let mut peer = rig.accept().await;
-        peer.expect("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 9\r\n\r\nabc").await;
-        drop(client);
-        peer.expect_end().await;
-        assert_eq!(rig.count(Count::ClientGone), 1);
-        assert_eq!(rig.shard.open(), 0);
-        // One that only says that it will send no more gets its response.
-        let mut client = rig.client().await;
-        client.say(GET).await;
-        client.0.shutdown().await.unwrap();
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
-        peer.say(OK).await;
-        assert_eq!(client.rest().await, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
     });
 }
 
@@ -391,7 +283,10 @@ fn a_slow_reader_holds_its_endpoint_back() {
         client.say(GET).await;
         let mut peer = rig.accept().await;
         peer.expect(GET).await;
-        peer.say(&format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n")).await;
+        peer.say(&format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"
+        ))
+        .await;
         let sent = std::rc::Rc::new(std::cell::Cell::new(0));
         let counted = sent.clone();
         let sender = tokio::task::spawn_local(async move {
@@ -408,7 +303,11 @@ fn a_slow_reader_holds_its_endpoint_back() {
         }
         // The kernel's buffers of two connections hold most of it.
         assert!(before < SIZE / 2, "{before}");
-        client.expect(&format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n")).await;
+        client
+            .expect(&format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"
+            ))
+            .await;
         let mut body = vec![0; SIZE];
         client.0.read_exact(&mut body).await.unwrap();
         assert!(body.iter().all(|b| *b == b'x'));

@@ -1,5 +1,6 @@
 //! The program itself between curl and nginx: what comes through is what comes without it.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "of tests, which fail there")]
 
 use std::{
     fs,
@@ -37,20 +38,33 @@ impl Drop for Stage {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// A program that `cargo xtask setup` has unpacked.
 fn packaged(path: &str) -> Command {
     let home = std::env::var_os("HOME").map_or_else(|| "/root".into(), PathBuf::from);
     let tools = std::env::var_os("UNDERPASS_TOOLS");
-    let prefix = tools.map_or_else(|| home.join(".cache/underpass/tools"), PathBuf::from).join("debs-prefix");
+    let prefix = tools
+        .map_or_else(|| home.join(".cache/underpass/tools"), PathBuf::from)
+        .join("debs-prefix");
     let program = prefix.join(path);
-    assert!(program.is_file(), "{} is missing: cargo xtask setup", program.display());
+    assert!(
+        program.is_file(),
+        "{} is missing: cargo xtask setup",
+        program.display()
+    );
     let arch = std::env::consts::ARCH;
     let libraries = ["usr/lib", "lib"].map(|d| prefix.join(d).join(format!("{arch}-linux-gnu")));
     let mut command = Command::new(program);
-    command.env("LD_LIBRARY_PATH", libraries.map(|d| d.display().to_string()).join(":"));
+    command.env(
+        "LD_LIBRARY_PATH",
+        libraries.map(|d| d.display().to_string()).join(":"),
+    );
     command
 }
 
@@ -69,11 +83,18 @@ fn nginx(dir: &Path, port: u16, other: u16) -> Running {
     );
     fs::write(dir.join("nginx.conf"), conf).unwrap();
     let mut command = packaged("usr/sbin/nginx");
-    command.arg("-c").arg(dir.join("nginx.conf")).arg("-e").arg(dir.join("early.log"));
+    command
+        .arg("-c")
+        .arg(dir.join("nginx.conf"))
+        .arg("-e")
+        .arg(dir.join("early.log"));
     let running = Running(command.spawn().unwrap());
     let start = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(start.elapsed() < Duration::from_secs(10), "nginx does not listen");
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "nginx does not listen"
+        );
         sleep(Duration::from_millis(20));
     }
     running
@@ -81,7 +102,8 @@ fn nginx(dir: &Path, port: u16, other: u16) -> Running {
 
 impl Stage {
     fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("underpass-proxy-{name}-{}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("underpass-proxy-{name}-{}", std::process::id()));
         fs::create_dir_all(dir.join("root")).unwrap();
         // No two pieces of it are alike, and it packs well.
         let file: String = (0..FILE / 10).map(|i| format!("{i:09}\n")).collect();
@@ -102,8 +124,14 @@ impl Stage {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(proxy.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let proxied = line.trim().strip_prefix("listening on ").unwrap().to_owned();
+        BufReader::new(proxy.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let proxied = line
+            .trim()
+            .strip_prefix("listening on ")
+            .unwrap()
+            .to_owned();
         Self {
             dir,
             direct: format!("127.0.0.1:{port}"),
@@ -165,7 +193,16 @@ fn files_come_down_as_they_are() {
     assert!(packed.contains("Transfer-Encoding: chunked"), "{packed}");
     assert_eq!(stage.curl(&["--compressed", "URL/packed/file"]), file);
     // Three on one connection.
-    let counts = ["-w", "%{num_connects}\n", "-o/dev/null", "URL/file", "-o/dev/null", "URL/other", "-o/dev/null", "URL/file"];
+    let counts = [
+        "-w",
+        "%{num_connects}\n",
+        "-o/dev/null",
+        "URL/file",
+        "-o/dev/null",
+        "URL/other",
+        "-o/dev/null",
+        "URL/file",
+    ];
     assert_eq!(stage.text(&counts), "1\n0\n0\n");
     assert_eq!(stage.text(&["URL/other/x"]), "other\n");
     let closed = stage.text(&["-H", "Connection: close", "-D-", "URL/other"]);
@@ -177,9 +214,14 @@ fn files_come_down_as_they_are() {
 #[test]
 fn heads_are_those_of_the_server() {
     let stage = Stage::new("heads");
-    let direct = |args: &[&str]| String::from_utf8(stage.curl_at(&stage.direct, args, &[])).unwrap();
+    let direct =
+        |args: &[&str]| String::from_utf8(stage.curl_at(&stage.direct, args, &[])).unwrap();
     let tag = direct(&["-I", "URL/file"]);
-    let tag = tag.lines().find_map(|l| l.strip_prefix("ETag: ")).unwrap().trim();
+    let tag = tag
+        .lines()
+        .find_map(|l| l.strip_prefix("ETag: "))
+        .unwrap()
+        .trim();
     let condition = format!("If-None-Match: {tag}");
     for args in [
         &["-I", "URL/file"][..],
@@ -203,11 +245,23 @@ fn files_go_up_as_they_are() {
     let path = stage.dir.join("root/file").display().to_string();
     let trace = stage.dir.join("trace").display().to_string();
     // curl asks for 100 at this size; nginx answers it.
-    let put = ["-T", &path, "-H", "Expect: 100-continue", "--trace-ascii", &trace, "URL/up/a"];
+    let put = [
+        "-T",
+        &path,
+        "-H",
+        "Expect: 100-continue",
+        "--trace-ascii",
+        &trace,
+        "URL/up/a",
+    ];
     stage.curl(&put);
     assert_eq!(stage.file("up/a"), file);
     let trace = fs::read_to_string(trace).unwrap();
-    assert!(trace.contains("HTTP/1.1 100 Continue"), "{}", &trace[..trace.len().min(2000)]);
+    assert!(
+        trace.contains("HTTP/1.1 100 Continue"),
+        "{}",
+        &trace[..trace.len().min(2000)]
+    );
     let at = stage.proxied.clone();
     stage.curl_at(&at, &["-T", "-", "URL/up/b"], &file);
     assert_eq!(stage.file("up/b"), file);
@@ -219,7 +273,10 @@ fn files_go_up_as_they_are() {
 fn http2_is_refused_in_words() {
     let stage = Stage::new("h2");
     let url = format!("http://{}/file", stage.proxied);
-    let out = Command::new("curl").args(["-sS", "--http2-prior-knowledge", &url]).output().unwrap();
+    let out = Command::new("curl")
+        .args(["-sS", "--http2-prior-knowledge", &url])
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success(), "{said}");
 }

@@ -1,16 +1,12 @@
 //! Each wait ends, after its time and not before. Time is tokio's, which jumps when there is nothing to do.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "of tests, which fail there")]
 
 use std::time::Duration;
 
 use tokio::{io::AsyncWriteExt as _, time::Instant};
-use underpass_l7::{Refusal, route::Table};
-use underpass_mesh::k8s::route::{Backend, HttpRoute, Match, Parent, PathMatch, Rule};
-use underpass_proxy::{
-    counters::Count,
-    plan::Plan,
-    shard::Settings,
-};
+use underpass_l7::Refusal;
+use underpass_proxy::{counters::Count, plan::Plan, shard::Settings};
 
 #[path = "support/rig.rs"]
 #[allow(dead_code, reason = "each test file uses some of it")]
@@ -25,7 +21,10 @@ const POST: &str = "POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 9\r\n\r\nab
 fn assert_took(start: Instant, expected: Duration) {
     let took = start.elapsed();
     let most = expected + Duration::from_secs(3);
-    assert!((expected..most).contains(&took), "{took:?}, expected {expected:?}");
+    assert!(
+        (expected..most).contains(&took),
+        "{took:?}, expected {expected:?}"
+    );
 }
 
 #[test]
@@ -88,8 +87,11 @@ fn a_response_that_stops_is_cut() {
         peer.expect(GET).await;
         // Its head may take for ever.
         tokio::time::sleep(Duration::from_secs(1_000_000)).await;
-        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc").await;
-        client.expect("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc").await;
+        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+            .await;
+        client
+            .expect("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+            .await;
         let start = Instant::now();
         client.expect_reset().await;
         assert_took(start, Settings::default().response);
@@ -106,7 +108,8 @@ fn who_does_not_read_is_cut_off() {
         client.say(GET).await;
         let mut peer = rig.accept().await;
         peer.expect(GET).await;
-        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n").await;
+        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+            .await;
         let start = Instant::now();
         // Until the proxy closes, since nobody reads.
         let sent = peer.0.write_all(&vec![b'x'; 100_000_000]).await;
@@ -115,7 +118,9 @@ fn who_does_not_read_is_cut_off() {
         assert_eq!(rig.count(Count::SlowClient), 1);
 
         let mut client = rig.client().await;
-        client.say("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 100000000\r\n\r\n").await;
+        client
+            .say("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 100000000\r\n\r\n")
+            .await;
         let _peer = rig.accept().await;
         let start = Instant::now();
         let sent = client.0.write_all(&vec![b'x'; 100_000_000]).await;
@@ -133,9 +138,13 @@ fn the_route_bounds_a_request() {
         let plan = rig.shard.plan();
         rig.shard.set_plan(Plan {
             authority: plan.authority.clone(),
-            routes: Some(routed(timeout)),
+            routes: Some(rig::routes(&[("/a", "default/shop")], Some(timeout))),
             default: plan.default.clone(),
-            backends: plan.backends.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            backends: plan
+                .backends
+                .iter()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
             ..Plan::default()
         });
         let mut client = rig.client().await;
@@ -152,45 +161,26 @@ fn the_route_bounds_a_request() {
         client.say(&GET.replace("/a", "/b")).await;
         client.expect("HTTP/1.1 404 Not Found\r\n").await;
         assert_eq!(rig.count(Count::RequestTimeout), 1);
-        assert!(rig.shard.plan().backends.values().all(|b| b.under_way(0) == 0));
+        assert!(
+            rig.shard
+                .plan()
+                .backends
+                .values()
+                .all(|b| b.under_way(0) == 0)
+        );
     });
 }
 
 /// Head and body of our own answer.
 async fn client_body(client: &mut rig::Peer) -> (String, String) {
     let text = format!("{}\n", Refusal::RequestTimeout);
-    let head = format!("Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n", text.len());
+    let head = format!(
+        "Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
+        text.len()
+    );
     client.expect(&head).await;
     client.expect(&text).await;
     (head, text)
-}
-
-fn routed(timeout: Duration) -> Table {
-    let route = HttpRoute {
-        full_name: "default/r".into(),
-        created: None,
-        parents: vec![Parent {
-            service: "default/shop".into(),
-            port: None,
-        }],
-        hostnames: Vec::new(),
-        rules: vec![Rule {
-            name: None,
-            matches: vec![Match {
-                path: PathMatch::Exact("/a".into()),
-                method: None,
-                headers: Vec::new(),
-                query: Vec::new(),
-            }],
-            backends: vec![Backend {
-                service: "default/shop".into(),
-                port: 80,
-                weight: 1,
-            }],
-            request_timeout: Some(timeout),
-        }],
-    };
-    Table::compile("default/shop", 80, [&route]).unwrap()
 }
 
 #[test]

@@ -70,7 +70,11 @@ fn a_tunnel_carries_much_both_ways_at_once() {
                 read.read_to_end(&mut got).await.unwrap();
                 let other = 3 - seed;
                 assert_eq!(got.len(), SIZE);
-                assert!(got.iter().enumerate().all(|(i, b)| *b == (i / 251) as u8 ^ other));
+                assert!(
+                    got.iter()
+                        .enumerate()
+                        .all(|(i, b)| *b == (i / 251) as u8 ^ other)
+                );
             }));
         }
         for task in tasks {
@@ -98,13 +102,27 @@ fn an_upgrade_that_is_not_granted_is_a_request_like_others() {
         client.say(UPGRADE).await;
         let mut peer = rig.accept().await;
         peer.expect(UPGRADE).await;
-        peer.say("HTTP/1.1 426 No\r\nContent-Length: 0\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n").await;
-        client.expect("HTTP/1.1 426 No\r\nContent-Length: 0\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n").await;
+        peer.say(
+            "HTTP/1.1 426 No\r\nContent-Length: 0\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        )
+        .await;
+        client
+            .expect(
+                "HTTP/1.1 426 No\r\nContent-Length: 0\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
+            )
+            .await;
         // What came too early is no request, whatever it looks like.
-        client.say(&format!("{UPGRADE}GET /smuggled HTTP/1.1\r\nHost: shop\r\n\r\n")).await;
+        client
+            .say(&format!(
+                "{UPGRADE}GET /smuggled HTTP/1.1\r\nHost: shop\r\n\r\n"
+            ))
+            .await;
         peer.expect(UPGRADE).await;
-        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-        client.expect("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await;
+        client
+            .expect("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await;
         client.expect_end().await;
         peer.expect_nothing().await;
     });
@@ -142,15 +160,23 @@ fn connect_is_granted_by_the_endpoint() {
         let mut peer = rig.accept().await;
         peer.expect(connect).await;
         peer.expect_nothing().await;
-        peer.say("HTTP/1.1 200 Go\r\nContent-Length: 5\r\n\r\n").await;
+        peer.say("HTTP/1.1 200 Go\r\nContent-Length: 5\r\n\r\n")
+            .await;
         client.expect("HTTP/1.1 200 Go\r\n\r\n").await;
         peer.expect("early").await;
         let mut client = rig.client().await;
-        client.say(&format!("{connect}GET /smuggled HTTP/1.1\r\nHost: shop\r\n\r\n")).await;
+        client
+            .say(&format!(
+                "{connect}GET /smuggled HTTP/1.1\r\nHost: shop\r\n\r\n"
+            ))
+            .await;
         let mut peer = rig.accept().await;
         peer.expect(connect).await;
-        peer.say("HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno").await;
-        client.expect("HTTP/1.1 403 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").await;
+        peer.say("HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno")
+            .await;
+        client
+            .expect("HTTP/1.1 403 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+            .await;
         client.expect_end().await;
         peer.expect_nothing().await;
     });

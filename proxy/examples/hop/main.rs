@@ -29,16 +29,29 @@ pub const WAYS: [&str; 4] = ["copy", "own", "hyper", "hyper-judged"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    match args
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
         ["measure"] => measure::run(9, 2),
         ["measure", rounds] => measure::run(rounds.parse()?, 2),
         ["measure", rounds, seconds] => measure::run(rounds.parse()?, seconds.parse()?),
         [way, listen, backend] => hop(way, listen.parse()?, backend.parse()?),
-        _ => Err(format!("usage: hop {} LISTEN BACKEND, or hop measure", WAYS.join("|")).into()),
+        _ => Err(format!(
+            "usage: hop {} LISTEN BACKEND, or hop measure",
+            WAYS.join("|")
+        )
+        .into()),
     }
 }
 
-fn hop(way: &str, listen: SocketAddr, backend: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
+fn hop(
+    way: &str,
+    listen: SocketAddr,
+    backend: SocketAddr,
+) -> Result<(), Box<dyn std::error::Error>> {
     let mut builder = Builder::new_current_thread();
     let runtime = builder.enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {

@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fs,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
     time::Duration,
@@ -39,7 +39,7 @@ pub fn run(rounds: usize, seconds: u64) -> Result<()> {
     done
 }
 
-fn measure(rounds: usize, seconds: u64, dir: &PathBuf) -> Result<()> {
+fn measure(rounds: usize, seconds: u64, dir: &Path) -> Result<()> {
     let backend = free_port()?;
     let _nginx = nginx(backend, dir)?;
     let mut ways = Vec::new();
@@ -51,7 +51,9 @@ fn measure(rounds: usize, seconds: u64, dir: &PathBuf) -> Result<()> {
         ways.push((way, port, Running(command.spawn()?)));
     }
     sleep(Duration::from_millis(500));
-    println!("proxy CPU in µs per request, {BODY} bytes of body, {rounds} rounds of {seconds} s each, in turn");
+    println!(
+        "proxy CPU in µs per request, {BODY} bytes of body, {rounds} rounds of {seconds} s each, in turn"
+    );
     for connections in [1, 16] {
         let mut costs = vec![Vec::new(); WAYS.len()];
         for round in 0..rounds {
@@ -65,7 +67,10 @@ fn measure(rounds: usize, seconds: u64, dir: &PathBuf) -> Result<()> {
                 costs[at].push(used as f64 / 1000.0 / requests as f64);
             }
         }
-        println!("c={connections:<3} {:>14} {:>8} {:>8} {:>26}", "way", "min", "median", "ratio to copy, same round");
+        println!(
+            "c={connections:<3} {:>14} {:>8} {:>8} {:>26}",
+            "way", "min", "median", "ratio to copy, same round"
+        );
         for (way, of) in WAYS.iter().zip(&costs) {
             let ratios: Vec<f64> = of.iter().zip(&costs[0]).map(|(a, b)| a / b).collect();
             let (low, middle, high) = spread(&ratios);
@@ -80,7 +85,11 @@ fn measure(rounds: usize, seconds: u64, dir: &PathBuf) -> Result<()> {
 fn spread(values: &[f64]) -> (f64, f64, f64) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    (sorted[0], sorted[sorted.len() / 2], sorted[sorted.len() - 1])
+    (
+        sorted[0],
+        sorted[sorted.len() / 2],
+        sorted[sorted.len() - 1],
+    )
 }
 
 fn local(port: u16) -> String {
@@ -112,11 +121,14 @@ fn packaged(path: &str) -> Result<Command> {
     let libraries = ["usr/lib", "lib"].map(|d| prefix.join(d).join(format!("{arch}-linux-gnu")));
     let mut command = Command::new("taskset");
     command.args(["-c", OTHERS_CPU]).arg(program);
-    command.env("LD_LIBRARY_PATH", libraries.map(|d| d.display().to_string()).join(":"));
+    command.env(
+        "LD_LIBRARY_PATH",
+        libraries.map(|d| d.display().to_string()).join(":"),
+    );
     Ok(command)
 }
 
-fn nginx(port: u16, dir: &PathBuf) -> Result<Running> {
+fn nginx(port: u16, dir: &Path) -> Result<Running> {
     let d = dir.display();
     let body = "x".repeat(BODY);
     let conf = format!(
@@ -130,7 +142,11 @@ fn nginx(port: u16, dir: &PathBuf) -> Result<Running> {
     );
     fs::write(dir.join("nginx.conf"), conf)?;
     let mut command = packaged("usr/sbin/nginx")?;
-    command.arg("-c").arg(dir.join("nginx.conf")).arg("-e").arg(dir.join("early.log"));
+    command
+        .arg("-c")
+        .arg(dir.join("nginx.conf"))
+        .arg("-e")
+        .arg(dir.join("early.log"));
     Ok(Running(command.spawn()?))
 }
 
@@ -138,12 +154,18 @@ fn nginx(port: u16, dir: &PathBuf) -> Result<Running> {
 fn wrk(port: u16, connections: u32, seconds: u64) -> Result<u64> {
     let mut command = packaged("usr/bin/wrk")?;
     command.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s")]);
-    let out = command.arg(format!("http://{}/", local(port))).stderr(Stdio::inherit()).output()?;
+    let out = command
+        .arg(format!("http://{}/", local(port)))
+        .stderr(Stdio::inherit())
+        .output()?;
     let text = String::from_utf8(out.stdout)?;
     if text.contains("Non-2xx") || text.contains("Socket errors") || !out.status.success() {
         return Err(format!("wrk: {text}").into());
     }
-    let line = text.lines().find(|l| l.contains("requests in")).ok_or("wrk counted nothing")?;
+    let line = text
+        .lines()
+        .find(|l| l.contains("requests in"))
+        .ok_or("wrk counted nothing")?;
     let count = line.split_whitespace().next().unwrap_or_default();
     Ok(count.parse()?)
 }

@@ -31,7 +31,11 @@ struct Hop {
 
 type Body = Either<Incoming, Empty<Bytes>>;
 
-pub async fn listen(listener: TcpListener, backend: SocketAddr, plan: Option<Rc<Plan>>) -> io::Result<()> {
+pub async fn listen(
+    listener: TcpListener,
+    backend: SocketAddr,
+    plan: Option<Rc<Plan>>,
+) -> io::Result<()> {
     let hop = Rc::new(Hop {
         backend,
         idle: RefCell::default(),
@@ -50,7 +54,9 @@ pub async fn listen(listener: TcpListener, backend: SocketAddr, plan: Option<Rc<
             let mut builder = http1::Builder::new();
             builder.preserve_header_case(true).pipeline_flush(false);
             // A client that goes away is no news.
-            let _ = builder.serve_connection(TokioIo::new(client), service).await;
+            let _ = builder
+                .serve_connection(TokioIo::new(client), service)
+                .await;
         });
     }
 }

@@ -38,14 +38,25 @@ pub(crate) type Dialing = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
 
 pub(crate) enum Phase {
     /// Between requests, or a head that has begun to come at `since`.
-    Head { since: Option<Instant> },
-    Dial { dialing: Dialing, until: Instant },
+    Head {
+        since: Option<Instant>,
+    },
+    Dial {
+        dialing: Dialing,
+        until: Instant,
+    },
     Exchange,
     Tunnel,
     /// Our own answer is written.
-    Answer { close: bool, until: Instant },
+    Answer {
+        close: bool,
+        until: Instant,
+    },
     /// What the client still sends is thrown away: a reset would take the response from it.
-    Linger { until: Instant, left: usize },
+    Linger {
+        until: Instant,
+        left: usize,
+    },
 }
 
 /// One poll of a phase.
@@ -141,7 +152,9 @@ impl Active {
         loop {
             match self.reader.find(self.down.input.filled(), limits) {
                 Ok(Some(head)) => return Poll::Ready(self.begin(scene.shard, head)),
-                Err(why) => return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false)),
+                Err(why) => {
+                    return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
+                }
                 Ok(None) => {}
             }
             if self.down.eof {
@@ -165,7 +178,10 @@ impl Active {
             return Poll::Pending;
         };
         let since = *since.get_or_insert_with(Instant::now);
-        if scene.clock.is_over(scene.cx, since + scene.shard.settings.head) {
+        if scene
+            .clock
+            .is_over(scene.cx, since + scene.shard.settings.head)
+        {
             scene.shard.counters.add(Count::HeadTimeout);
             let why = Refusal::HeadTimeout;
             return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));

@@ -127,7 +127,12 @@ impl Active {
     /// The request's way. When there is no more of it, its client is listened to nevertheless: to what it
     /// sends next, and for a reset.
     fn upload(&mut self, scene: &mut Scene<'_, '_, '_>, budget: &mut usize) -> Pump {
-        let Some(Exchange { upstream: Some(upstream), deaf, .. }) = &mut self.exchange else {
+        let Some(Exchange {
+            upstream: Some(upstream),
+            deaf,
+            ..
+        }) = &mut self.exchange
+        else {
             return Pump::Cut;
         };
         let mut outcome = Pump::WriteFailed;
@@ -158,7 +163,11 @@ impl Active {
         if let Some(early) = self.response_head(scene) {
             return early;
         }
-        let Some(Exchange { upstream: Some(upstream), response: Some(response), .. }) = &self.exchange
+        let Some(Exchange {
+            upstream: Some(upstream),
+            response: Some(response),
+            ..
+        }) = &self.exchange
         else {
             return Pump::Cut;
         };
@@ -236,11 +245,14 @@ impl Active {
         };
         let clean = sent && response.keep_upstream && !self.up.eof && self.up.input.is_empty();
         if let (true, Some(stream)) = (clean, exchange.upstream) {
-            scene.shard.pool.put(exchange.key, stream, &scene.shard.counters);
+            scene
+                .shard
+                .pool
+                .put(exchange.key, stream, &scene.shard.counters);
         }
         // Bytes of a tunnel that was not granted are no request, whatever they look like.
-        let optimistic = exchange.request.upgrade && !self.down.input.is_empty();
-        if response.keep_downstream && sent && !self.down.eof && !optimistic {
+        let too_early = exchange.request.upgrade && !self.down.input.is_empty();
+        if response.keep_downstream && sent && !self.down.eof && !too_early {
             return Step::To(Phase::Head { since: None });
         }
         if sent && !exchange.request.keep_alive {
@@ -260,7 +272,8 @@ impl Active {
         let Some(exchange) = &mut self.exchange else {
             return Step::Is(Next::Close);
         };
-        let nothing_came = exchange.response.is_none() && exchange.interim == 0 && self.up.input.is_empty();
+        let nothing_came =
+            exchange.response.is_none() && exchange.interim == 0 && self.up.input.is_empty();
         // Only once: the next connection is a new one.
         if nothing_came && exchange.reused && exchange.request.repeatable {
             scene.shard.counters.add(Count::Retried);

@@ -130,7 +130,8 @@ fn take(half: &mut Half, out: &mut Out, strip: bool) -> Result<(), Refusal> {
     }
     half.passed = half.body.pass(half.input.filled())?;
     if !out.is_sent() && out.waiting() + half.passed <= BUFFER_BYTES {
-        out.bytes().extend_from_slice(&half.input.filled()[..half.passed]);
+        out.bytes()
+            .extend_from_slice(&half.input.filled()[..half.passed]);
         half.input.consume(half.passed);
         half.passed = 0;
     }

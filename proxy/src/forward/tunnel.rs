@@ -21,10 +21,30 @@ impl Active {
         };
         let mut budget = TURN_BYTES;
         let (client, strip) = (scene.client, false);
-        let there = Way { from: client, to: upstream, strip };
-        let back = Way { from: upstream, to: client, strip };
-        let there_is = pump(scene.cx, &mut self.down, &mut self.up_out, &there, &mut budget);
-        let back_is = pump(scene.cx, &mut self.up, &mut self.down_out, &back, &mut budget);
+        let there = Way {
+            from: client,
+            to: upstream,
+            strip,
+        };
+        let back = Way {
+            from: upstream,
+            to: client,
+            strip,
+        };
+        let there_is = pump(
+            scene.cx,
+            &mut self.down,
+            &mut self.up_out,
+            &there,
+            &mut budget,
+        );
+        let back_is = pump(
+            scene.cx,
+            &mut self.up,
+            &mut self.down_out,
+            &back,
+            &mut budget,
+        );
         let broken = |p| matches!(p, Pump::Cut | Pump::WriteFailed | Pump::Refused(_));
         if broken(there_is) || broken(back_is) {
             // Best effort: without it they are closed like any other.
@@ -48,7 +68,10 @@ impl Active {
             return Poll::Pending;
         }
         let moved = std::mem::take(&mut self.down.moved) | std::mem::take(&mut self.up.moved);
-        if scene.clock.is_over(scene.cx, exchange.idle_since(moved) + scene.shard.settings.tunnel) {
+        if scene.clock.is_over(
+            scene.cx,
+            exchange.idle_since(moved) + scene.shard.settings.tunnel,
+        ) {
             scene.shard.counters.add(Count::TunnelIdle);
             return Poll::Ready(Step::Is(Next::Close));
         }

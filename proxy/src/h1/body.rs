@@ -42,7 +42,9 @@ impl Body {
             Self::Done => 0,
             Self::UntilClose => input.len(),
             Self::Length(left) => {
-                let passed = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let passed = input
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= passed as u64;
                 passed
             }

@@ -61,7 +61,9 @@ impl Chunked {
         match &mut self.at {
             At::Done => Ok(coding(0)),
             At::Data(size) => {
-                let len = input.len().min(usize::try_from(*size).unwrap_or(usize::MAX));
+                let len = input
+                    .len()
+                    .min(usize::try_from(*size).unwrap_or(usize::MAX));
                 *size -= len as u64;
                 if *size == 0 {
                     self.at = At::DataEnd(false);

@@ -73,14 +73,27 @@ impl<'h, 'b> Lines<'h, 'b> {
     /// Also what they are.
     pub(crate) fn kept(&self) -> impl Iterator<Item = (Known, &'b [u8], &'b [u8])> {
         let (all, dropped) = (self.all, self.dropped);
-        let kept = all.iter().enumerate().filter(move |(i, _)| dropped >> i & 1 == 0);
-        kept.map(|(_, line)| (Known::of(line.name.as_bytes()), line.name.as_bytes(), trim(line.value)))
+        let kept = all
+            .iter()
+            .enumerate()
+            .filter(move |(i, _)| dropped >> i & 1 == 0);
+        kept.map(|(_, line)| {
+            (
+                Known::of(line.name.as_bytes()),
+                line.name.as_bytes(),
+                trim(line.value),
+            )
+        })
     }
 }
 
 impl Fields for Lines<'_, '_> {
     fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let kept = self.all.iter().enumerate().filter(|(i, _)| self.dropped >> i & 1 == 0);
+        let kept = self
+            .all
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| self.dropped >> i & 1 == 0);
         kept.map(|(_, line)| (line.name.as_bytes(), line.value))
     }
 }
@@ -167,7 +180,10 @@ impl<'b> Hop<'b> {
 
 /// Elements of a comma-separated list, empty ones left out.
 pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|b| *b == b',').map(trim).filter(|e| !e.is_empty())
+    value
+        .split(|b| *b == b',')
+        .map(trim)
+        .filter(|e| !e.is_empty())
 }
 
 pub(crate) fn trim(mut value: &[u8]) -> &[u8] {

@@ -113,7 +113,10 @@ pub fn forward<T>(
         upgrade: upgrade.is_some(),
         repeatable: accepted.framing == Framing::Empty
             && upgrade.is_none()
-            && matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
+            && matches!(
+                method,
+                "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"
+            ),
     };
     if decided.is_ok() {
         let again = Again::new(&hop, upgrade.is_some());
@@ -147,7 +150,10 @@ impl Again {
             (!connection.is_empty(), hop.connection_at),
         ];
         Self {
-            kept: bits.iter().filter(|(keep, _)| *keep).fold(0, |all, (_, bit)| all | bit),
+            kept: bits
+                .iter()
+                .filter(|(keep, _)| *keep)
+                .fold(0, |all, (_, bit)| all | bit),
             connection,
             append: !connection.is_empty() && hop.connection_at == 0,
         }
@@ -207,7 +213,9 @@ fn write_host(out: &mut Vec<u8>, name: &[u8], host: Option<Host<'_>>, authority:
 fn may_upgrade(protocols: &[u8]) -> bool {
     let hides = |p: &[u8]| {
         let name = p.split(|b| *b == b'/').next().unwrap_or_default();
-        [&b"h2c"[..], b"h2", b"http"].iter().any(|n| name.eq_ignore_ascii_case(n))
+        [&b"h2c"[..], b"h2", b"http"]
+            .iter()
+            .any(|n| name.eq_ignore_ascii_case(n))
     };
     list(protocols).next().is_some() && !list(protocols).any(hides)
 }

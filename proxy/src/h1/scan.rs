@@ -39,17 +39,12 @@ impl Scanner {
 
 pub(super) fn find_lf(bytes: &[u8]) -> Option<usize> {
     const BLOCK: usize = 32;
-    let mut blocks = bytes.chunks_exact(BLOCK);
-    let mut before = 0;
-    for block in &mut blocks {
-        // Without an early end the compiler compares the whole block at once.
-        if block.iter().fold(false, |any, b| any | (*b == b'\n')) {
-            break;
-        }
-        before += BLOCK;
-    }
-    let rest = &bytes[before..];
-    Some(before + rest.iter().position(|b| *b == b'\n')?)
+    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    // Without an early end the compiler compares a whole block at once.
+    let has = |block: &[u8; BLOCK]| block.iter().fold(false, |any, b| any | (*b == b'\n'));
+    let before = blocks.iter().take_while(|block| !has(block)).count() * BLOCK;
+    let mut rest = bytes[before..].iter();
+    Some(before + rest.position(|b| *b == b'\n')?)
 }
 
 /// What the head must begin with.
@@ -154,7 +149,10 @@ mod tests {
         use Kind::{Request, Response};
         let request = |text: &str| read(Request, text.as_bytes());
         assert_eq!(request("GET / HTTP/1.1\r\n\r\n"), Ok(Some(0..18)));
-        assert_eq!(request("GET / HTTP/1.1\r\nA: b\r\n\r\nbody"), Ok(Some(0..24)));
+        assert_eq!(
+            request("GET / HTTP/1.1\r\nA: b\r\n\r\nbody"),
+            Ok(Some(0..24))
+        );
         assert_eq!(request("\r\nGET / HTTP/1.1\r\n\r\n"), Ok(Some(2..20)));
         assert_eq!(request("GET / HTTP/1.1\r\nA: b\r\n"), Ok(None));
         assert_eq!(request("\r"), Ok(None));
@@ -178,7 +176,10 @@ mod tests {
         assert_eq!(request(&long), Err(Refusal::HeaderBytes));
         let response = |text: &str| read(Response, text.as_bytes());
         assert_eq!(response("HTTP/1.1 200 OK\r\n\r\nx"), Ok(Some(0..19)));
-        assert_eq!(response("\r\nHTTP/1.1 200 OK\r\n\r\n"), Err(Refusal::BadStatusLine));
+        assert_eq!(
+            response("\r\nHTTP/1.1 200 OK\r\n\r\n"),
+            Err(Refusal::BadStatusLine)
+        );
     }
 
     #[test]

@@ -66,8 +66,12 @@ impl Feeder {
                 };
                 let mut message = None;
                 let out = &mut outcome.forwarded;
-                let (facts, decided) =
-                    request::forward(&self.input[head.clone()], &self.limits, AUTHORITY, out, |r, a| {
+                let (facts, decided) = request::forward(
+                    &self.input[head.clone()],
+                    &self.limits,
+                    AUTHORITY,
+                    out,
+                    |r, a| {
                         let mut target = Vec::new();
                         a.target.write(&mut target);
                         let fields = r.fields.iter().map(|(name, value)| {
@@ -87,7 +91,8 @@ impl Feeder {
                             body: Vec::new(),
                         });
                         Ok(())
-                    })?;
+                    },
+                )?;
                 decided?;
                 outcome.decided.extend(message);
                 self.input.drain(..head.end);
@@ -137,7 +142,11 @@ pub fn feed(input: &[u8], sizes: &[usize], limits: Limits) -> Outcome {
 pub fn check(outcome: &Outcome) -> Result<(), String> {
     let read = super::strict::read(&outcome.forwarded)?;
     if read.len() != outcome.whole {
-        return Err(format!("{} messages, {} were passed on", read.len(), outcome.whole));
+        return Err(format!(
+            "{} messages, {} were passed on",
+            read.len(),
+            outcome.whole
+        ));
     }
     for (decided, read) in outcome.decided.iter().zip(read) {
         let plain = |message: &Message| {
@@ -151,7 +160,10 @@ pub fn check(outcome: &Outcome) -> Result<(), String> {
             }
             // Of their order only that of equal names has a meaning.
             fields.sort_by(|a, b| a.0.cmp(&b.0));
-            Message { fields, ..message.clone() }
+            Message {
+                fields,
+                ..message.clone()
+            }
         };
         if plain(decided) != plain(&read) {
             return Err(format!("decided on {decided:?}\nforwarded {read:?}"));

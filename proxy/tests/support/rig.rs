@@ -1,4 +1,5 @@
 //! A shard in front of mock endpoints, over real sockets of the loopback interface, all in one thread.
+#![allow(clippy::unwrap_used, reason = "of tests, which fail there")]
 
 use std::{collections::HashMap, future::Future, net::SocketAddr, rc::Rc, time::Duration};
 
@@ -7,6 +8,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
 };
+use underpass_l7::route::Table;
+use underpass_mesh::k8s::route::{self, HttpRoute, Match, Parent, PathMatch, Rule};
 use underpass_proxy::{
     counters::Count,
     forward,
@@ -30,7 +33,10 @@ pub fn run(test: impl Future<Output = ()>) {
 pub fn run_paused(test: impl Future<Output = ()>) {
     let mut builder = Builder::new_current_thread();
     builder.enable_all().start_paused(true);
-    builder.build_local(LocalOptions::default()).unwrap().block_on(test);
+    builder
+        .build_local(LocalOptions::default())
+        .unwrap()
+        .block_on(test);
 }
 
 pub struct Rig {
@@ -88,6 +94,36 @@ pub fn plan(addresses: &[SocketAddr]) -> Plan {
     }
 }
 
+/// Each of these paths goes to the service of that name.
+pub fn routes(paths: &[(&str, &str)], request_timeout: Option<Duration>) -> Table {
+    let rules = paths.iter().map(|(path, service)| Rule {
+        name: None,
+        matches: vec![Match {
+            path: PathMatch::Exact((*path).into()),
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }],
+        backends: vec![route::Backend {
+            service: (*service).into(),
+            port: 80,
+            weight: 1,
+        }],
+        request_timeout,
+    });
+    let route = HttpRoute {
+        full_name: "default/r".into(),
+        created: None,
+        parents: vec![Parent {
+            service: "default/shop".into(),
+            port: None,
+        }],
+        hostnames: Vec::new(),
+        rules: rules.collect(),
+    };
+    Table::compile("default/shop", 80, [&route]).unwrap()
+}
+
 /// One end of a connection that says and expects.
 pub struct Peer(pub TcpStream);
 
@@ -106,7 +142,10 @@ impl Peer {
             assert_ne!(more, 0, "ended after {so_far:?}, expected {text:?}");
             len += more;
             let so_far = String::from_utf8_lossy(&bytes[..len]);
-            assert!(text.as_bytes().starts_with(&bytes[..len]), "{so_far:?} is not {text:?}");
+            assert!(
+                text.as_bytes().starts_with(&bytes[..len]),
+                "{so_far:?} is not {text:?}"
+            );
         }
     }
 

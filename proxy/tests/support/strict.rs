@@ -26,7 +26,8 @@ pub fn read(mut bytes: &[u8]) -> Result<Vec<Message>, String> {
     while !bytes.is_empty() {
         match message(&mut bytes)? {
             Some(message) => {
-                let ends = message.method == "CONNECT" || message.values("upgrade").next().is_some();
+                let ends =
+                    message.method == "CONNECT" || message.values("upgrade").next().is_some();
                 messages.push(message);
                 if ends {
                     break;
@@ -127,12 +128,22 @@ fn fields(bytes: &mut &[u8], fields: &mut Vec<(String, Vec<u8>)>) -> Result<bool
         if field.is_empty() {
             return Ok(true);
         }
-        let colon = field.iter().position(|b| *b == b':').ok_or("a field without a colon")?;
+        let colon = field
+            .iter()
+            .position(|b| *b == b':')
+            .ok_or("a field without a colon")?;
         let name = str::from_utf8(&field[..colon]).map_err(|e| e.to_string())?;
-        if name.is_empty() || name.bytes().any(|b| !b.is_ascii_graphic() || b"()<>@,;:\\\"/[]?={}".contains(&b)) {
+        if name.is_empty()
+            || name
+                .bytes()
+                .any(|b| !b.is_ascii_graphic() || b"()<>@,;:\\\"/[]?={}".contains(&b))
+        {
             return Err(format!("field name `{name}`"));
         }
-        fields.push((name.to_ascii_lowercase(), field[colon + 1..].trim_ascii().to_vec()));
+        fields.push((
+            name.to_ascii_lowercase(),
+            field[colon + 1..].trim_ascii().to_vec(),
+        ));
     }
 }
 

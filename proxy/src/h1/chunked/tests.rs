@@ -46,17 +46,51 @@ fn sizes_are_digits_below_two_to_the_63() {
     assert_eq!(size_of(b"0"), Some(0));
     assert_eq!(size_of(b"00000000000000fF"), Some(255));
     assert_eq!(size_of(b"7fffffffffffffff"), Some(CHUNK_MAX));
-    for bad in ["", " 5", "5 ", "+5", "-5", "0x5", "5_0", "8000000000000000", "00000000000000005", "5g", "\u{665}"] {
+    for bad in [
+        "",
+        " 5",
+        "5 ",
+        "+5",
+        "-5",
+        "0x5",
+        "5_0",
+        "8000000000000000",
+        "00000000000000005",
+        "5g",
+        "\u{665}",
+    ] {
         assert_eq!(size_of(bad.as_bytes()), None, "{bad:?}");
     }
 }
 
 #[test]
 fn extensions_have_the_grammar_s_form() {
-    for good in ["", ";a", ";a;b", ";a=b", ";a=\"\"", ";a=\"x;y\\\"z\";b", ";a=\"\tx\""] {
+    for good in [
+        "",
+        ";a",
+        ";a;b",
+        ";a=b",
+        ";a=\"\"",
+        ";a=\"x;y\\\"z\";b",
+        ";a=\"\tx\"",
+    ] {
         assert!(are_extensions(good.as_bytes()), "{good:?}");
     }
-    for bad in [";", "a", ";=", ";a=", ";a b", " ;a", "; a", ";a=\"", ";a=\"\"x", ";a=\"\\", ";a=\"\x01\"", ";a=\"\\\x01\"", ";a;"] {
+    for bad in [
+        ";",
+        "a",
+        ";=",
+        ";a=",
+        ";a b",
+        " ;a",
+        "; a",
+        ";a=\"",
+        ";a=\"\"x",
+        ";a=\"\\",
+        ";a=\"\x01\"",
+        ";a=\"\\\x01\"",
+        ";a;",
+    ] {
         assert!(!are_extensions(bad.as_bytes()), "{bad:?}");
     }
 }
@@ -67,7 +101,10 @@ fn bodies_may_be_so_large_and_extensions_so_long() {
     assert_eq!(strip(b"5\r\nhello\r\n6\r\n", 10), Err(Refusal::BodyLength));
     // Large chunks excuse what small ones do not.
     let small = format!("1;{}\r\na\r\n", "b".repeat(500)).repeat(40);
-    assert_eq!(strip(small.as_bytes(), 100_000), Err(Refusal::ChunkExtensions));
+    assert_eq!(
+        strip(small.as_bytes(), 100_000),
+        Err(Refusal::ChunkExtensions)
+    );
     let large = format!("200;{}\r\n{}\r\n", "b".repeat(500), "a".repeat(512)).repeat(40);
     assert!(strip(large.as_bytes(), 100_000).is_ok());
 }

@@ -43,7 +43,10 @@ fn what_decides_sees_what_is_forwarded() {
     let mut out = Vec::new();
     let limits = Limits::default();
     let (_, names) = forward(head, &limits, "", &mut out, |request, _| {
-        let names = request.fields.iter().map(|(n, _)| String::from_utf8_lossy(n).into_owned());
+        let names = request
+            .fields
+            .iter()
+            .map(|(n, _)| String::from_utf8_lossy(n).into_owned());
         Ok(names.collect::<Vec<_>>())
     })
     .unwrap();
@@ -51,8 +54,10 @@ fn what_decides_sees_what_is_forwarded() {
     assert_eq!(out, b"GET / HTTP/1.1\r\nHost: a\r\nY: 2\r\n\r\n");
     // What is not to go anywhere is not written.
     out.clear();
-    let (facts, decided) =
-        forward(head, &limits, "", &mut out, |_, _| Err::<(), _>(Refusal::NoRoute)).unwrap();
+    let (facts, decided) = forward(head, &limits, "", &mut out, |_, _| {
+        Err::<(), _>(Refusal::NoRoute)
+    })
+    .unwrap();
     assert!(facts.keep_alive);
     assert_eq!(decided, Err(Refusal::NoRoute));
     assert!(out.is_empty());
@@ -70,7 +75,11 @@ fn the_host_is_the_one_that_was_routed_by() {
     ] {
         let field = host.map_or(String::new(), |h| format!("Host: {h}\r\n"));
         let text = text(&format!("{first}\r\n{field}\r\n"));
-        assert_eq!(text, format!("GET / HTTP/1.1\r\nHost: {written}\r\n\r\n"), "{first} {host:?}");
+        assert_eq!(
+            text,
+            format!("GET / HTTP/1.1\r\nHost: {written}\r\n\r\n"),
+            "{first} {host:?}"
+        );
     }
 }
 
@@ -79,14 +88,26 @@ fn te_upgrade_and_expect_are_passed_on_where_they_mean_something() {
     let of = |fields: &str| text(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
     let start = "GET / HTTP/1.1\r\nHost: a\r\n";
     for (fields, rest) in [
-        ("TE: gzip;q=1, Trailers\r\nConnection: TE\r\n", "TE: trailers\r\nConnection: TE\r\n"),
+        (
+            "TE: gzip;q=1, Trailers\r\nConnection: TE\r\n",
+            "TE: trailers\r\nConnection: TE\r\n",
+        ),
         ("TE: gzip\r\n", ""),
-        ("Upgrade: a/1, b\r\nConnection: upgrade\r\n", "Upgrade: a/1, b\r\nConnection: Upgrade\r\n"),
-        ("TE: trailers\r\nUpgrade: a\r\nConnection: TE, upgrade\r\n", "TE: trailers\r\nUpgrade: a\r\nConnection: TE, Upgrade\r\n"),
+        (
+            "Upgrade: a/1, b\r\nConnection: upgrade\r\n",
+            "Upgrade: a/1, b\r\nConnection: Upgrade\r\n",
+        ),
+        (
+            "TE: trailers\r\nUpgrade: a\r\nConnection: TE, upgrade\r\n",
+            "TE: trailers\r\nUpgrade: a\r\nConnection: TE, Upgrade\r\n",
+        ),
         ("Upgrade: a\r\n", ""),
         ("Connection: upgrade\r\n", ""),
         ("Upgrade: a\r\nUpgrade: b\r\nConnection: upgrade\r\n", ""),
-        ("Upgrade: a, h2c\r\nHTTP2-Settings: x\r\nConnection: upgrade, http2-settings\r\n", ""),
+        (
+            "Upgrade: a, h2c\r\nHTTP2-Settings: x\r\nConnection: upgrade, http2-settings\r\n",
+            "",
+        ),
         ("Upgrade: HTTP/2.0\r\nConnection: upgrade\r\n", ""),
         ("Expect: 100-Continue\r\n", "Expect: 100-Continue\r\n"),
         ("Trailer: X\r\n", "Trailer: X\r\n"),
@@ -96,7 +117,9 @@ fn te_upgrade_and_expect_are_passed_on_where_they_mean_something() {
     // A body comes first, and nobody would know where the tunnel begins.
     let with_body = of("Upgrade: a\r\nConnection: upgrade\r\nContent-Length: 1\r\n");
     assert_eq!(with_body, format!("{start}Content-Length: 1\r\n\r\n"));
-    let old = text("GET / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n");
+    let old = text(
+        "GET / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n",
+    );
     assert_eq!(old, format!("{start}\r\n"));
 }
 
@@ -114,11 +137,17 @@ fn facts_say_what_may_follow() {
     assert!(!facts("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1").repeatable);
     assert!(facts("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0").repeatable);
     let connect = facts("CONNECT a:1 HTTP/1.1\r\nHost: a");
-    assert_eq!((connect.framing, connect.method), (Framing::Tunnel, Method::Connect));
+    assert_eq!(
+        (connect.framing, connect.method),
+        (Framing::Tunnel, Method::Connect)
+    );
     assert!(!connect.keep_alive && !connect.repeatable);
     assert_eq!(facts("HEAD / HTTP/1.1\r\nHost: a").method, Method::Head);
     let post = facts("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: CHUNKED");
     assert_eq!(post.framing, Framing::Chunked);
     let coding = text("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: CHUNKED\r\n\r\n");
-    assert!(coding.contains("Transfer-Encoding: chunked\r\n"), "{coding}");
+    assert!(
+        coding.contains("Transfer-Encoding: chunked\r\n"),
+        "{coding}"
+    );
 }

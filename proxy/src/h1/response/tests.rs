@@ -22,7 +22,13 @@ const OLD: RequestFacts = RequestFacts {
 fn forwarded(head: &str, request: &RequestFacts) -> Result<(String, ResponseFacts), Refusal> {
     let mut out = Vec::new();
     let head = format!("HTTP/1.1 {head}\r\n\r\n");
-    let facts = forward(head.as_bytes(), request, false, &Limits::default(), &mut out);
+    let facts = forward(
+        head.as_bytes(),
+        request,
+        false,
+        &Limits::default(),
+        &mut out,
+    );
     let text = String::from_utf8_lossy(&out).into_owned();
     assert!(facts.is_ok() || text.is_empty());
     Ok((text, facts?))
@@ -49,43 +55,96 @@ fn fields_are_passed_on_but_for_the_hop_s_own() {
     assert_eq!(facts.framing, Framing::Length(3));
     assert!(facts.keep_upstream && facts.keep_downstream);
     // No reason, and no space before it.
-    check("200\r\nContent-Length: 3", &REQUEST, "200\r\nContent-Length: 3");
+    check(
+        "200\r\nContent-Length: 3",
+        &REQUEST,
+        "200\r\nContent-Length: 3",
+    );
 }
 
 #[test]
 fn each_connection_has_its_own_end() {
-    let facts = check("200 OK\r\nContent-Length: 3\r\nConnection: close", &REQUEST, "200 OK\r\nContent-Length: 3");
+    let facts = check(
+        "200 OK\r\nContent-Length: 3\r\nConnection: close",
+        &REQUEST,
+        "200 OK\r\nContent-Length: 3",
+    );
     assert!(!facts.keep_upstream && facts.keep_downstream);
-    let close = RequestFacts { keep_alive: false, ..REQUEST };
-    let facts = check("200 OK\r\nContent-Length: 3", &close, "200 OK\r\nContent-Length: 3\r\nConnection: close");
+    let close = RequestFacts {
+        keep_alive: false,
+        ..REQUEST
+    };
+    let facts = check(
+        "200 OK\r\nContent-Length: 3",
+        &close,
+        "200 OK\r\nContent-Length: 3\r\nConnection: close",
+    );
     assert!(facts.keep_upstream && !facts.keep_downstream);
     let facts = check("200 OK", &REQUEST, "200 OK\r\nConnection: close");
     assert_eq!(facts.framing, Framing::UntilClose);
     assert!(!facts.keep_upstream && !facts.keep_downstream);
     // A server of 1.0 must say that it stays.
     let mut out = Vec::new();
-    let old = |head: &[u8], out: &mut Vec<u8>| forward(head, &REQUEST, false, &Limits::default(), out).unwrap();
+    let old = |head: &[u8], out: &mut Vec<u8>| {
+        forward(head, &REQUEST, false, &Limits::default(), out).unwrap()
+    };
     assert!(!old(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", &mut out).keep_upstream);
-    assert!(old(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", &mut out).keep_upstream);
+    assert!(
+        old(
+            b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n",
+            &mut out
+        )
+        .keep_upstream
+    );
 }
 
 #[test]
 fn a_client_of_1_0_gets_neither_chunks_nor_interim_responses() {
-    let facts = check("200 OK\r\nTransfer-Encoding: chunked", &OLD, "200 OK\r\nConnection: close");
+    let facts = check(
+        "200 OK\r\nTransfer-Encoding: chunked",
+        &OLD,
+        "200 OK\r\nConnection: close",
+    );
     assert!(facts.strip_chunks && facts.keep_upstream && !facts.keep_downstream);
     assert!(check("103 Early", &OLD, "").interim);
-    check("200 OK\r\nContent-Length: 0", &OLD, "200 OK\r\nContent-Length: 0\r\nConnection: keep-alive");
+    check(
+        "200 OK\r\nContent-Length: 0",
+        &OLD,
+        "200 OK\r\nContent-Length: 0\r\nConnection: keep-alive",
+    );
 }
 
 #[test]
 fn where_lengths_say_nothing_they_go() {
-    check("204 No\r\nContent-Length: 3\r\nX: y", &REQUEST, "204 No\r\nX: y");
-    check("100 Go\r\nContent-Length: 3\r\nConnection: close", &REQUEST, "100 Go");
-    check("304 Same\r\nContent-Length: 3", &REQUEST, "304 Same\r\nContent-Length: 3");
-    let head = RequestFacts { method: Method::Head, ..REQUEST };
-    let facts = check("200 OK\r\nTransfer-Encoding: Chunked", &head, "200 OK\r\nTransfer-Encoding: chunked");
+    check(
+        "204 No\r\nContent-Length: 3\r\nX: y",
+        &REQUEST,
+        "204 No\r\nX: y",
+    );
+    check(
+        "100 Go\r\nContent-Length: 3\r\nConnection: close",
+        &REQUEST,
+        "100 Go",
+    );
+    check(
+        "304 Same\r\nContent-Length: 3",
+        &REQUEST,
+        "304 Same\r\nContent-Length: 3",
+    );
+    let head = RequestFacts {
+        method: Method::Head,
+        ..REQUEST
+    };
+    let facts = check(
+        "200 OK\r\nTransfer-Encoding: Chunked",
+        &head,
+        "200 OK\r\nTransfer-Encoding: chunked",
+    );
     assert_eq!(facts.framing, Framing::Empty);
-    let connect = RequestFacts { method: Method::Connect, ..REQUEST };
+    let connect = RequestFacts {
+        method: Method::Connect,
+        ..REQUEST
+    };
     let facts = check("200 OK\r\nContent-Length: 3", &connect, "200 OK");
     assert_eq!(facts.framing, Framing::Tunnel);
 }
@@ -97,28 +156,63 @@ fn what_is_no_response_is_refused() {
         ("20 Short", Refusal::BadStatusLine),
         ("2000 Long", Refusal::BadStatusLine),
         ("200 O\x01K", Refusal::BadStatusLine),
-        ("200 OK\r\nContent-Length: 3\r\nContent-Length: 3", Refusal::LengthTwice),
-        ("200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked", Refusal::LengthAndCoding),
-        ("200 OK\r\nTransfer-Encoding: gzip, chunked", Refusal::TransferCoding),
+        (
+            "200 OK\r\nContent-Length: 3\r\nContent-Length: 3",
+            Refusal::LengthTwice,
+        ),
+        (
+            "200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked",
+            Refusal::LengthAndCoding,
+        ),
+        (
+            "200 OK\r\nTransfer-Encoding: gzip, chunked",
+            Refusal::TransferCoding,
+        ),
         ("200 OK\r\nTransfer-Encoding: gzip", Refusal::ChunkedNotLast),
         ("200 OK\r\nX : y", Refusal::HeaderName),
         ("200 OK\r\nX: a\r\n b", Refusal::HeaderName),
         ("200 OK\r\nX: \0", Refusal::HeaderValue),
-        ("200 OK\r\nContent-Length: 3\r\nConnection: content-length", Refusal::ConnectionOption),
-        ("101 Switch\r\nUpgrade: a\r\nConnection: upgrade", Refusal::UnaskedUpgrade),
+        (
+            "200 OK\r\nContent-Length: 3\r\nConnection: content-length",
+            Refusal::ConnectionOption,
+        ),
+        (
+            "101 Switch\r\nUpgrade: a\r\nConnection: upgrade",
+            Refusal::UnaskedUpgrade,
+        ),
     ] {
-        assert_eq!(forwarded(head, &REQUEST).map(|(text, _)| text), Err(why), "{head:?}");
+        assert_eq!(
+            forwarded(head, &REQUEST).map(|(text, _)| text),
+            Err(why),
+            "{head:?}"
+        );
     }
-    let asked = RequestFacts { upgrade: true, ..REQUEST };
-    assert_eq!(forwarded("101 Switch", &asked).map(|(t, _)| t), Err(Refusal::UnaskedUpgrade));
+    let asked = RequestFacts {
+        upgrade: true,
+        ..REQUEST
+    };
+    assert_eq!(
+        forwarded("101 Switch", &asked).map(|(t, _)| t),
+        Err(Refusal::UnaskedUpgrade)
+    );
     let facts = check(
         "101 Switch\r\nupgrade: a\r\nConnection: upgrade",
         &asked,
         "101 Switch\r\nupgrade: a\r\nConnection: Upgrade",
     );
     assert_eq!(facts.framing, Framing::Tunnel);
-    for line in ["HTTP/2.0 200 OK\r\n\r\n", "HTTP/1.1  200 OK\r\n\r\n", "HTTP 200 OK\r\n\r\n"] {
-        let done = forward(line.as_bytes(), &REQUEST, false, &Limits::default(), &mut Vec::new());
+    for line in [
+        "HTTP/2.0 200 OK\r\n\r\n",
+        "HTTP/1.1  200 OK\r\n\r\n",
+        "HTTP 200 OK\r\n\r\n",
+    ] {
+        let done = forward(
+            line.as_bytes(),
+            &REQUEST,
+            false,
+            &Limits::default(),
+            &mut Vec::new(),
+        );
         assert_eq!(done, Err(Refusal::BadStatusLine), "{line}");
     }
 }
@@ -138,7 +232,9 @@ fn feed(input: &[u8], sizes: &[usize], request: &RequestFacts) -> (Vec<u8>, Opti
             if let Some((body, strip)) = &mut body {
                 let done = match strip {
                     true => body.strip(&held, &mut out),
-                    false => body.pass(&held).inspect(|len| out.extend_from_slice(&held[..*len])),
+                    false => body
+                        .pass(&held)
+                        .inspect(|len| out.extend_from_slice(&held[..*len])),
                 };
                 match done {
                     Err(why) => return (out, Some(why), false),
