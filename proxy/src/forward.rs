@@ -52,25 +52,28 @@ pub async fn listen(shard: Rc<Shard>, listener: TcpListener) {
 }
 
 /// Serves one connection until its end.
-pub async fn serve(shard: Rc<Shard>, client: TcpStream) {
-    let Some(_admitted) = shard.admit() else {
-        return;
-    };
-    // Heads and small bodies are written at once; Nagle would only add a wait.
-    if client.set_nodelay(true).is_err() {
-        return;
-    }
-    let mut sleep = pin!(sleep(shard.settings.idle));
-    let mut clock = Clock::new(sleep.as_mut());
-    loop {
-        if !readable(&shard, &client, &mut clock).await {
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps its arguments twice, and a parked connection is little else"
+)]
+pub fn serve(shard: Rc<Shard>, client: TcpStream) -> impl Future<Output = ()> {
+    async move {
+        let Some(_admitted) = shard.admit() else {
+            return;
+        };
+        // Heads and small bodies are written at once; Nagle would only add a wait.
+        if client.set_nodelay(true).is_err() {
             return;
         }
-        let mut active = shard.activate();
-        let next = poll_fn(|cx| active.poll(cx, &shard, &client, &mut clock)).await;
-        shard.rest(active);
-        if next == Next::Close {
-            return;
+        let mut sleep = pin!(sleep(shard.settings.idle));
+        let mut clock = Clock::new(sleep.as_mut());
+        while readable(&shard, &client, &mut clock).await {
+            let mut active = shard.activate();
+            let next = poll_fn(|cx| active.poll(cx, &shard, &client, &mut clock)).await;
+            shard.rest(active);
+            if next == Next::Close {
+                return;
+            }
         }
     }
 }

@@ -17,12 +17,23 @@ use crate::{
     pool::Pool,
 };
 
+/// Defaults of [`Settings`], where each is explained.
+pub const CONNECTIONS: usize = 9_000;
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(300);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3600);
+pub const TUNNEL_TIMEOUT: Duration = Duration::from_secs(3600);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const LINGER: Duration = Duration::from_secs(2);
+
 /// How long a shard waits, and for how many. The times of bodies, responses and tunnels are those in which
 /// not one byte moves: a stream may last for hours.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub limits: Limits,
-    /// Open connections of clients.
+    /// Open connections of clients. A process may have 20,000 files, and each takes two.
     pub connections: usize,
     /// From the first byte of a request's head to its last.
     pub head: Duration,
@@ -44,15 +55,15 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            connections: 9_000,
-            head: Duration::from_secs(10),
-            idle: Duration::from_secs(300),
-            body: Duration::from_secs(300),
-            write: Duration::from_secs(300),
-            response: Duration::from_secs(3600),
-            tunnel: Duration::from_secs(3600),
-            connect: Duration::from_secs(5),
-            linger: Duration::from_secs(2),
+            connections: CONNECTIONS,
+            head: HEAD_TIMEOUT,
+            idle: IDLE_TIMEOUT,
+            body: BODY_TIMEOUT,
+            write: WRITE_TIMEOUT,
+            response: RESPONSE_TIMEOUT,
+            tunnel: TUNNEL_TIMEOUT,
+            connect: CONNECT_TIMEOUT,
+            linger: LINGER,
         }
     }
 }
@@ -115,12 +126,16 @@ impl Shard {
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Closes waiting connections whose time is over, as long as it is polled.
+    /// Closes waiting connections whose time is over and frees spare buffers, as long as it is polled.
     pub async fn sweep(&self) {
         let mut ticks = tokio::time::interval(SWEEP_EVERY);
         loop {
             ticks.tick().await;
             self.pool.sweep(&self.counters, |_| true);
+            // What was not needed all this time goes bit by bit.
+            let mut spare = self.spare.borrow_mut();
+            let half = spare.len() / 2;
+            spare.truncate(half);
         }
     }
 

@@ -30,7 +30,8 @@ fn the_future_of_a_connection_is_small() {
             .unwrap();
         let future = serve(shard, stream);
         let bytes = size_of_val(&future);
-        assert!(bytes <= 384, "{bytes} bytes");
+
+        assert!(bytes <= 256, "{bytes} bytes");
         // What has a request costs more, and there are few of them.
         assert!(size_of::<Active>() <= 1024, "{}", size_of::<Active>());
     });
