@@ -27,7 +27,7 @@ use tokio::{
 use crate::{clock::Clock, counters::Count, shard::Shard};
 use active::Next;
 
-/// Bytes that one connection moves before the others have their turn.
+/// Bytes that one connection moves each way before the others have their turn.
 pub const TURN_BYTES: usize = 256 << 10;
 /// Interim responses to one request.
 pub const INTERIM_MAX: usize = 32;

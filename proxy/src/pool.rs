@@ -33,7 +33,8 @@ pub struct Pool {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The last one waits for the shortest time. No list is empty.
+    /// The last one waits for the shortest time. A list that is empty stays until the next sweep: most
+    /// are needed again at once.
     idle: HashMap<Key, Vec<Idle>>,
     count: usize,
 }
@@ -58,9 +59,6 @@ impl Pool {
             }
             counters.add(Count::Stale);
         }
-        if list.is_empty() {
-            inner.idle.remove(key);
-        }
         found
     }
 
@@ -70,9 +68,6 @@ impl Pool {
         let list = inner.idle.entry(key).or_default();
         if inner.count >= IDLE_MAX || list.len() >= IDLE_PER_KEY {
             counters.add(Count::Dropped);
-            if list.is_empty() {
-                inner.idle.remove(&key);
-            }
             return;
         }
         inner.count += 1;

@@ -6,7 +6,7 @@ use tokio::{net::TcpStream, time::Instant};
 use underpass_l7::{Refusal, framing::Framing};
 
 use super::{
-    INTERIM_MAX, TURN_BYTES,
+    INTERIM_MAX,
     active::{Active, Next, Phase, Polled, Scene, Step, dial_phase},
     pump::{Pump, Way, pump},
 };
@@ -82,14 +82,13 @@ impl Exchange {
 
 impl Active {
     pub(super) fn poll_exchange(&mut self, scene: &mut Scene<'_, '_, '_>) -> Polled {
-        let mut budget = TURN_BYTES;
-        let upload = self.upload(scene, &mut budget);
+        let upload = self.upload(scene);
         match upload {
             Pump::Cut => return Poll::Ready(self.client_gone(scene.shard)),
             Pump::Refused(why) => return Poll::Ready(self.abort(scene, why, why.status())),
             _ => {}
         }
-        let download = self.download(scene, &mut budget);
+        let download = self.download(scene);
         let done = match download {
             Pump::Cut => return Poll::Ready(self.endpoint_gone(scene)),
             Pump::WriteFailed => return Poll::Ready(self.client_gone(scene.shard)),
@@ -126,7 +125,7 @@ impl Active {
 
     /// The request's way. When there is no more of it, its client is listened to nevertheless: to what it
     /// sends next, and for a reset.
-    fn upload(&mut self, scene: &mut Scene<'_, '_, '_>, budget: &mut usize) -> Pump {
+    fn upload(&mut self, scene: &mut Scene<'_, '_, '_>) -> Pump {
         let Some(Exchange {
             upstream: Some(upstream),
             deaf,
@@ -142,7 +141,7 @@ impl Active {
                 to: upstream,
                 strip: false,
             };
-            outcome = pump(scene.cx, &mut self.down, &mut self.up_out, &way, budget);
+            outcome = pump(scene.cx, &mut self.down, &mut self.up_out, &way);
             // It may have answered before it closed.
             *deaf = outcome == Pump::WriteFailed;
         }
@@ -159,7 +158,7 @@ impl Active {
     }
 
     /// The response's way.
-    fn download(&mut self, scene: &mut Scene<'_, '_, '_>, budget: &mut usize) -> Pump {
+    fn download(&mut self, scene: &mut Scene<'_, '_, '_>) -> Pump {
         if let Some(early) = self.response_head(scene) {
             return early;
         }
@@ -179,7 +178,7 @@ impl Active {
             to: scene.client,
             strip: response.strip_chunks,
         };
-        pump(scene.cx, &mut self.up, &mut self.down_out, &way, budget)
+        pump(scene.cx, &mut self.up, &mut self.down_out, &way)
     }
 
     /// Reads until the final response's head has been written to `down_out`, or tells what it waits for.

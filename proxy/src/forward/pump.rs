@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 use underpass_l7::Refusal;
 
+use super::TURN_BYTES;
 use crate::{
     buffer::{BUFFER_BYTES, BULK_BYTES, Buffer, Out},
     h1::body::Body,
@@ -69,13 +70,8 @@ pub(crate) struct Way<'a> {
 }
 
 /// Moves what can be moved. What is in `out` goes first, together with what is there of the body.
-pub(crate) fn pump(
-    cx: &mut Context<'_>,
-    half: &mut Half,
-    out: &mut Out,
-    way: &Way<'_>,
-    budget: &mut usize,
-) -> Pump {
+pub(crate) fn pump(cx: &mut Context<'_>, half: &mut Half, out: &mut Out, way: &Way<'_>) -> Pump {
+    let mut budget = TURN_BYTES;
     loop {
         if let Err(why) = take(half, out, way.strip) {
             return Pump::Refused(why);
@@ -105,13 +101,13 @@ pub(crate) fn pump(
                 false => Pump::Cut,
             };
         }
-        if *budget == 0 {
+        if budget == 0 {
             return Pump::Yield;
         }
         match read(cx, half, way.from) {
             Poll::Pending => return Pump::WaitRead,
             Poll::Ready(Err(_)) => return Pump::Cut,
-            Poll::Ready(Ok(len)) => *budget = budget.saturating_sub(len),
+            Poll::Ready(Ok(len)) => budget = budget.saturating_sub(len),
         }
     }
 }

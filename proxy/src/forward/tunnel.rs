@@ -5,7 +5,6 @@ use std::task::Poll;
 use tokio::time::Instant;
 
 use super::{
-    TURN_BYTES,
     active::{Active, Next, Polled, Scene, Step, shut_write},
     pump::{Pump, Way, pump},
 };
@@ -19,7 +18,6 @@ impl Active {
         let Some(upstream) = exchange.upstream() else {
             return Poll::Ready(Step::Is(Next::Close));
         };
-        let mut budget = TURN_BYTES;
         let (client, strip) = (scene.client, false);
         let there = Way {
             from: client,
@@ -31,20 +29,8 @@ impl Active {
             to: client,
             strip,
         };
-        let there_is = pump(
-            scene.cx,
-            &mut self.down,
-            &mut self.up_out,
-            &there,
-            &mut budget,
-        );
-        let back_is = pump(
-            scene.cx,
-            &mut self.up,
-            &mut self.down_out,
-            &back,
-            &mut budget,
-        );
+        let there_is = pump(scene.cx, &mut self.down, &mut self.up_out, &there);
+        let back_is = pump(scene.cx, &mut self.up, &mut self.down_out, &back);
         let broken = |p| matches!(p, Pump::Cut | Pump::WriteFailed | Pump::Refused(_));
         if broken(there_is) || broken(back_is) {
             // Best effort: without it they are closed like any other.

@@ -1,6 +1,6 @@
 //! A request's head: judged, decided on, and written for the next hop.
 
-use std::mem::MaybeUninit;
+use std::{io::Write as _, mem::MaybeUninit};
 
 use underpass_l7::{
     Refusal,
@@ -203,8 +203,8 @@ fn write_host(out: &mut Vec<u8>, name: &[u8], host: Option<Host<'_>>, authority:
     out.extend_from_slice(b": ");
     out.extend_from_slice(host.name.as_bytes());
     if let Some(port) = host.port {
-        out.push(b':');
-        out.extend_from_slice(port.to_string().as_bytes());
+        // A vector takes all that is written.
+        let _ = write!(out, ":{port}");
     }
     out.extend_from_slice(b"\r\n");
 }
