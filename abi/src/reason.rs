@@ -170,12 +170,13 @@ codes! {
     501 BAD_FILTER "a filter is not understood" "see --help";
     502 NOT_FOUND "no such object" "`underpass status -o wide` lists the workloads, `underpass stat` the services";
     503 BAD_ARGUMENT "an argument is not understood" "see --help";
-    // 600-699: why a request was refused (the rules of `l7/`, which no worker applies yet)
+    // 600-699: why a request was refused (the rules of `l7/` and of `proxy/`)
     601 HTTP_VERSION "505: the request's HTTP version is none of 1.0, 1.1 and 2" "";
     602 BAD_METHOD "400: the method is no token" "";
     603 METHOD_LENGTH "501: the method is longer than any that is known" "";
     604 TARGET_LENGTH "414: the request target is longer than the limit" "send long values in the body";
     605 BAD_TARGET "400: the request target has none of the forms that its method may have" "";
+    606 BAD_LINE "400: the first line has not its three parts, or a line of the head does not end with CRLF" "";
     610 PATH_CONTROL "400: the target holds a space or a control character, plain or escaped" "";
     611 PATH_NON_ASCII "400: the target holds bytes beyond ASCII" "percent-encode them";
     612 PATH_FRAGMENT "400: the target holds `#`, which is the client's alone" "";
@@ -192,6 +193,7 @@ codes! {
     623 HEADER_VALUE "400: a header field's value holds a control character" "";
     624 HEADER_LOOKALIKE "400: a header field is named as one that frames the message, but for underscores" "";
     625 HEADER_OF_CONNECTION "400: HTTP/2 knows no such header field" "";
+    626 CONNECTION_OPTION "400: Connection names a field that frames or routes the message, which would go with it" "";
     630 HOST_MISSING "400: the request names no host" "";
     631 HOST_TWICE "400: the request has several Host fields" "";
     632 BAD_HOST "400: the host is no name or address with an optional port" "";
@@ -205,8 +207,19 @@ codes! {
     646 BODY_LENGTH "413: the body is larger than the limit" "";
     647 EXPECTATION "417: Expect holds something other than `100-continue`" "";
     648 CONNECT_BODY "400: CONNECT has a body" "";
+    649 BAD_CHUNK "400: a chunk's size is no hexadecimal number below 2^63, its extension is malformed, or its CRLF is missing" "";
+    650 CHUNK_EXTENSIONS "400: chunk extensions are larger than the limit" "";
+    651 TRAILERS "400: trailer fields are larger than the limit, malformed, or frame or route the message" "";
     660 NO_ROUTE "404: no rule of the service's routes matches the request" "add a rule without matches for everything else";
     661 NO_BACKEND "500: the rule that matches has no backend with a weight" "give one of its backendRefs a weight";
+    662 HEAD_TIMEOUT "408: the head of the request did not arrive in time" "";
+    663 BODY_TIMEOUT "408: no more of the request's body arrived in time" "";
+    664 REQUEST_TIMEOUT "504: there was no answer within the request timeout of the route" "";
+    665 NO_CONNECTION "503: no connection to the endpoint could be made" "see whether it listens, and whether a policy allows it";
+    666 ENDPOINT_CLOSED "502: the endpoint closed the connection before it answered" "";
+    667 BAD_STATUS_LINE "502: what the endpoint sent is no response of HTTP/1" "";
+    668 INTERIM_COUNT "502: the endpoint sent more interim responses (1xx) than the limit" "";
+    669 UNASKED_UPGRADE "502: the endpoint switched protocols and was not asked to" "";
 }
 
 impl Code {

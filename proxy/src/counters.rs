@@ -1,0 +1,126 @@
+//! What a shard has done, and what it has refused. Plain numbers: nobody else writes them.
+
+use std::cell::Cell;
+
+use underpass_l7::Refusal;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident $text:literal,)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Count { $($(#[$doc])* $name,)* }
+
+        impl Count {
+            pub const ALL: &[Count] = &[$(Self::$name,)*];
+
+            /// As metrics and logs name it.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// From clients.
+    Accepted "connections_accepted",
+    /// Closed at once: there were as many as there may be.
+    NoRoom "connections_no_room",
+    /// accept(2) failed, as it does without file descriptors.
+    AcceptFailed "connections_accept_failed",
+    /// Heads that were judged good.
+    Requests "requests",
+    /// Heads of final responses that clients were sent.
+    Responses "responses",
+    Interim "responses_interim",
+    Tunnels "tunnels",
+    Opened "upstream_opened",
+    Reused "upstream_reused",
+    /// Found closed, or with bytes that nobody asked for, when it was to be used again.
+    Stale "upstream_stale",
+    /// Closed since nobody used it, or more waited than may.
+    Dropped "upstream_dropped",
+    /// Requests sent again after a connection that had waited failed.
+    Retried "requests_retried",
+    /// Idle connections of clients that were closed.
+    IdleTimeout "timeout_idle",
+    HeadTimeout "timeout_head",
+    BodyTimeout "timeout_body",
+    RequestTimeout "timeout_request",
+    /// An endpoint took no more of a request.
+    SlowEndpoint "timeout_endpoint_reads",
+    /// A client took no more of a response.
+    SlowClient "timeout_client_reads",
+    /// No more of a response came.
+    ResponseStalled "timeout_response",
+    TunnelIdle "timeout_tunnel",
+    /// Went away during a request.
+    ClientGone "client_gone",
+    /// Responses that ended before their end.
+    Truncated "responses_truncated",
+}
+
+#[derive(Debug)]
+pub struct Counters {
+    counts: [Cell<u64>; Count::ALL.len()],
+    refused: [Cell<u64>; Refusal::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            counts: [const { Cell::new(0) }; Count::ALL.len()],
+            refused: [const { Cell::new(0) }; Refusal::ALL.len()],
+        }
+    }
+}
+
+impl Counters {
+    pub fn add(&self, what: Count) {
+        let cell = &self.counts[what as usize];
+        cell.set(cell.get() + 1);
+    }
+
+    pub fn refuse(&self, why: Refusal) {
+        let cell = &self.refused[why as usize];
+        cell.set(cell.get() + 1);
+    }
+
+    pub fn get(&self, what: Count) -> u64 {
+        self.counts[what as usize].get()
+    }
+
+    pub fn refused(&self, why: Refusal) -> u64 {
+        self.refused[why as usize].get()
+    }
+
+    /// Names and values, also of those that are 0 but for refusals.
+    pub fn all(&self) -> impl Iterator<Item = (String, u64)> {
+        let counts = Count::ALL.iter();
+        let counts = counts.map(|what| (what.name().to_owned(), self.get(*what)));
+        let refused = Refusal::ALL.iter().filter(|why| self.refused(**why) > 0);
+        counts.chain(refused.map(|why| (format!("refused_{}", why.code()), self.refused(*why))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_its_own_place() {
+        let counters = Counters::default();
+        for (i, what) in Count::ALL.iter().enumerate() {
+            assert_eq!(*what as usize, i);
+            counters.add(*what);
+        }
+        for (i, why) in Refusal::ALL.iter().enumerate() {
+            assert_eq!(*why as usize, i);
+            counters.refuse(*why);
+        }
+        let all: Vec<_> = counters.all().collect();
+        assert_eq!(all.len(), Count::ALL.len() + Refusal::ALL.len());
+        assert!(all.iter().all(|(_, value)| *value == 1), "{all:?}");
+        let names: std::collections::BTreeSet<_> = all.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), all.len());
+    }
+}

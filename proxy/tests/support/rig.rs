@@ -1,0 +1,175 @@
+//! A shard in front of mock endpoints, over real sockets of the loopback interface, all in one thread.
+#![allow(clippy::unwrap_used, reason = "of tests, which fail there")]
+
+use std::{collections::HashMap, future::Future, net::SocketAddr, rc::Rc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, LocalOptions},
+};
+use underpass_l7::route::Table;
+use underpass_mesh::k8s::route::{self, HttpRoute, Match, Parent, PathMatch, Rule};
+use underpass_proxy::{
+    counters::Count,
+    forward,
+    plan::{Backend, Plan},
+    shard::{Settings, Shard},
+};
+
+/// Until a test that hangs has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs a test to its end; it hangs, it fails.
+pub fn run(test: impl Future<Output = ()>) {
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().build_local(LocalOptions::default());
+    runtime.unwrap().block_on(async {
+        tokio::time::timeout(PATIENCE, test).await.expect("hangs");
+    });
+}
+
+/// Time stands still while anything can be done, and then jumps to the next timer.
+pub fn run_paused(test: impl Future<Output = ()>) {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().start_paused(true);
+    builder
+        .build_local(LocalOptions::default())
+        .unwrap()
+        .block_on(test);
+}
+
+pub struct Rig {
+    pub shard: Rc<Shard>,
+    pub at: SocketAddr,
+    /// The mock endpoints.
+    pub endpoints: Vec<TcpListener>,
+}
+
+impl Rig {
+    pub async fn start() -> Self {
+        Self::with(Settings::default(), 1).await
+    }
+
+    pub async fn with(settings: Settings, endpoints: usize) -> Self {
+        let mut listeners = Vec::new();
+        for _ in 0..endpoints {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
+        let addresses: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+        let shard = Shard::new(settings, plan(&addresses));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        tokio::task::spawn_local(forward::listen(shard.clone(), listener));
+        Self {
+            shard,
+            at,
+            endpoints: listeners,
+        }
+    }
+
+    pub async fn client(&self) -> Peer {
+        Peer(TcpStream::connect(self.at).await.unwrap())
+    }
+
+    pub async fn accept(&self) -> Peer {
+        Peer(self.endpoints[0].accept().await.unwrap().0)
+    }
+
+    pub fn count(&self, what: Count) -> u64 {
+        self.shard.counters.get(what)
+    }
+}
+
+/// Everything goes to these.
+pub fn plan(addresses: &[SocketAddr]) -> Plan {
+    let endpoints = (0..).zip(addresses).map(|(id, at)| (id, *at, 1));
+    let service = ("default/shop".into(), 80);
+    Plan {
+        authority: "shop".into(),
+        source: 7,
+        routes: None,
+        default: service.clone(),
+        backends: HashMap::from([(service, Rc::new(Backend::new(9, endpoints)))]),
+    }
+}
+
+/// Each of these paths goes to the service of that name.
+pub fn routes(paths: &[(&str, &str)], request_timeout: Option<Duration>) -> Table {
+    let rules = paths.iter().map(|(path, service)| Rule {
+        name: None,
+        matches: vec![Match {
+            path: PathMatch::Exact((*path).into()),
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }],
+        backends: vec![route::Backend {
+            service: (*service).into(),
+            port: 80,
+            weight: 1,
+        }],
+        request_timeout,
+    });
+    let route = HttpRoute {
+        full_name: "default/r".into(),
+        created: None,
+        parents: vec![Parent {
+            service: "default/shop".into(),
+            port: None,
+        }],
+        hostnames: Vec::new(),
+        rules: rules.collect(),
+    };
+    Table::compile("default/shop", 80, [&route]).unwrap()
+}
+
+/// One end of a connection that says and expects.
+pub struct Peer(pub TcpStream);
+
+impl Peer {
+    pub async fn say(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// Exactly these bytes come.
+    pub async fn expect(&mut self, text: &str) {
+        let mut bytes = vec![0; text.len()];
+        let mut len = 0;
+        while len < bytes.len() {
+            let more = self.0.read(&mut bytes[len..]).await.unwrap();
+            let so_far = String::from_utf8_lossy(&bytes[..len]);
+            assert_ne!(more, 0, "ended after {so_far:?}, expected {text:?}");
+            len += more;
+            let so_far = String::from_utf8_lossy(&bytes[..len]);
+            assert!(
+                text.as_bytes().starts_with(&bytes[..len]),
+                "{so_far:?} is not {text:?}"
+            );
+        }
+    }
+
+    /// Everything until the connection ends.
+    pub async fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        self.0.read_to_end(&mut bytes).await.unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    pub async fn expect_end(&mut self) {
+        assert_eq!(self.rest().await, "");
+    }
+
+    /// What is here is all there is, as long as nobody else does anything.
+    pub async fn expect_nothing(&mut self) {
+        let mut byte = [0];
+        let read = tokio::time::timeout(Duration::from_millis(50), self.0.read(&mut byte)).await;
+        assert!(read.is_err(), "{read:?} {byte:?}");
+    }
+
+    pub async fn expect_reset(&mut self) {
+        let mut bytes = Vec::new();
+        let why = self.0.read_to_end(&mut bytes).await.unwrap_err();
+        assert_eq!(why.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
