@@ -1,14 +1,16 @@
 //! The load: messages of fixed sizes over TCP or a Unix socket, one single-threaded process per party,
 //! so that each party's CPU can be told. Closed loop: a slot starts its next request when an earlier one
-//! is answered. Each message ends with its number, which the other end checks.
+//! is answered. Open loop ([`open`]): requests begin by a schedule. Each message ends with its number, which the other end checks.
 
 pub mod client;
 mod framing;
+pub mod open;
 pub mod protocol;
 mod run;
 pub mod server;
 mod slot;
 pub mod stall;
+pub mod timer;
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -139,6 +141,10 @@ pub struct Outcome {
     pub first_error: Option<String>,
     pub seconds: f64,
     pub latency: Latency,
+    /// Every latency that was recorded, in nanoseconds, and how often; empty where another program
+    /// measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub distribution: Vec<(u64, u64)>,
 }
 
 /// Nanoseconds from the intended start to the last byte of the response; of a stream's block, until the
@@ -160,6 +166,13 @@ impl Latency {
     /// To record nanoseconds in.
     pub fn histogram() -> Histogram<u64> {
         Histogram::new_with_bounds(1, LONGEST, 3).expect("these bounds are allowed")
+    }
+
+    /// Each recorded value and how often it came.
+    pub fn distribution(recorded: &Histogram<u64>) -> Vec<(u64, u64)> {
+        let all = recorded.iter_recorded();
+        all.map(|v| (v.value_iterated_to(), v.count_at_value()))
+            .collect()
     }
 
     /// Of recorded nanoseconds.
