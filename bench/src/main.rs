@@ -119,7 +119,7 @@ fn comparison(args: &Comparison) -> Result<()> {
         return Ok(());
     }
     let (rounds, seconds) = if args.quick {
-        (3, 0.2)
+        (1, 0.2)
     } else {
         (args.rounds, args.seconds)
     };
@@ -150,7 +150,7 @@ fn comparison(args: &Comparison) -> Result<()> {
     match report.failed() {
         0 => Ok(()),
         failed => Err(BenchError::Setup(format!(
-            "{failed} rows could not be measured"
+            "rows that could not be measured: {failed}"
         ))),
     }
 }

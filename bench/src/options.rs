@@ -46,7 +46,7 @@ pub struct Comparison {
     pub seconds: f64,
     #[command(flatten)]
     pub layout: Layout,
-    /// Smoke test: a few cases, three rounds of 0.2 seconds; the figures mean nothing
+    /// Smoke test: a few cases, one round of 0.2 seconds; the figures mean nothing
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     pub quick: bool,
     /// Writes the rows and the environment

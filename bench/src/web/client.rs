@@ -3,6 +3,7 @@
 use std::{
     error::Error,
     io::{self, BufRead as _},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -65,26 +66,22 @@ enum Caller {
     Grpc(EchoClient<Channel>),
 }
 
-/// What one caller saw.
-struct Seen {
-    latency: Histogram<u64>,
-    error: Option<String>,
-}
+/// Latencies of all callers. One histogram for each would cost more than many requests.
+type Shared = Arc<Mutex<Histogram<u64>>>;
 
 async fn perform(load: &WebLoad) -> Result<Outcome, Failure> {
     let mut connections = JoinSet::new();
     let callers = open(load, &mut connections).await?;
     let opened = connections.len() as u64;
+    let shared = Shared::new(Mutex::new(Latency::histogram()));
     let begin = Instant::now();
     let mut running = JoinSet::new();
     for (number, (caller, pace)) in (0..).zip(callers.into_iter().zip(paces(load, begin)?)) {
-        running.spawn(caller.repeat(number, pace, begin, load.bytes));
+        running.spawn(caller.repeat(number, pace, begin, load.bytes, shared.clone()));
     }
-    let mut latency = Latency::histogram();
     let (mut errors, mut first_error) = (0, None);
-    while let Some(seen) = running.join_next().await {
-        let Seen { latency: of, error } = seen?;
-        latency.add(of)?;
+    while let Some(ended) = running.join_next().await {
+        let error = ended?.err();
         errors += u64::from(error.is_some());
         first_error = first_error.or(error);
     }
@@ -96,6 +93,7 @@ async fn perform(load: &WebLoad) -> Result<Outcome, Failure> {
     // Nobody can make a request any more, so they end.
     let ended = async { while connections.join_next().await.is_some() {} };
     tokio::time::timeout(CLOSED_WITHIN, ended).await?;
+    let latency = shared.lock().map_err(|e| e.to_string())?;
     Ok(Outcome {
         operations: latency.len(),
         connections: opened,
@@ -163,35 +161,31 @@ where
 }
 
 impl Caller {
-    async fn repeat(mut self, caller: u32, mut pace: Pace, begin: Instant, bytes: u32) -> Seen {
-        let mut seen = Seen {
-            latency: Latency::histogram(),
-            error: None,
-        };
+    /// Until its pace ends, or a request fails.
+    async fn repeat(
+        mut self,
+        caller: u32,
+        mut pace: Pace,
+        begin: Instant,
+        bytes: u32,
+        shared: Shared,
+    ) -> Result<(), String> {
         let mut last = begin;
         for number in 0_u32.. {
-            let due = match pace.next(last).await {
-                Ok(Some(due)) => due,
-                Ok(None) => break,
-                Err(e) => {
-                    seen.error = Some(e.to_string());
-                    break;
-                }
+            let Some(due) = pace.next(last).await.map_err(|e| e.to_string())? else {
+                break;
             };
             let body = message(caller, number, bytes);
-            match self.call(body.clone()).await {
-                Ok(back) if back == body => {}
-                Ok(_) => seen.error = Some("a response differs from its request".into()),
-                Err(e) => seen.error = Some(e.to_string()),
-            }
-            if seen.error.is_some() {
-                break;
+            let back = self.call(body.clone()).await.map_err(|e| e.to_string())?;
+            if back != body {
+                return Err("a response differs from its request".into());
             }
             last = Instant::now();
             let took = last.saturating_duration_since(due);
-            seen.latency.saturating_record(took.as_nanos() as u64);
+            let mut latency = shared.lock().map_err(|e| e.to_string())?;
+            latency.saturating_record(took.as_nanos() as u64);
         }
-        seen
+        Ok(())
     }
 
     async fn call(&mut self, body: Bytes) -> Result<Bytes, Failure> {
