@@ -12,16 +12,15 @@ use crate::{lab::Wire, rig::Cpus, stats::Ratio};
 
 const STYLE: &str = include_str!("style.css");
 
-const METHOD: &str = "Client and server are two single-threaded processes that verify every byte of every \
-    answer; each system stands between the same two, one worker thread for each proxy, and each party has a \
-    cgroup of its own. <b>CPU</b> is that of all parties together, client and server included, with the \
-    softirq work that falls to them, divided by the requests. Every round runs every system once, in random \
-    order, and each ratio is taken to <code>none</code> of the same round, so that a noisy machine hits all \
-    alike. Shown are medians over the rounds, with a bootstrap interval of 95 %; a ratio whose interval \
-    holds 1 is called “no difference”, and a round whose baseline is more than 15 % off is rejected and \
-    listed below. In open loop (<code>@rate</code>) requests begin by an absolute schedule and latency \
-    counts from the scheduled time; a system that does not reach the rate is marked saturated and not \
-    compared.";
+const METHOD: &str = "Client and server are two single-threaded processes that check every answer; each \
+    system stands between the same two, one worker thread for each proxy, and each party has a cgroup of \
+    its own. <b>CPU</b> is that of all parties together, client and server included, with the softirq work \
+    that falls to them, divided by the requests. Every round runs every system once, in random order, and \
+    each ratio is taken to <code>none</code> of the same round, so that a noisy machine hits all alike. \
+    Shown are medians over the rounds, with a bootstrap interval of 95 %; a ratio whose interval holds 1 is \
+    called “no difference”, and a round whose baseline is more than 15 % off is rejected and listed below. \
+    In open loop (<code>@rate</code>) requests begin by an absolute schedule and latency counts from the \
+    scheduled time; a system that does not reach the rate is marked saturated and not compared.";
 
 pub fn page(report: &Report) -> String {
     let mut text = format!(
@@ -110,7 +109,7 @@ fn layout(report: &Report) -> String {
         Cpus::Any => "the scheduler places the parties",
     };
     format!(
-        "<p>Here {wire}, {cpus}; {} rounds of {} s.</p>",
+        "<p>Here {wire}, {cpus}; rounds: {}, {} s for each run.</p>",
         options.rounds, options.seconds
     )
 }
