@@ -97,14 +97,18 @@ pub fn version(peer: Peer) -> String {
         Peer::Envoy => "--version",
         Peer::Haproxy | Peer::Nginx => "-v",
     };
-    let said = Command::new(program)
+    let said = Command::new(&program)
         .arg(flag)
         .env("LD_LIBRARY_PATH", packaged::libraries(&packaged::prefix()))
         .output();
     let said = said.map(|done| [done.stdout, done.stderr].concat());
     let said = String::from_utf8_lossy(&said.unwrap_or_default()).into_owned();
     let line = said.lines().find(|line| !line.trim().is_empty());
-    line.unwrap_or("unknown").trim().to_owned()
+    // Envoy begins with its path.
+    line.unwrap_or("unknown")
+        .replace(&program, peer.name())
+        .trim()
+        .to_owned()
 }
 
 impl Proxy {
