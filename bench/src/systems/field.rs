@@ -65,6 +65,10 @@ impl Sample {
         self.latency.p50 as f64 / 1e3
     }
 
+    pub fn p90_us(&self) -> f64 {
+        self.latency.p90.unwrap_or_default() as f64 / 1e3
+    }
+
     pub fn p99_us(&self) -> f64 {
         self.latency.p99 as f64 / 1e3
     }

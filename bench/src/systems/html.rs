@@ -120,7 +120,7 @@ fn section(measured: &Measured, systems: &[System]) -> String {
         "<section id=\"{name}\">\n<h2>{name}</h2>\n<p>{}</p>\n<div class=\"wide\"><table>\n\
          <tr><th>system</th><th class=\"bars\">CPU of a request: client and server, \
          <b>what stands between</b></th><th>µs</th><th>ratio</th><th>95 %</th><th>p50 µs</th>\
-         <th>ratio</th><th>p99 µs</th><th>requests/s</th><th>memory</th></tr>\n",
+         <th>ratio</th><th>p90</th><th>p99</th><th>requests/s</th><th>memory</th></tr>\n",
         measured.case.describe()
     );
     let figures: Vec<(System, Option<Figures>)> =
@@ -133,7 +133,7 @@ fn section(measured: &Measured, systems: &[System]) -> String {
             None => {
                 let why = measured.refused.get(system).map(|refusal| refusal.line());
                 format!(
-                    "<tr><th title=\"{}\">{}{}</th><td class=\"none\" colspan=\"9\">{}</td></tr>\n",
+                    "<tr><th title=\"{}\">{}{}</th><td class=\"none\" colspan=\"10\">{}</td></tr>\n",
                     system.describe(),
                     swatch(*system),
                     system.name(),
@@ -164,7 +164,7 @@ fn row(system: System, f: &Figures, most: f64) -> String {
         "<tr><th title=\"{}\">{}{}</th><td class=\"bars\"><span class=\"bar\" style=\"width:{:.1}%\">\
          </span><span class=\"bar b{index}\" style=\"width:{:.1}%\"></span></td><td>{:.1}</td>\
          <td class=\"{}\">{}</td><td>{interval}</td><td>{:.1}</td><td class=\"{}\">{}</td>\
-         <td>{:.0}</td><td>{:.0}</td><td>{}</td></tr>\n",
+         <td>{:.0}</td><td>{:.0}</td><td>{:.0}</td><td>{}</td></tr>\n",
         system.describe(),
         swatch(system),
         system.name(),
@@ -184,6 +184,7 @@ fn row(system: System, f: &Figures, most: f64) -> String {
             grade(f.p50)
         },
         times(&told(system, f, f.p50)),
+        f.p90_us,
         f.p99_us,
         f.rps,
         mib(f.memory)

@@ -26,6 +26,7 @@ pub struct Figures {
     pub server_us: f64,
     /// Microseconds.
     pub p50_us: f64,
+    pub p90_us: f64,
     pub p99_us: f64,
     /// Requests in a second.
     pub rps: f64,
@@ -104,6 +105,7 @@ impl Measured {
             client_us: median(&|s| each(s, s.cpu.client))?,
             server_us: median(&|s| each(s, s.cpu.server))?,
             p50_us: median(&Sample::p50_us)?,
+            p90_us: median(&Sample::p90_us)?,
             p99_us: median(&Sample::p99_us)?,
             rps: median(&Sample::rps)?,
             memory: pairs.iter().map(|(own, _)| own.memory).max()?,

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{report::columns, stats::Ratio};
 
-const HEAD: [&str; 10] = [
+const HEAD: [&str; 11] = [
     "system",
     "CPU µs",
     "proxy µs",
@@ -17,6 +17,7 @@ const HEAD: [&str; 10] = [
     "95 % CI",
     "p50 µs",
     "p50 ratio",
+    "p90 µs",
     "p99 µs",
     "requests/s",
     "memory",
@@ -72,7 +73,7 @@ fn case(measured: &Measured, systems: &[System]) -> String {
     text + &refused
 }
 
-fn cells(system: System, f: &Figures) -> [String; 10] {
+fn cells(system: System, f: &Figures) -> [String; 11] {
     let interval = |ratio: Option<Ratio>| match ratio {
         Some(_) if system == System::None => "-".to_owned(),
         Some(ratio) => format!("{:.3}-{:.3}", ratio.low, ratio.high),
@@ -86,6 +87,7 @@ fn cells(system: System, f: &Figures) -> [String; 10] {
         interval(f.cpu),
         format!("{:.1}", f.p50_us),
         told(system, f, f.p50),
+        format!("{:.1}", f.p90_us),
         format!("{:.1}", f.p99_us),
         format!("{:.0}", f.rps),
         mib(f.memory),
