@@ -132,6 +132,11 @@ impl Case {
         format!("{}-{size}-c{}{rate}", self.family.name(), self.concurrency)
     }
 
+    /// False where many streams share a connection: the mesh may find TCP cheaper there, and stay out.
+    pub const fn takes_shortcut(&self) -> bool {
+        self.concurrency == self.connections
+    }
+
     pub fn describe(&self) -> String {
         let Self {
             bytes, connections, ..

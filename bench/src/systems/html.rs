@@ -6,7 +6,7 @@ use super::{
     System, cdf,
     rounds::{Measured, Report},
     rows::{Figures, no_difference},
-    table::{mib, told},
+    table::{mib, note, told},
 };
 use crate::{lab::Wire, rig::Cpus, stats::Ratio};
 
@@ -143,6 +143,12 @@ fn section(measured: &Measured, systems: &[System]) -> String {
         };
     }
     text += "</table></div>\n";
+    for (system, figures) in &figures {
+        let note = figures.as_ref().map(|f| note(*system, f));
+        for note in note.iter().filter(|note| !note.is_empty()) {
+            let _ = writeln!(text, "<p class=\"note\">{}</p>", note.trim_end());
+        }
+    }
     let measured_here = figures.iter().filter(|(_, figures)| figures.is_some());
     let lines: Vec<cdf::Line> = measured_here
         .map(|(system, _)| (*system, measured.cumulative(*system)))

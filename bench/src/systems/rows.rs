@@ -32,6 +32,8 @@ pub struct Figures {
     pub rps: f64,
     /// Bytes, the most of the rounds.
     pub memory: u64,
+    /// Messages that took the shortcut, for one request.
+    pub passed: f64,
     /// To `none` of the same round; `None` if one of the two did not reach the rate of an open loop.
     pub cpu: Option<Ratio>,
     pub p50: Option<Ratio>,
@@ -109,6 +111,7 @@ impl Measured {
             p99_us: median(&Sample::p99_us)?,
             rps: median(&Sample::rps)?,
             memory: pairs.iter().map(|(own, _)| own.memory).max()?,
+            passed: median(&|s| each(s, s.passed as f64))?,
             cpu: ratio(&Sample::cost),
             p50: ratio(&Sample::p50_us),
             saturated,
@@ -296,6 +299,7 @@ mod tests {
                 max: 9_000_000,
             },
             memory: 7,
+            passed: 200,
             saturated,
             distribution: vec![(1_000, 3), (2_000, 1)],
         }
@@ -335,7 +339,7 @@ mod tests {
             2.0,
             "the rejected round does not count"
         );
-        assert_eq!((envoy.cpu_us, envoy.rps), (21.0, 200.0));
+        assert_eq!((envoy.cpu_us, envoy.rps, envoy.passed), (21.0, 200.0, 2.0));
         assert!((envoy.proxy_us - 8.4).abs() < 1e-9 && !no_difference(&envoy.cpu.unwrap()));
         assert!(no_difference(
             &measured.figures(System::None).unwrap().cpu.unwrap()

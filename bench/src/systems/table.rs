@@ -59,18 +59,19 @@ fn case(measured: &Measured, systems: &[System]) -> String {
     let name = measured.case.name();
     let mut text = format!("\n{name}: {}\n", measured.case.describe());
     let mut lines = vec![HEAD.map(str::to_owned)];
-    let mut refused = String::new();
+    let mut notes = String::new();
     for system in systems {
         if let Some(figures) = measured.figures(*system) {
             lines.push(cells(*system, &figures));
+            notes += &note(*system, &figures);
         } else if let Some(refusal) = measured.refused.get(system) {
-            let _ = writeln!(refused, "{}: {}", system.name(), refusal.line());
+            let _ = writeln!(notes, "{}: {}", system.name(), refusal.line());
         }
     }
     if lines.len() > 1 {
         text += &columns(&lines);
     }
-    text + &refused
+    text + &notes
 }
 
 fn cells(system: System, f: &Figures) -> [String; 11] {
@@ -92,6 +93,15 @@ fn cells(system: System, f: &Figures) -> [String; 11] {
         format!("{:.0}", f.rps),
         mib(f.memory),
     ]
+}
+
+/// How much of it went past TCP; empty where nothing can.
+pub fn note(system: System, figures: &Figures) -> String {
+    if system != System::KernelShortcut {
+        return String::new();
+    }
+    let (name, passed) = (system.name(), figures.passed);
+    format!("{name}: {passed:.2} messages of a request and its response took the shortcut\n")
 }
 
 /// A ratio as a person reads it.
