@@ -17,6 +17,8 @@ pub struct Cpu {
     pub client: f64,
     pub server: f64,
     pub agent: f64,
+    /// Of the proxies between client and server.
+    pub proxy: f64,
     pub ksoftirqd: f64,
     /// Everything on the machine that was not idle, in ticks: coarse, and includes strangers.
     pub system: f64,
@@ -25,7 +27,7 @@ pub struct Cpu {
 impl Cpu {
     /// All parties and the kernel's threads for them.
     pub fn total(&self) -> f64 {
-        self.client + self.server + self.agent + self.ksoftirqd
+        self.client + self.server + self.agent + self.proxy + self.ksoftirqd
     }
 
     pub fn since(&self, before: &Self) -> Self {
@@ -37,6 +39,7 @@ impl Cpu {
             client: f(self.client, other.client),
             server: f(self.server, other.server),
             agent: f(self.agent, other.agent),
+            proxy: f(self.proxy, other.proxy),
             ksoftirqd: f(self.ksoftirqd, other.ksoftirqd),
             system: f(self.system, other.system),
         }
@@ -49,6 +52,7 @@ pub struct Clocks {
     client: PathBuf,
     server: PathBuf,
     agent: Option<PathBuf>,
+    proxies: Vec<PathBuf>,
     ksoftirqd: Vec<PathBuf>,
 }
 
@@ -60,8 +64,16 @@ impl Clocks {
             client: stat(client),
             server: stat(server),
             agent: agent.map(stat),
+            proxies: Vec::new(),
             ksoftirqd: ksoftirqd()?,
         })
+    }
+
+    /// Cgroup directories of the proxies.
+    pub fn with_proxies<'a>(mut self, proxies: impl IntoIterator<Item = &'a Path>) -> Self {
+        let stats = proxies.into_iter().map(|dir| dir.join("cpu.stat"));
+        self.proxies = stats.collect();
+        self
     }
 
     pub fn read(&self) -> Result<Cpu> {
@@ -69,10 +81,15 @@ impl Clocks {
         for path in &self.ksoftirqd {
             softirq += schedstat(path)?;
         }
+        let mut proxy = 0.0;
+        for path in &self.proxies {
+            proxy += usage(path)?;
+        }
         Ok(Cpu {
             client: usage(&self.client)?,
             server: usage(&self.server)?,
             agent: self.agent.as_deref().map_or(Ok(0.0), usage)?,
+            proxy,
             ksoftirqd: softirq,
             system: system()?,
         })
@@ -162,6 +179,7 @@ mod tests {
             client: 1.0,
             server: 2.0,
             agent: 0.5,
+            proxy: 4.0,
             ksoftirqd: 0.0,
             system: 9.0,
         };
@@ -169,11 +187,12 @@ mod tests {
             client: 3.0,
             server: 5.0,
             agent: 1.0,
+            proxy: 10.0,
             ksoftirqd: 0.25,
             system: 20.0,
         };
         let delta = now.since(&before);
-        assert_eq!(delta.total(), 2.0 + 3.0 + 0.5 + 0.25);
+        assert_eq!(delta.total(), 2.0 + 3.0 + 0.5 + 6.0 + 0.25);
         assert_eq!(delta.system, 11.0);
     }
 }

@@ -207,6 +207,7 @@ mod tests {
                 p999: None,
                 max: 1,
             },
+            distribution: Vec::new(),
         };
         let counted = |requests, wrong| Counted {
             connections: 2,

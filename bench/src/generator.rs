@@ -1,14 +1,16 @@
 //! The load: messages of fixed sizes over TCP or a Unix socket, one single-threaded process per party,
 //! so that each party's CPU can be told. Closed loop: a slot starts its next request when an earlier one
-//! is answered. Each message ends with its number, which the other end checks.
+//! is answered. Open loop ([`open`]): requests begin by a schedule. Each message ends with its number, which the other end checks.
 
 pub mod client;
 mod framing;
+pub mod open;
 pub mod protocol;
 mod run;
 pub mod server;
 mod slot;
 pub mod stall;
+pub mod timer;
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -139,6 +141,10 @@ pub struct Outcome {
     pub first_error: Option<String>,
     pub seconds: f64,
     pub latency: Latency,
+    /// Every latency that was recorded, in nanoseconds, and how often; empty where another program
+    /// measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub distribution: Vec<(u64, u64)>,
 }
 
 /// Nanoseconds from the intended start to the last byte of the response; of a stream's block, until the
@@ -162,6 +168,20 @@ impl Latency {
         Histogram::new_with_bounds(1, LONGEST, 3).expect("these bounds are allowed")
     }
 
+    /// Recorded values to some 1.5 %, and how often they came: it is told in the time that is measured, so
+    /// it must be short.
+    pub fn distribution(recorded: &Histogram<u64>) -> Vec<(u64, u64)> {
+        let mut all: Vec<(u64, u64)> = Vec::new();
+        for value in recorded.iter_recorded() {
+            let (coarse, count) = (coarse(value.value_iterated_to()), value.count_at_value());
+            match all.last_mut() {
+                Some((last, sum)) if *last == coarse => *sum += count,
+                _ => all.push((coarse, count)),
+            }
+        }
+        all
+    }
+
     /// Of recorded nanoseconds.
     pub fn of(recorded: &Histogram<u64>) -> Self {
         let at = |quantile: f64| recorded.value_at_quantile(quantile);
@@ -173,6 +193,12 @@ impl Latency {
             max: recorded.max(),
         }
     }
+}
+
+/// The largest value with the same first seven bits.
+const fn coarse(value: u64) -> u64 {
+    let low = (u64::BITS - value.leading_zeros()).saturating_sub(7);
+    value | ((1 << low) - 1)
 }
 
 /// `CLOCK_MONOTONIC`, the same in every process of the machine.
@@ -224,6 +250,19 @@ mod tests {
             SocketAddrV4::new(Ipv4Addr::new(10, 64, 1, 0), 80)
         );
         assert_eq!(targets.at(3), targets.at(0));
+    }
+
+    #[test]
+    fn a_distribution_is_coarse_and_loses_nothing() {
+        let mut recorded = Latency::histogram();
+        for value in [100, 1_000_000, 1_000_100, 1_003_000, 2_000_000] {
+            recorded.record(value).unwrap();
+        }
+        let all = Latency::distribution(&recorded);
+        let counts: Vec<u64> = all.iter().map(|(_, count)| *count).collect();
+        assert_eq!(counts, [1, 3, 1]);
+        assert!((1_000_000..1_020_000).contains(&all[1].0), "{all:?}");
+        assert_eq!((coarse(0), coarse(127), coarse(200)), (0, 127, 201));
     }
 
     #[test]

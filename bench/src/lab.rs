@@ -157,6 +157,17 @@ impl Lab {
         }
     }
 
+    /// Of a proxy without mesh, in the namespace of the client or of the server; makes its cgroup.
+    pub fn proxy_place(&self, beside: &str, name: &str, cpu: Option<usize>) -> Result<Place> {
+        let cgroup = self.party_cgroup(Side::Off, name);
+        make(&cgroup)?;
+        let place = self.place(Side::Off, beside, cpu);
+        Ok(Place {
+            cgroup: Some(cgroup),
+            ..place
+        })
+    }
+
     fn make_namespaces(&self, side: Side) -> Result<()> {
         let server = self.server_netns(side);
         ip(&["netns", "add", &server], "")?;

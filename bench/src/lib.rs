@@ -1,5 +1,6 @@
 //! Load generator, statistics and report: what the mesh costs, measured against no mesh in the same
-//! round. `docs/how-to/benchmark.md` says how to read the result.
+//! round. `docs/how-to/benchmark.md` and `docs/how-to/compare.md` say how to read the
+//! result.
 #![forbid(unsafe_code)]
 
 pub mod agent;
@@ -20,6 +21,7 @@ pub mod programs;
 pub mod report;
 pub mod rig;
 pub mod stats;
+pub mod systems;
 pub mod way;
 pub mod web;
 

@@ -1,4 +1,4 @@
-//! `underpass-bench`: what the mesh costs on this machine.
+//! `underpass-bench`: what the mesh costs on this machine, and what others do.
 #![forbid(unsafe_code)]
 
 mod options;
@@ -22,16 +22,21 @@ use underpass_bench::{
     limits,
     manifests::WORKLOAD_ADDRESSES,
     plan, programs, report,
+    systems::{self, System, rounds},
     way::Way,
     web,
 };
 
-use options::{Cli, Compare, Layout, PlaceArgs, Verb};
+use options::{Cli, Compare, Comparison, Layout, PlaceArgs, Verb};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.verb {
-        None => compare(&cli.compare, &MESH, cli.null),
+        None => comparison(&cli.comparison),
+        Some(Verb::Connect {
+            compare: args,
+            null,
+        }) => compare(&args, &MESH, null),
         Some(Verb::Shortcut(args)) => compare(&args, &SHORTCUT, false),
         Some(Verb::Plan { changes, json }) => plan(changes, json),
         Some(Verb::Limits {
@@ -100,6 +105,72 @@ const SHORTCUT: Suite = Suite {
     quick: cases::QUICK_SHORTCUT,
     ways: Way::ALL,
 };
+
+fn comparison(args: &Comparison) -> Result<()> {
+    let all = systems::cases::CASES;
+    if args.list {
+        for case in all {
+            println!("{:<20} {}", case.name(), case.describe());
+        }
+        println!();
+        for system in System::ALL {
+            println!("{:<20} {}", system.name(), system.describe());
+        }
+        return Ok(());
+    }
+    let (rounds, seconds) = if args.quick {
+        (1, 0.2)
+    } else {
+        (args.rounds, args.seconds)
+    };
+    if !args.quick && !(3..=1_000).contains(&rounds) {
+        usage("--rounds from 3 to 1000; --quick is the smoke test");
+    }
+    bounded(seconds);
+    let mut names = args.case.clone();
+    if names.is_empty() && args.quick {
+        names.extend(systems::cases::QUICK.iter().map(|name| (*name).to_owned()));
+    }
+    let cases = systems::cases::wanted(&names, &args.rate).unwrap_or_else(|why| usage(&why));
+    let options = rounds::Options {
+        systems: chosen(&args.system),
+        rounds,
+        seconds,
+        wire: args.layout.wire,
+        cpus: args.layout.cpus,
+        quick: args.quick,
+    };
+    let report = rounds::run(&cases, &options, &mut progress())?;
+    done();
+    print!("{}", systems::text(&report));
+    save(args.json.as_ref(), &report.json()?)?;
+    if let Some(file) = &args.html {
+        fs::write(file, systems::page(&report)).context(file.display())?;
+    }
+    match report.failed() {
+        0 => Ok(()),
+        failed => Err(BenchError::Setup(format!(
+            "rows that could not be measured: {failed}"
+        ))),
+    }
+}
+
+/// The named systems in the list's order, `none` among them; without names all.
+fn chosen(names: &[String]) -> Vec<System> {
+    for name in names {
+        match System::find(name) {
+            None => usage(&format!("no system {name:?}; --list names them")),
+            Some(system) => {
+                if let Some(refusal) = system.refused() {
+                    usage(&format!("{name}: {}", refusal.line()));
+                }
+            }
+        }
+    }
+    let named = |s: &System| *s == System::None || names.iter().any(|name| name == s.name());
+    let all = System::ALL.iter().copied();
+    all.filter(|s| names.is_empty() || named(s)).collect()
+}
 
 fn compare(args: &Compare, suite: &Suite, null: bool) -> Result<()> {
     if args.list {

@@ -8,10 +8,12 @@ use underpass_bench::{
     rig::Cpus,
 };
 
-/// Measures what the mesh costs: the same load with mesh off and on, interleaved, total CPU of all
-/// parties. Needs root and a release build of `underpass-agent` and `underpass` beside it.
+/// Compares systems between the same client and server: none, the mesh, and the proxies of others;
+/// interleaved, total CPU of all parties. Needs root and a release build of `underpass-agent` and
+/// `underpass` beside it.
 ///
-/// Exit codes: 0 every row was measured, 1 a row could not be measured, 2 bad usage.
+/// Exit codes: 0 every row was measured (but what is not built yet), 1 a row could not be measured, 2 bad
+/// usage.
 #[derive(Parser)]
 #[command(
     name = "underpass-bench",
@@ -22,10 +24,40 @@ pub struct Cli {
     #[command(subcommand)]
     pub verb: Option<Verb>,
     #[command(flatten)]
-    pub compare: Compare,
-    /// No mesh on either side: what the method itself shows, each ratio should be 1
+    pub comparison: Comparison,
+}
+
+#[derive(Args)]
+pub struct Comparison {
+    /// Cases, or families of them: http1, http2, grpc, tcp [default: all]
+    #[arg(value_name = "CASE")]
+    pub case: Vec<String>,
+    /// Only these systems, and `none` (repeatable) [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub system: Vec<String>,
+    /// The cases in open loop as well, with so many requests in a second (repeatable)
+    #[arg(long, value_name = "RPS")]
+    pub rate: Vec<u32>,
+    /// Rounds that are kept; one more warms up
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    pub rounds: usize,
+    /// Seconds of each run
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub seconds: f64,
+    #[command(flatten)]
+    pub layout: Layout,
+    /// Smoke test: a few cases, one round of 0.2 seconds; the figures mean nothing
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    pub quick: bool,
+    /// Writes the rows and the environment
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Writes a page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Lists the cases and systems, and ends
     #[arg(long)]
-    pub null: bool,
+    pub list: bool,
 }
 
 #[derive(Args)]
@@ -64,6 +96,14 @@ pub struct Layout {
 
 #[derive(Subcommand)]
 pub enum Verb {
+    /// What the mesh costs a connect and a request, by the number of services and endpoints
+    Connect {
+        #[command(flatten)]
+        compare: Compare,
+        /// No mesh on either side: what the method itself shows, each ratio should be 1
+        #[arg(long)]
+        null: bool,
+    },
     /// No mesh, the mesh without and with the shortcut, and a Unix socket, side by side
     Shortcut(Compare),
     /// 1,000 services, 10,000 endpoints, 10,000 workloads: from files to maps, and one change

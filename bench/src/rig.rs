@@ -35,7 +35,7 @@ const EPERM: i32 = 1;
 pub enum Cpus {
     /// Both on the first CPU: no wake-up across CPUs, the steadiest and the hardest ratio
     One,
-    /// Client on the first, server on the second
+    /// Client on the first, server and proxies on the second
     Two,
     /// Wherever the scheduler puts them
     Any,

@@ -2,13 +2,14 @@
 //! The server gives each body back, and the client compares all of it.
 
 pub mod client;
+mod pace;
 pub mod server;
 
 use std::{net::SocketAddrV4, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of each body, without what the protocols put around it.
+/// Bytes of each body unless another size is asked for, without what the protocols put around it.
 pub const MESSAGE: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +44,13 @@ impl Protocol {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WebLoad {
     pub protocol: Protocol,
-    /// Requests under way.
+    /// Bytes of each body.
+    pub bytes: u32,
+    pub connections: u32,
+    /// Requests under way, the same number on each connection; one with HTTP/1.1.
     pub concurrency: u32,
+    /// Requests in a second by a schedule; closed loop without.
+    pub rate: Option<f64>,
     pub target: SocketAddrV4,
     /// Dialed instead of the target.
     pub unix: Option<PathBuf>,

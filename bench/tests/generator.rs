@@ -248,3 +248,50 @@ fn watching_tells_when_an_address_first_answered() {
         .to_string();
     assert!(error.contains("did not answer"), "{error}");
 }
+
+/// Requests of the load by a schedule.
+fn run_at(client: &mut Party, load: Load, rate: f64) -> underpass_bench::generator::Outcome {
+    match client.ask(&Command::RunAt(load, rate), Duration::from_secs(2)) {
+        Ok(Answer::Ran(outcome)) => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn open_loop_keeps_its_schedule_and_latency_counts_from_it() {
+    let port = free_port();
+    let mut server = party(&["--port", &port.to_string(), "server"]);
+    let mut client = party(&["client"]);
+    let load = |seconds| Load {
+        blocking: false,
+        seconds,
+        ..load(port, REQUEST, 4)
+    };
+    let outcome = run_at(&mut client, load(0.5), 200.0);
+    assert_eq!((outcome.operations, outcome.errors), (100, 0));
+    assert!(outcome.seconds >= 0.5, "{outcome:?}");
+    assert_eq!(server.count().unwrap().requests, 100);
+    let recorded: u64 = outcome.distribution.iter().map(|(_, count)| count).sum();
+    assert_eq!(recorded, 100);
+    // More than four connections can carry: it ends late, and what waited for its turn waited long.
+    let closed = client.run(&load(0.2)).unwrap().latency;
+    let outcome = run_at(&mut client, load(0.2), 900_000.0);
+    let reached = outcome.operations as f64 / outcome.seconds;
+    assert!(reached < 0.9 * 900_000.0, "{outcome:?}");
+    assert!(
+        outcome.latency.p50 > 10 * closed.p50,
+        "{outcome:?} {closed:?}"
+    );
+    // Each of these is refused, not run in another way.
+    let wrong = Load {
+        exchange: CONNECT,
+        ..load(0.1)
+    };
+    for (load, rate) in [(wrong, 100.0), (load(0.1), 0.0), (load(0.1), f64::NAN)] {
+        assert!(
+            client
+                .ask(&Command::RunAt(load, rate), Duration::ZERO)
+                .is_err()
+        );
+    }
+}

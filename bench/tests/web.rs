@@ -28,7 +28,10 @@ fn party(role: &[&str]) -> Party {
 fn load(protocol: Protocol, concurrency: u32, port: u16, unix: Option<PathBuf>) -> WebLoad {
     WebLoad {
         protocol,
+        bytes: MESSAGE as u32,
+        connections: protocol.connections(concurrency),
         concurrency,
+        rate: None,
         target: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port),
         unix,
         seconds: 0.05,
@@ -67,7 +70,9 @@ fn client_and_server_count_the_same() {
     let mut server = party(&[&role[..], &["web-server"]].concat());
     let mut client = party(&["web-client"]);
     for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Grpc] {
-        server.order(&Command::Speak(protocol)).unwrap();
+        server
+            .order(&Command::Speak(protocol, MESSAGE as u32))
+            .unwrap();
         for (concurrency, unix) in [(1, None), (16, None), (16, Some(unix.clone()))] {
             let outcome = run(&mut client, load(protocol, concurrency, port, unix));
             let counted = server.count().unwrap();
@@ -89,6 +94,40 @@ fn client_and_server_count_the_same() {
     // What it does not speak is an error.
     let outcome = run(&mut client, load(Protocol::Http1, 1, port, None));
     assert_eq!((outcome.operations, outcome.errors), (0, 1));
+}
+
+#[test]
+fn open_loop_begins_as_many_as_its_schedule_has() {
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let unix = std::env::temp_dir().join(format!("up-bench-open-{}.sock", std::process::id()));
+    let _removed = Removed(unix.clone());
+    let (at, path) = (port.to_string(), unix.display().to_string());
+    let mut server = party(&["--port", &at, "--unix", &path, "web-server"]);
+    let mut client = party(&["web-client"]);
+    for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Grpc] {
+        const BYTES: u32 = 3_000;
+        server.order(&Command::Speak(protocol, BYTES)).unwrap();
+        let connections = if protocol == Protocol::Http1 { 8 } else { 2 };
+        let load = WebLoad {
+            bytes: BYTES,
+            connections,
+            rate: Some(200.0),
+            seconds: 0.5,
+            ..load(protocol, 8, port, None)
+        };
+        let outcome = run(&mut client, load);
+        let counted = server.count().unwrap();
+        assert_eq!((outcome.operations, &outcome.first_error), (100, &None));
+        assert_eq!((counted.requests, counted.wrong), (100, 0));
+        assert_eq!(counted.connections, u64::from(connections));
+        // One that began before its time would have taken none.
+        assert!(
+            (1_000..400_000_000).contains(&outcome.latency.p50),
+            "{outcome:?}"
+        );
+    }
 }
 
 /// Answers each connection's first request with this.

@@ -30,10 +30,11 @@ pub const DEMO: Verb = Verb {
 
 pub const BENCH: Verb = Verb {
     name: "bench",
-    about: "runs the benchmarks on release builds (needs root)",
+    about: "compares the mesh with none and with other proxies, on release builds (needs root)",
     flags: &[],
     rest: Some(
-        "passed on: nothing, shortcut, limits, plan or programs; `-- --help` shows their flags",
+        "[CASE…] [--quick] [--json FILE] [--html FILE] …, or other benchmarks: connect, shortcut, \
+         limits, plan or programs; `-- --help` shows their flags",
     ),
     run: bench,
 };
@@ -60,17 +61,19 @@ fn demo(flags: &Flags) -> Result<()> {
 
 fn bench(flags: &Flags) -> Result<()> {
     setup::build_tools()?;
-    // Its rows of Redis and PostgreSQL.
-    if flags.rest.first().is_some_and(|verb| verb == "shortcut") {
-        setup::databases()?;
+    match flags.rest.first().map(String::as_str) {
+        // Its rows of Redis and PostgreSQL.
+        Some("shortcut") => setup::databases()?,
+        Some("connect" | "limits" | "plan" | "programs" | "help") => {}
+        _ => setup::peers()?,
     }
     ebpf::build_default()?;
-    let args = ["build", "--release", "--bins"];
-    step(
-        "release binaries",
-        &mut process::cargo(&args),
-        Duration::from_secs(3600),
-    )?;
+    let mut cargo = process::cargo(&["build", "--release", "--bins"]);
+    // The others take longer to link than a short benchmark to run.
+    for package in ["underpass-bench", "underpass-agent", "underpass-cli"] {
+        cargo.args(["--package", package]);
+    }
+    step("release binaries", &mut cargo, Duration::from_secs(3600))?;
     let mut driver = Command::new(workspace::target().join("release/underpass-bench"));
     drive(driver.args(&flags.rest))
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 mod demo;
 mod ebpf;
+mod envoy;
 mod flags;
 mod process;
 mod servers;

@@ -21,7 +21,7 @@ pub struct Program {
     /// Below the prefix.
     path: &'static str,
     package: &'static str,
-    /// Prints the version.
+    /// Prints the version; empty for a file that is no program.
     flag: &'static str,
 }
 
@@ -46,9 +46,18 @@ pub const POSTGRES: &[Program] = &[
     ),
 ];
 
+/// What `bench` compares the mesh with, beside nginx and Envoy.
+pub const PEERS: &[Program] = &[
+    program("usr/sbin/haproxy", "haproxy", "-v"),
+    program(
+        "usr/lib/nginx/modules/ngx_stream_module.so",
+        "libnginx-mod-stream",
+        "",
+    ),
+];
+
 /// What `test --programs` uses beside them.
 pub const MORE: &[Program] = &[
-    program("usr/sbin/haproxy", "haproxy", "-v"),
     program("usr/bin/h2load", "nghttp2-client", "--version"),
     program("usr/bin/wrk", "wrk", "-v"),
     program("usr/sbin/pgbouncer", "pgbouncer", "--version"),
@@ -113,6 +122,9 @@ impl Program {
     /// True if the program starts: its file is there and its libraries are found (else the loader
     /// exits with 127; `wrk -v` exits with 1).
     fn runs(&self, prefix: &Path) -> bool {
+        if self.flag.is_empty() {
+            return prefix.join(self.path).exists();
+        }
         let status = Command::new(prefix.join(self.path))
             .arg(self.flag)
             .env("LD_LIBRARY_PATH", library_path(prefix))

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    Result,
+    Result, envoy,
     flags::{Flags, Verb},
     process::{self, output, step},
     servers, workspace,
@@ -61,9 +61,20 @@ pub fn databases() -> Result<()> {
     servers::unpack(&workspace::tools().join("debs-prefix"), servers::POSTGRES)
 }
 
+/// The same with what `bench` compares the mesh with.
+pub fn peers() -> Result<()> {
+    servers()?;
+    let _lock = lock()?;
+    let tools = workspace::tools();
+    servers::unpack(&tools.join("debs-prefix"), servers::PEERS)?;
+    envoy::unpack(&tools.join("envoy"));
+    Ok(())
+}
+
 /// The same with what `test --programs` needs beside them.
 pub fn programs() -> Result<()> {
     databases()?;
+    peers()?;
     let _lock = lock()?;
     servers::unpack(&workspace::tools().join("debs-prefix"), servers::MORE)
 }

@@ -87,7 +87,7 @@ fn run(flags: &Flags) -> Result<()> {
 /// Err only for what the following steps cannot do without.
 fn all(tally: &mut Tally) -> Result<()> {
     setup::build_tools()?;
-    setup::servers()?;
+    setup::peers()?;
     ebpf::build_second()?;
     ebpf::build_default()?;
     let cargo = |args: &[&str]| process::cargo(args);

@@ -12,10 +12,12 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// Root of the unpacked packages.
 pub fn prefix() -> PathBuf {
+    tools().join("debs-prefix")
+}
+
+fn tools() -> PathBuf {
     let home = std::env::var_os("HOME").map_or_else(|| "/root".into(), PathBuf::from);
-    let tools = std::env::var_os("UNDERPASS_TOOLS")
-        .map_or(home.join(".cache/underpass/tools"), PathBuf::from);
-    tools.join("debs-prefix")
+    std::env::var_os("UNDERPASS_TOOLS").map_or(home.join(".cache/underpass/tools"), PathBuf::from)
 }
 
 /// `LD_LIBRARY_PATH` of a packaged program.
@@ -27,12 +29,20 @@ pub fn libraries(prefix: &Path) -> String {
 
 /// Where a program is; `path` is below the prefix.
 pub fn find(path: &str) -> Result<String> {
-    let path = prefix().join(path);
+    here(prefix().join(path))
+}
+
+/// Where Envoy is; it comes in a Python package.
+pub fn envoy() -> Result<String> {
+    here(tools().join("envoy/envoy/_bin/envoy"))
+}
+
+fn here(path: PathBuf) -> Result<String> {
     if path.exists() {
         return Ok(path.display().to_string());
     }
     let why = format!(
-        "{} is missing; `cargo xtask bench shortcut` unpacks it",
+        "{} is missing; `cargo xtask setup` fetches it",
         path.display()
     );
     Err(BenchError::Setup(why))

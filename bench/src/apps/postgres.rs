@@ -271,6 +271,7 @@ fn outcome(took: &[u64], clients: u32, said: &str) -> Option<Outcome> {
             p999: Some(at(0.999)),
             max: at(1.0),
         },
+        distribution: Vec::new(),
     })
 }
 

@@ -175,6 +175,7 @@ fn parse(csv: &str, command: &str, commands: u64, seconds: f64) -> Option<Outcom
             p999: None,
             max: nanoseconds("max_latency_ms")?,
         },
+        distribution: Vec::new(),
     })
 }
 

@@ -14,7 +14,7 @@ use crate::{
     lab::{Lab, Place, Side},
     manifests::APP_PORT,
     party::Party,
-    web::{Protocol, WebLoad},
+    web::{MESSAGE, Protocol, WebLoad},
 };
 
 pub struct Parties {
@@ -51,11 +51,15 @@ impl Parties {
         clocks: &Clocks,
     ) -> Result<Measured> {
         if self.speaks.replace(protocol) != Some(protocol) {
-            self.server.order(&Command::Speak(protocol))?;
+            self.server
+                .order(&Command::Speak(protocol, MESSAGE as u32))?;
         }
         let load = WebLoad {
             protocol,
+            bytes: MESSAGE as u32,
+            connections: protocol.connections(concurrency),
             concurrency,
+            rate: None,
             target: trip.targets.at(0),
             unix: trip.unix.then(|| self.unix.clone()),
             seconds: trip.seconds,

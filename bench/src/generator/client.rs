@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    MESSAGE,
+    MESSAGE, open,
     protocol::{Answer, Command, Watched},
     run::perform,
     server::answer,
@@ -21,6 +21,7 @@ pub fn run() -> io::Result<()> {
     for line in io::stdin().lock().lines() {
         let reply = match serde_json::from_str(&line?) {
             Ok(Command::Run(load)) => perform(&load).map(Answer::Ran),
+            Ok(Command::RunAt(load, rate)) => open::perform(&load, rate).map(Answer::Ran),
             Ok(Command::Try(target)) => Ok(attempt(target)),
             Ok(Command::Watch {
                 target,

@@ -13,10 +13,12 @@ use crate::web::{Protocol, WebLoad};
 pub enum Command {
     /// To a client.
     Run(Load),
+    /// To a client: requests in open loop, so many in a second.
+    RunAt(Load, f64),
     /// To a web client.
     RunWeb(WebLoad),
-    /// To a web server: what new connections speak.
-    Speak(Protocol),
+    /// To a web server: what new connections speak, and bytes of each body from now on.
+    Speak(Protocol, u32),
     /// To a client: one connect and request.
     Try(SocketAddrV4),
     /// To a client: connect and request in a loop until the address `wanted` answers. After a failed

@@ -243,6 +243,7 @@ impl Run<'_> {
             first_error: self.first_error,
             seconds: (self.now - self.begin).as_secs_f64(),
             latency: Latency::of(&self.latency),
+            distribution: Latency::distribution(&self.latency),
         }
     }
 }

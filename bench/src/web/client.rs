@@ -1,8 +1,9 @@
-//! The client: a closed loop of requests, each of which is compared with its response.
+//! The client: requests in closed or open loop, each of which is compared with its response.
 
 use std::{
     error::Error,
     io::{self, BufRead as _},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -23,8 +24,9 @@ use tokio::{
 use tonic::codegen::{BoxFuture, Context, Poll, Service};
 
 use super::{
-    MESSAGE, Protocol, WebLoad,
+    Protocol, WebLoad,
     echo::{self, echo_client::EchoClient},
+    pace::{Pace, paces},
     runtime,
 };
 use crate::generator::{
@@ -64,34 +66,34 @@ enum Caller {
     Grpc(EchoClient<Channel>),
 }
 
-/// What one caller saw.
-struct Seen {
-    latency: Histogram<u64>,
-    error: Option<String>,
-}
+/// Latencies of all callers. One histogram for each would cost more than many requests.
+type Shared = Arc<Mutex<Histogram<u64>>>;
 
 async fn perform(load: &WebLoad) -> Result<Outcome, Failure> {
     let mut connections = JoinSet::new();
     let callers = open(load, &mut connections).await?;
     let opened = connections.len() as u64;
+    let shared = Shared::new(Mutex::new(Latency::histogram()));
     let begin = Instant::now();
-    let end = begin + Duration::from_secs_f64(load.seconds);
     let mut running = JoinSet::new();
-    for (number, caller) in (0..).zip(callers) {
-        running.spawn(caller.repeat(number, end));
+    for (number, (caller, pace)) in (0..).zip(callers.into_iter().zip(paces(load, begin)?)) {
+        running.spawn(caller.repeat(number, pace, begin, load.bytes, shared.clone()));
     }
-    let mut latency = Latency::histogram();
     let (mut errors, mut first_error) = (0, None);
-    while let Some(seen) = running.join_next().await {
-        let Seen { latency: of, error } = seen?;
-        latency.add(of)?;
+    while let Some(ended) = running.join_next().await {
+        let error = ended?.err();
         errors += u64::from(error.is_some());
         first_error = first_error.or(error);
     }
-    let seconds = begin.elapsed().as_secs_f64();
+    let mut seconds = begin.elapsed().as_secs_f64();
+    if load.rate.is_some() {
+        // A schedule that was kept has taken its time, also after its last request.
+        seconds = seconds.max(load.seconds);
+    }
     // Nobody can make a request any more, so they end.
     let ended = async { while connections.join_next().await.is_some() {} };
     tokio::time::timeout(CLOSED_WITHIN, ended).await?;
+    let latency = shared.lock().map_err(|e| e.to_string())?;
     Ok(Outcome {
         operations: latency.len(),
         connections: opened,
@@ -99,13 +101,19 @@ async fn perform(load: &WebLoad) -> Result<Outcome, Failure> {
         first_error,
         seconds,
         latency: Latency::of(&latency),
+        distribution: Latency::distribution(&latency),
     })
 }
 
 /// Dials; each connection becomes a task.
 async fn open(load: &WebLoad, connections: &mut JoinSet<()>) -> Result<Vec<Caller>, Failure> {
     let mut callers = Vec::new();
-    for _ in 0..load.protocol.connections(load.concurrency) {
+    let each = load.concurrency / load.connections.max(1);
+    let one = load.protocol != Protocol::Http1 || each == 1;
+    if each == 0 || each * load.connections != load.concurrency || !one {
+        return Err(format!("so many requests do not share so many connections: {load:?}").into());
+    }
+    for _ in 0..load.connections {
         match &load.unix {
             Some(path) => {
                 let stream = UnixStream::connect(path).await?;
@@ -131,7 +139,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(stream);
-    let callers = 0..load.concurrency;
+    let callers = 0..load.concurrency / load.connections;
     Ok(match load.protocol {
         Protocol::Http1 => {
             let (sender, connection) = http1::handshake(io).await?;
@@ -153,30 +161,31 @@ where
 }
 
 impl Caller {
-    async fn repeat(mut self, caller: u32, end: Instant) -> Seen {
-        let mut seen = Seen {
-            latency: Latency::histogram(),
-            error: None,
-        };
-        let mut now = Instant::now();
+    /// Until its pace ends, or a request fails.
+    async fn repeat(
+        mut self,
+        caller: u32,
+        mut pace: Pace,
+        begin: Instant,
+        bytes: u32,
+        shared: Shared,
+    ) -> Result<(), String> {
+        let mut last = begin;
         for number in 0_u32.. {
-            let body = message(caller, number);
-            match self.call(body.clone()).await {
-                Ok(back) if back == body => {}
-                Ok(_) => seen.error = Some("a response differs from its request".into()),
-                Err(e) => seen.error = Some(e.to_string()),
-            }
-            if seen.error.is_some() {
+            let Some(due) = pace.next(last).await.map_err(|e| e.to_string())? else {
                 break;
+            };
+            let body = message(caller, number, bytes);
+            let back = self.call(body.clone()).await.map_err(|e| e.to_string())?;
+            if back != body {
+                return Err("a response differs from its request".into());
             }
-            let start = std::mem::replace(&mut now, Instant::now());
-            seen.latency
-                .saturating_record((now - start).as_nanos() as u64);
-            if now >= end {
-                break;
-            }
+            last = Instant::now();
+            let took = last.saturating_duration_since(due);
+            let mut latency = shared.lock().map_err(|e| e.to_string())?;
+            latency.saturating_record(took.as_nanos() as u64);
         }
-        seen
+        Ok(())
     }
 
     async fn call(&mut self, body: Bytes) -> Result<Bytes, Failure> {
@@ -202,12 +211,13 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
     Ok(response.into_body().collect().await?.to_bytes())
 }
 
-/// No two requests of a run are alike.
-fn message(caller: u32, number: u32) -> Bytes {
-    let mut bytes = vec![b'u'; MESSAGE];
-    bytes[..4].copy_from_slice(&caller.to_be_bytes());
-    bytes[MESSAGE - 4..].copy_from_slice(&number.to_be_bytes());
-    bytes.into()
+/// No two requests of a run are alike; at least eight bytes.
+fn message(caller: u32, number: u32, bytes: u32) -> Bytes {
+    let mut message = vec![b'u'; bytes.max(8) as usize];
+    message[..4].copy_from_slice(&caller.to_be_bytes());
+    let tail = message.len() - 4;
+    message[tail..].copy_from_slice(&number.to_be_bytes());
+    message.into()
 }
 
 /// hyper's connection as what tonic's client calls.

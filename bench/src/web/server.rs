@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    MESSAGE, Protocol,
+    Protocol,
     echo::{
         Body,
         echo_server::{Echo, EchoServer},
@@ -46,12 +46,14 @@ struct Counts {
     connections: AtomicU64,
     requests: AtomicU64,
     wrong: AtomicU64,
+    /// Bytes that each body must have.
+    bytes: AtomicU64,
 }
 
 impl Counts {
     fn came(&self, body: &Bytes) {
         self.requests.fetch_add(1, Relaxed);
-        if body.len() != MESSAGE {
+        if body.len() as u64 != self.bytes.load(Relaxed) {
             self.wrong.fetch_add(1, Relaxed);
         }
     }
@@ -85,8 +87,9 @@ async fn listen(port: u16, unix: &Path) -> io::Result<()> {
             line = commands.next_line() => {
                 let Some(line) = line? else { return Ok(()) };
                 let reply = match serde_json::from_str(&line) {
-                    Ok(Command::Speak(wanted)) => {
+                    Ok(Command::Speak(wanted, bytes)) => {
                         protocol = wanted;
+                        counts.bytes.store(bytes.into(), Relaxed);
                         Answer::Done
                     }
                     Ok(Command::Listen) => {

@@ -1,0 +1,307 @@
+//! Where all systems of one family are measured: the lab, client and server with and without mesh, and the
+//! proxies, which stay up between runs.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use serde::Serialize;
+use underpass_abi::reason::code;
+
+use super::{
+    Refusal, System,
+    cases::{Case, Family},
+    load::{self, Run, Web, differs},
+    proxy::{self, Proxy},
+};
+use crate::{
+    BenchError, Result,
+    cpu::{Clocks, Cpu},
+    generator::{Latency, Outcome, Targets, protocol::Command},
+    lab::{Side, Wire},
+    manifests::{self, Size},
+    rig::{Cpus, Rig},
+    way::Way,
+};
+
+const SIZE: Size = Size {
+    services: 1,
+    endpoints: 1,
+};
+/// Seconds of load before each run that counts.
+const WARM_UP: f64 = 0.1;
+/// The agent's counters may be as old as this.
+const COUNTER_AGE: Duration = Duration::from_millis(210);
+/// A schedule is kept if so much of its requests were made, and it ended at most so much of its time and
+/// so many seconds late: the last answers may take a moment on a busy machine.
+const KEPT: f64 = 0.97;
+const LATE: f64 = 0.05;
+
+/// One run of one case through one system.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sample {
+    pub operations: u64,
+    pub seconds: f64,
+    /// Microseconds in all.
+    pub cpu: Cpu,
+    pub latency: Latency,
+    /// Bytes (proportional set size) of the proxies, or of the agent.
+    pub memory: u64,
+    /// Messages that took the shortcut.
+    pub passed: u64,
+    /// The rate of an open loop was not reached.
+    pub saturated: bool,
+    #[serde(skip)]
+    pub distribution: Vec<(u64, u64)>,
+}
+
+impl Sample {
+    /// Microseconds of CPU of all parties for one request.
+    pub fn cost(&self) -> f64 {
+        self.cpu.total() / self.operations as f64
+    }
+
+    pub fn proxy_cost(&self) -> f64 {
+        self.cpu.proxy / self.operations as f64
+    }
+
+    pub fn p50_us(&self) -> f64 {
+        self.latency.p50 as f64 / 1e3
+    }
+
+    pub fn p90_us(&self) -> f64 {
+        self.latency.p90.unwrap_or_default() as f64 / 1e3
+    }
+
+    pub fn p99_us(&self) -> f64 {
+        self.latency.p99 as f64 / 1e3
+    }
+
+    pub fn rps(&self) -> f64 {
+        self.operations as f64 / self.seconds
+    }
+}
+
+// Fields are dropped in this order: the rig has the lab.
+pub struct Field {
+    pub family: Family,
+    proxies: BTreeMap<System, Vec<Proxy>>,
+    pub refused: BTreeMap<System, Refusal>,
+    /// Off and on; none for TCP, whose parties the rig has.
+    web: Vec<Web>,
+    rig: Rig,
+}
+
+impl Field {
+    /// Everything but the mesh, which comes and goes with the runs.
+    pub fn start(family: Family, systems: &[System], wire: Wire, cpus: Cpus) -> Result<Self> {
+        let mesh = systems.iter().any(|s| s.way() != Way::NoMesh);
+        let mut rig = Rig::of_size(SIZE, wire, cpus, mesh)?;
+        rig.turn(Way::NoMesh)?;
+        let mut web = Vec::new();
+        if family.protocol().is_some() {
+            manifests::add_app(&rig.lab)?;
+            web.push(Web::start(&rig.lab, Side::Off, cpus)?);
+            web.push(Web::start(&rig.lab, Side::On, cpus)?);
+        }
+        let mut field = Self {
+            family,
+            proxies: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            web,
+            rig,
+        };
+        let server = field.targets(System::None).at(0);
+        for &system in systems {
+            let started = match system.refused() {
+                Some(refusal) => Err(refusal),
+                None => proxy::start(&field.rig.lab, system, family, server, cpus),
+            };
+            match started {
+                Ok(proxies) => drop(field.proxies.insert(system, proxies)),
+                Err(refusal) => drop(field.refused.insert(system, refusal)),
+            }
+        }
+        Ok(field)
+    }
+
+    /// What is run beside client and server, the client's side first.
+    pub fn command_lines(&self, system: System) -> Vec<String> {
+        let (client, server) = match self.family {
+            Family::Tcp => ("client", "server"),
+            _ => ("web-client", "web-server"),
+        };
+        let mut lines = vec![format!("underpass-bench party {client}")];
+        lines.extend(self.proxies_of(system).map(|p| p.command_line.clone()));
+        if let Some(shortcut) = system.way().shortcut() {
+            let shortcut = if shortcut { "on" } else { "off" };
+            lines.push(format!("underpass-agent --shortcut {shortcut}"));
+        }
+        lines.push(format!("underpass-bench party {server}"));
+        lines
+    }
+
+    pub fn configs(&self, system: System) -> Vec<String> {
+        self.proxies_of(system).map(|p| p.config.clone()).collect()
+    }
+
+    fn proxies_of(&self, system: System) -> impl Iterator<Item = &Proxy> {
+        self.proxies.get(&system).into_iter().flatten()
+    }
+
+    /// A short run, then one that counts, of which both ends must say the same.
+    pub fn measure(&mut self, case: &Case, system: System, seconds: f64) -> Result<Sample> {
+        self.prepare(system)?;
+        // In closed loop always: the shortcut takes connections of few messages for short ones, and stays out.
+        let warm_up = Case {
+            rate: None,
+            ..*case
+        };
+        self.run(&warm_up, system, WARM_UP)?;
+        let before = self.passed()?;
+        let (outcome, cpu) = self.run(case, system, seconds)?;
+        let passed = self.passed_since(before)?;
+        let may = system == System::KernelShortcut;
+        // Else the row would not show what it says.
+        if (passed > 0 && !may) || (passed == 0 && may && case.takes_shortcut()) {
+            let why = format!("{passed} messages took the shortcut");
+            return Err(wrong(case, system, why));
+        }
+        Ok(Sample {
+            operations: outcome.operations,
+            seconds: outcome.seconds,
+            cpu,
+            latency: outcome.latency,
+            memory: self.memory(system)?,
+            passed,
+            saturated: case.rate.is_some_and(|rate| {
+                behind(rate.into(), seconds, outcome.operations, outcome.seconds)
+            }),
+            distribution: outcome.distribution,
+        })
+    }
+
+    /// Brings the mesh to what the system needs.
+    fn prepare(&mut self, system: System) -> Result<()> {
+        let way = system.way();
+        if way == Way::Shortcut {
+            // What the mesh has learnt from another case would keep this one out.
+            self.rig.turn(Way::NoMesh)?;
+        }
+        if !self.rig.turn(way)? {
+            return Ok(());
+        }
+        // An agent that has just started knows a listener only if it sees it begin to listen.
+        match self.web.get_mut(way.side() as usize) {
+            Some(web) => web.order(&Command::Listen)?,
+            None => self.rig.side(way.side()).listen_anew()?,
+        }
+        if way == Way::Shortcut {
+            self.rig.agent()?.wait_watched()?;
+        }
+        Ok(())
+    }
+
+    fn passed(&self) -> Result<Option<u64>> {
+        let agent = self.rig.agent().ok();
+        agent.map(|a| Ok(a.passed()?.messages)).transpose()
+    }
+
+    /// 0 without an agent.
+    fn passed_since(&self, before: Option<u64>) -> Result<u64> {
+        let Some(before) = before else { return Ok(0) };
+        std::thread::sleep(COUNTER_AGE);
+        Ok(self.passed()?.unwrap_or(before) - before)
+    }
+
+    fn memory(&self, system: System) -> Result<u64> {
+        if system.way() != Way::NoMesh {
+            return Ok(self.rig.agent()?.memory()?.pss);
+        }
+        self.proxies_of(system).map(Proxy::pss).sum()
+    }
+
+    fn run(&mut self, case: &Case, system: System, seconds: f64) -> Result<(Outcome, Cpu)> {
+        let run = Run {
+            case,
+            system,
+            targets: self.dialed(system),
+            seconds,
+            clocks: &self.clocks(system)?,
+        };
+        let side = system.way().side();
+        let (outcome, cpu, counted) = match self.web.get_mut(side as usize) {
+            Some(web) => web.run(&run)?,
+            None => {
+                let ends = self.rig.side(side);
+                load::tcp(&mut ends.client, &mut ends.server, &run)?
+            }
+        };
+        match differs(&outcome, &counted, &run) {
+            None => Ok((outcome, cpu)),
+            Some(why) => Err(wrong(case, system, why)),
+        }
+    }
+
+    fn clocks(&self, system: System) -> Result<Clocks> {
+        let side = system.way().side();
+        let lab = &self.rig.lab;
+        let agent = (side == Side::On).then(|| lab.agent_cgroup());
+        let cgroup = |party: &str| lab.party_cgroup(side, party);
+        let clocks = Clocks::new(&cgroup("client"), &cgroup("server"), agent.as_deref())?;
+        let proxies: Vec<&Path> = self
+            .proxies_of(system)
+            .map(|p| p.cgroup.as_path())
+            .collect();
+        Ok(clocks.with_proxies(proxies))
+    }
+
+    /// Whom the client dials: the proxy beside it, or the server.
+    fn dialed(&self, system: System) -> Targets {
+        match self.proxies_of(system).next() {
+            Some(proxy) => Targets {
+                base: *proxy.at.ip(),
+                count: 1,
+                port: proxy.at.port(),
+            },
+            None => self.targets(system),
+        }
+    }
+
+    /// The server, or under the mesh its service.
+    fn targets(&self, system: System) -> Targets {
+        let base = self.rig.lab.wire.base();
+        match (system.way(), self.family) {
+            (Way::NoMesh, Family::Tcp) => SIZE.endpoints(base),
+            (Way::NoMesh, _) => manifests::app_endpoint(base),
+            (_, Family::Tcp) => SIZE.services(),
+            (..) => manifests::app_service(),
+        }
+    }
+}
+
+fn behind(rate: f64, seconds: f64, operations: u64, took: f64) -> bool {
+    (operations as f64) < KEPT * rate * seconds || took > seconds / KEPT + LATE
+}
+
+fn wrong(case: &Case, system: System, why: String) -> BenchError {
+    BenchError::Row {
+        case: format!("{}, {}", case.name(), system.name()),
+        why,
+    }
+}
+
+/// The code of what stopped a row.
+pub fn refusal(error: &BenchError) -> Refusal {
+    Refusal::new(code::NOT_MEASURED, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::behind;
+
+    #[test]
+    fn a_schedule_that_was_not_kept_is_told() {
+        assert!(!behind(500.0, 1.0, 500, 1.0) && !behind(500.0, 1.0, 500, 1.05));
+        assert!(behind(500.0, 1.0, 500, 1.2), "all were made, too late");
+        assert!(behind(500.0, 1.0, 450, 1.0));
+    }
+}
