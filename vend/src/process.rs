@@ -15,6 +15,7 @@ use crate::cgroup::Group;
 #[derive(Debug)]
 pub struct Proc {
     process: Child,
+    killed: bool,
     pub pidfd: OwnedFd,
 }
 
@@ -32,7 +33,11 @@ impl Proc {
             .spawn()?;
         let opened = pidfd_open(Pid::from_child(&process), PidfdFlags::empty());
         match opened {
-            Ok(pidfd) => Ok(Self { process, pidfd }),
+            Ok(pidfd) => Ok(Self {
+                process,
+                killed: false,
+                pidfd,
+            }),
             Err(e) => {
                 process.kill()?;
                 process.wait()?;
@@ -45,9 +50,11 @@ impl Proc {
         self.process.id()
     }
 
-    pub fn kill(&mut self) {
+    /// True the first time.
+    pub fn kill(&mut self) -> bool {
         // It may have ended by itself.
         let _ = self.process.kill();
+        !std::mem::replace(&mut self.killed, true)
     }
 
     /// How it ended, if it has.

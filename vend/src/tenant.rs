@@ -110,12 +110,13 @@ impl Tenant {
     }
 
     fn kill_child(&mut self, why: &str) {
-        if let Some(child) = &mut self.child {
+        if let Some(child) = &mut self.child
+            && child.kill()
+        {
             log::warn(
                 code::CHILD_ENDED,
                 &format!("child of {} is ended: {why}", self.name),
             );
-            child.kill();
         }
     }
 
@@ -140,7 +141,7 @@ impl Tenant {
         }
         if self.stopping.is_none() {
             let action = self.life.tick(now);
-            if action == Do::Kill {
+            if action == Do::Kill && self.kill_worker() {
                 self.trouble(
                     code::WORKER_SILENT,
                     &format!("the worker hangs ({})", self.life.name()),
@@ -160,7 +161,9 @@ impl Tenant {
     fn obey(&mut self, now: Instant, action: Do) {
         match action {
             Do::Nothing => {}
-            Do::Kill => self.kill_worker(),
+            Do::Kill => {
+                self.kill_worker();
+            }
             Do::Start => {
                 if let Err(e) = self.start_worker() {
                     self.life.ended(now);
@@ -170,10 +173,9 @@ impl Tenant {
         }
     }
 
-    fn kill_worker(&mut self) {
-        if let Some(worker) = &mut self.worker {
-            worker.kill();
-        }
+    /// True the first time.
+    fn kill_worker(&mut self) -> bool {
+        self.worker.as_mut().is_some_and(Proc::kill)
     }
 
     fn start_worker(&mut self) -> io::Result<()> {
@@ -234,7 +236,8 @@ impl Tenant {
                         code::SANDBOX_INCOMPLETE,
                         &format!("the worker lacks {what}"),
                     );
-                    return self.kill_worker();
+                    self.kill_worker();
+                    return;
                 }
                 if allowed != 0 {
                     let what = proof::names(allowed);
@@ -248,7 +251,9 @@ impl Tenant {
                 ));
             }
             Report::Leaving { .. } => self.life.leaving(now),
-            Report::Closed { .. } => self.kill_worker(),
+            Report::Closed { .. } => {
+                self.kill_worker();
+            }
             Report::Unruly { why, .. } => {
                 self.trouble(code::VEND_PROTOCOL, &format!("the worker is ended: {why}"));
                 self.kill_worker();

@@ -241,6 +241,8 @@ impl Vendor {
             .chain(self.save_at)
             .chain(revive)
             .min()
+            // What is killed takes a moment to end: no loop until then.
+            .map(|at| at.max(Instant::now() + Duration::from_millis(1)))
     }
 
     fn hear_children(&mut self, now: Instant) {

@@ -230,13 +230,17 @@ impl Vendor {
     pub(super) fn revive(&mut self, now: Instant) {
         self.revive
             .retain(|_, (last, at)| at.is_some() || now < *last + STEADY);
+        // Its old worker holds the ports until it is gone.
+        let over = |name: &String| {
+            let mut old = self.tenants.iter().filter(|t| t.name == *name);
+            old.all(|t| t.stopping.is_none() || t.worker.is_none())
+        };
         let due = |at: &Option<Instant>| at.is_some_and(|at| at <= now);
-        let names: Vec<String> = self
+        let all = self
             .revive
             .iter()
-            .filter(|(_, (_, at))| due(at))
-            .map(|(n, _)| n.clone())
-            .collect();
+            .filter(|(name, (_, at))| due(at) && over(name));
+        let names: Vec<String> = all.map(|(name, _)| name.clone()).collect();
         for name in names {
             if let Some((_, at)) = self.revive.get_mut(&name) {
                 *at = None;
