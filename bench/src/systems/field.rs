@@ -165,6 +165,7 @@ impl Field {
             let why = format!("{passed} messages took the shortcut");
             return Err(wrong(case, system, why));
         }
+        let saturated = behind(case, seconds, &outcome);
         Ok(Sample {
             operations: outcome.operations,
             seconds: outcome.seconds,
@@ -172,9 +173,7 @@ impl Field {
             latency: outcome.latency,
             memory: self.memory(system)?,
             passed,
-            saturated: case.rate.is_some_and(|rate| {
-                behind(rate.into(), seconds, outcome.operations, outcome.seconds)
-            }),
+            saturated,
             distribution: outcome.distribution,
         })
     }
@@ -278,8 +277,16 @@ impl Field {
     }
 }
 
-fn behind(rate: f64, seconds: f64, operations: u64, took: f64) -> bool {
-    (operations as f64) < KEPT * rate * seconds || took > seconds / KEPT + LATE
+/// True if an open loop did not keep its schedule, or half of its requests took longer than the connections
+/// can carry them at that rate, so that they waited for one.
+fn behind(case: &Case, seconds: f64, outcome: &Outcome) -> bool {
+    let Some(rate) = case.rate.map(f64::from) else {
+        return false;
+    };
+    let carried = f64::from(case.concurrency) / rate;
+    (outcome.operations as f64) < KEPT * rate * seconds
+        || outcome.seconds > seconds / KEPT + LATE
+        || outcome.latency.p50 as f64 / 1e9 > carried
 }
 
 fn wrong(case: &Case, system: System, why: String) -> BenchError {
@@ -296,12 +303,34 @@ pub fn refusal(error: &BenchError) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use super::behind;
+    use super::*;
+    use crate::systems::cases::CASES;
 
     #[test]
     fn a_schedule_that_was_not_kept_is_told() {
-        assert!(!behind(500.0, 1.0, 500, 1.0) && !behind(500.0, 1.0, 500, 1.05));
-        assert!(behind(500.0, 1.0, 500, 1.2), "all were made, too late");
-        assert!(behind(500.0, 1.0, 450, 1.0));
+        let closed = CASES.iter().find(|case| case.concurrency == 16).unwrap();
+        let outcome = |operations, seconds, p50| Outcome {
+            operations,
+            connections: 16,
+            errors: 0,
+            first_error: None,
+            seconds,
+            latency: Latency {
+                p50,
+                p90: None,
+                p99: p50,
+                p999: None,
+                max: p50,
+            },
+            distribution: Vec::new(),
+        };
+        let is =
+            |operations, took, p50| behind(&closed.at(500), 1.0, &outcome(operations, took, p50));
+        assert!(!is(500, 1.0, 100_000) && !is(500, 1.05, 100_000));
+        assert!(is(500, 1.2, 100_000), "all were made, too late");
+        assert!(is(450, 1.0, 100_000));
+        // 16 connections carry 500 in a second if each takes 32 ms.
+        assert!(is(500, 1.0, 33_000_000) && !is(500, 1.0, 31_000_000));
+        assert!(!behind(closed, 1.0, &outcome(9, 9.0, 1)), "closed loop");
     }
 }
