@@ -16,6 +16,29 @@ fn pair() -> (TcpStream, std::net::TcpStream) {
     (TcpStream::from_std(ours).unwrap(), other)
 }
 
+#[test]
+fn a_head_and_what_is_there_of_its_body_are_one_write() {
+    let mut half = Half {
+        body: Body::Length(5),
+        ..Half::default()
+    };
+    half.input.push(b"hellonext");
+    let mut out = Out::default();
+    out.bytes().extend_from_slice(b"head ");
+    take(&mut half, &mut out, false).unwrap();
+    assert_eq!(out.bytes(), b"head hello");
+    assert_eq!((half.passed, half.input.filled()), (0, &b"next"[..]));
+    assert!(half.body.is_done());
+    // Of a large one the rest is written from where it is.
+    let mut half = Half {
+        body: Body::UntilClose,
+        ..Half::default()
+    };
+    half.input.push(&[b'x'; BUFFER_BYTES]);
+    take(&mut half, &mut out, false).unwrap();
+    assert_eq!((half.passed, out.waiting()), (BUFFER_BYTES, 10));
+}
+
 /// However much there is, others have their turn; and nothing is lost by it.
 #[tokio::test]
 async fn work_per_turn_is_bounded() {
