@@ -36,6 +36,13 @@ impl Buffer {
         &self.bytes[self.start..self.end]
     }
 
+    /// As if it had been read.
+    #[cfg(test)]
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.end..self.end + bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }

@@ -150,3 +150,6 @@ fn read(cx: &mut Context<'_>, half: &mut Half, from: &TcpStream) -> Poll<std::io
     }
     filled
 }
+
+#[cfg(test)]
+mod tests;
