@@ -9,10 +9,7 @@ use underpass_proxy::counters::Count;
 #[allow(dead_code, reason = "each test file uses some of it")]
 mod rig;
 
-use rig::{Rig, run};
-
-const GET: &str = "GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+use rig::{GET, OK, Rig, run};
 
 #[test]
 fn a_response_that_is_cut_ends_with_a_reset() {
@@ -20,9 +17,7 @@ fn a_response_that_is_cut_ends_with_a_reset() {
         for head in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
             let rig = Rig::start().await;
             let mut client = rig.client().await;
-            client.say(GET).await;
-            let mut peer = rig.accept().await;
-            peer.expect(GET).await;
+            let mut peer = rig.ask(&mut client).await;
             peer.say(&format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n1\r\n"))
                 .await;
             client
@@ -40,11 +35,7 @@ fn a_waiting_connection_that_failed_is_tried_once_more() {
     run(async {
         let rig = Rig::start().await;
         let mut client = rig.client().await;
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
-        peer.say(OK).await;
-        client.expect(OK).await;
+        let mut peer = rig.exchange(&mut client).await;
         // It ends only when the next request comes.
         client.say(GET).await;
         peer.expect(GET).await;
@@ -75,11 +66,7 @@ fn what_might_act_twice_is_not_repeated() {
     run(async {
         let rig = Rig::start().await;
         let mut client = rig.client().await;
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
-        peer.say(OK).await;
-        client.expect(OK).await;
+        let mut peer = rig.exchange(&mut client).await;
         let post = "POST /a HTTP/1.1\r\nHost: shop\r\nContent-Length: 1\r\n\r\nx";
         client.say(post).await;
         peer.expect(post).await;
@@ -95,9 +82,7 @@ fn a_connection_with_bytes_nobody_asked_for_is_not_used_again() {
         let rig = Rig::start().await;
         let mut client = rig.client().await;
         for response in [format!("{OK}{OK}"), OK.to_owned()] {
-            client.say(GET).await;
-            let mut peer = rig.accept().await;
-            peer.expect(GET).await;
+            let mut peer = rig.ask(&mut client).await;
             peer.say(&response).await;
             client.expect(OK).await;
             // Late ones are found when it would be used again.
@@ -128,9 +113,7 @@ fn what_is_refused_reaches_no_endpoint() {
         assert_eq!(rig.count(Count::Opened), 0);
         // As a response the same becomes 502.
         let mut client = rig.client().await;
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
+        let mut peer = rig.ask(&mut client).await;
         peer.say("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
             .await;
         client.expect("HTTP/1.1 502 Bad Gateway\r\n").await;

@@ -17,10 +17,7 @@ use underpass_proxy::{
 #[allow(dead_code, reason = "each test file uses some of it")]
 mod rig;
 
-use rig::{Rig, run};
-
-const GET: &str = "GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+use rig::{GET, OK, Rig, run};
 
 #[test]
 fn requests_of_one_connection_go_to_different_endpoints() {
@@ -263,9 +260,7 @@ fn a_body_until_the_end_ends_both() {
     run(async {
         let rig = Rig::start().await;
         let mut client = rig.client().await;
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
+        let mut peer = rig.ask(&mut client).await;
         peer.say("HTTP/1.0 200 OK\r\n\r\nsome").await;
         client
             .expect("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nsome")
@@ -283,9 +278,7 @@ fn a_slow_reader_holds_its_endpoint_back() {
         const SIZE: usize = 64 << 20;
         let rig = Rig::start().await;
         let mut client = rig.client().await;
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
+        let mut peer = rig.ask(&mut client).await;
         peer.say(&format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"
         ))

@@ -13,11 +13,8 @@ use underpass_proxy::{
 #[allow(dead_code, reason = "each test file uses some of it")]
 mod rig;
 
-use rig::{Rig, plan, run};
+use rig::{GET, OK, Rig, plan, run};
 use tokio::net::{TcpListener, TcpStream};
-
-const GET: &str = "GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// The task of a parked connection is this future and what tokio keeps of it; its buffers are others'.
 #[test]

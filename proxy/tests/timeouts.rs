@@ -12,9 +12,8 @@ use underpass_proxy::{counters::Count, plan::Plan, shard::Settings};
 #[allow(dead_code, reason = "each test file uses some of it")]
 mod rig;
 
-use rig::{Rig, run_paused};
+use rig::{GET, Rig, run_paused};
 
-const GET: &str = "GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 9\r\n\r\nabc";
 
 /// It took so long, and some more for what happens at its end.
@@ -82,9 +81,7 @@ fn a_response_that_stops_is_cut() {
     run_paused(async {
         let rig = Rig::start().await;
         let mut client = rig.client().await;
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
+        let mut peer = rig.ask(&mut client).await;
         // Its head may take for ever.
         tokio::time::sleep(Duration::from_secs(1_000_000)).await;
         peer.say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
@@ -105,9 +102,7 @@ fn who_does_not_read_is_cut_off() {
         let rig = Rig::start().await;
         let client = rig.client().await;
         let mut client = client;
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
+        let mut peer = rig.ask(&mut client).await;
         peer.say("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
             .await;
         let start = Instant::now();
@@ -149,9 +144,7 @@ fn the_route_bounds_a_request() {
         });
         let mut client = rig.client().await;
         let start = Instant::now();
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
+        let mut peer = rig.ask(&mut client).await;
         client.expect("HTTP/1.1 504 Gateway Timeout\r\n").await;
         assert_took(start, timeout);
         let (_, text) = client_body(&mut client).await;
@@ -205,9 +198,7 @@ fn waiting_connections_to_endpoints_are_closed() {
         let shard = rig.shard.clone();
         tokio::task::spawn_local(async move { shard.sweep().await });
         let mut client = rig.client().await;
-        client.say(GET).await;
-        let mut peer = rig.accept().await;
-        peer.expect(GET).await;
+        let mut peer = rig.ask(&mut client).await;
         let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
         peer.say(ok).await;
         client.expect(ok).await;

@@ -19,7 +19,10 @@ use nix::{
 };
 use rustix::{
     process::{Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit},
-    thread::{CapabilitySet, set_no_new_privs},
+    thread::{
+        CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set,
+        set_no_new_privs,
+    },
 };
 use underpass_abi::reason::code;
 
@@ -194,11 +197,10 @@ fn drop_bounding() -> std::io::Result<()> {
         let Some(bit) = CapabilitySet::from_bits(1 << n) else {
             continue;
         };
-        if rustix::thread::capability_is_in_bounding_set(bit).unwrap_or(false) {
-            rustix::thread::remove_capability_from_bounding_set(bit).or_else(|_| {
-                left |= bit;
-                Ok::<_, std::io::Error>(())
-            })?;
+        if capability_is_in_bounding_set(bit).unwrap_or(false)
+            && remove_capability_from_bounding_set(bit).is_err()
+        {
+            left |= bit;
         }
     }
     if left.is_empty() {

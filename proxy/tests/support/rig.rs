@@ -17,6 +17,10 @@ use underpass_proxy::{
     shard::{Settings, Shard},
 };
 
+/// A request, and what it may get.
+pub const GET: &str = "GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
+pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
 /// Until a test that hangs has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -78,6 +82,22 @@ impl Rig {
 
     pub async fn accept(&self) -> Peer {
         Peer(self.endpoints[0].accept().await.unwrap().0)
+    }
+
+    /// A request and its response over a new connection to the endpoint, which waits for the next then.
+    pub async fn exchange(&self, client: &mut Peer) -> Peer {
+        let mut peer = self.ask(client).await;
+        peer.say(OK).await;
+        client.expect(OK).await;
+        peer
+    }
+
+    /// A request that reaches the endpoint over a new connection.
+    pub async fn ask(&self, client: &mut Peer) -> Peer {
+        client.say(GET).await;
+        let mut peer = self.accept().await;
+        peer.expect(GET).await;
+        peer
     }
 
     pub fn count(&self, what: Count) -> u64 {
