@@ -195,10 +195,36 @@ impl SlotHeader {
     pub const fn count(self) -> u32 {
         self.0 as u32
     }
+    /// New connections of workloads with a door go to the worker.
+    pub const HTTP: u64 = 1 << 63;
+
     #[inline(always)]
     pub const fn affinity_secs(self) -> u32 {
-        (self.0 >> 32) as u32
+        (self.0 >> 32) as u32 & 0x7fff_ffff
     }
+    #[inline(always)]
+    pub const fn http(self) -> bool {
+        self.0 & Self::HTTP != 0
+    }
+}
+
+/// Bits of a `WORKLOADS` word above the policy table (0-31) and the shortcut's mode (32-39).
+pub mod workload {
+    /// The worker listens in its namespace, so that its connections can be sent there.
+    pub const DOOR: u64 = 1 << 40;
+    /// All services that it dials are dialed through the worker.
+    pub const OUTBOUND: u64 = 1 << 41;
+    /// Some of its ports are steered to the worker (`STEERED`).
+    pub const INBOUND: u64 = 1 << 42;
+}
+
+/// Where the worker listens in the namespaces of its workloads. Host byte order.
+pub mod door {
+    /// Connections that its workload dials: the kernel rewrites their destination to the workload's own
+    /// address and this port, and remembers what was dialed.
+    pub const OUTBOUND: u16 = 15_001;
+    /// Connections to ports that are steered.
+    pub const INBOUND: u16 = 15_006;
 }
 
 /// One slot of Vose's alias method: uniform slot choice, then `backend` with probability

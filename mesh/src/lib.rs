@@ -11,6 +11,7 @@ pub mod model;
 pub mod parse;
 pub mod plan;
 pub mod problem;
+pub mod snapshot;
 pub mod tables;
 
 mod compile;

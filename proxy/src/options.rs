@@ -13,7 +13,11 @@ use clap::Parser;
 use serde_yaml_ng::Value;
 use thiserror::Error;
 use underpass_l7::route::{Table, UnusablePath};
-use underpass_mesh::{Str, k8s::route::HttpRoute, reason::code};
+use underpass_mesh::{
+    Str,
+    k8s::route::{HttpRoute, Manifest},
+    reason::code,
+};
 use underpass_proxy::{
     plan::{Backend, Plan},
     shard::Settings,
@@ -135,8 +139,8 @@ fn parse(text: &str) -> Result<Vec<HttpRoute>, String> {
             one => vec![one],
         };
         for value in values {
-            let route = serde_yaml_ng::from_value(value);
-            routes.push(route.map_err(|e| e.to_string())?);
+            let Manifest(route) = serde_yaml_ng::from_value(value).map_err(|e| e.to_string())?;
+            routes.push(route);
         }
     }
     Ok(routes)

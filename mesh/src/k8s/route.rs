@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     field::{self, NOT_IMPLEMENTED},
@@ -17,9 +17,13 @@ use parts::list;
 
 mod parts;
 
-/// One HTTPRoute. Names are `namespace/name`.
+/// An HTTPRoute as a manifest has it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "RawRoute")]
+pub struct Manifest(pub HttpRoute);
+
+/// One HTTPRoute. Names are `namespace/name`. Serialized as it stands here, for snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpRoute {
     pub full_name: Str,
     /// When Kubernetes made the object, as `2026-11-21T19:50:00Z`; such texts sort by time. `None` for
@@ -33,7 +37,7 @@ pub struct HttpRoute {
 }
 
 /// The Service whose requests are routed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parent {
     pub service: Str,
     /// `None`: each of its ports.
@@ -41,14 +45,14 @@ pub struct Parent {
 }
 
 /// In lower case.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Hostname {
     Exact(Str),
     /// Of `*.example.com` the part `.example.com`; one label or more stand before it.
     Suffix(Str),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     pub name: Option<Str>,
     /// One of them must hold; never empty.
@@ -59,7 +63,7 @@ pub struct Rule {
 }
 
 /// Conditions that must all hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Match {
     pub path: PathMatch,
     pub method: Option<Str>,
@@ -70,15 +74,14 @@ pub struct Match {
 }
 
 /// Of absolute paths without dot segments and empty segments.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "RawPath")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PathMatch {
     Exact(Str),
     /// By whole segments: `/a` and `/a/` are `/a`, `/a/` and `/a/b`, not `/ab`.
     Prefix(Str),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     pub service: Str,
     pub port: u16,
@@ -187,7 +190,7 @@ struct RawTimeouts {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct RawMatch {
     #[serde(default)]
-    path: PathMatch,
+    path: RawPathMatch,
     #[serde(default, deserialize_with = "parts::method")]
     method: Option<Str>,
     #[serde(default, deserialize_with = "list::<_, _, 16>")]
@@ -195,6 +198,10 @@ struct RawMatch {
     #[serde(default, deserialize_with = "list::<_, _, 16>")]
     query_params: Vec<RawParam>,
 }
+
+#[derive(Default, Deserialize)]
+#[serde(try_from = "RawPath")]
+struct RawPathMatch(PathMatch);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -253,7 +260,7 @@ struct RawBackend {
 /// Most matches of one route (the API's own bound).
 const MATCHES_MAX: usize = 128;
 
-impl TryFrom<RawRoute> for HttpRoute {
+impl TryFrom<RawRoute> for Manifest {
     type Error = String;
 
     fn try_from(raw: RawRoute) -> Result<Self, String> {
@@ -274,7 +281,7 @@ impl TryFrom<RawRoute> for HttpRoute {
             Ok(Parent { service, port })
         });
         let rules = rules.into_iter().enumerate();
-        Ok(Self {
+        Ok(Self(HttpRoute {
             full_name: arcstr::format!("{home}/{}", metadata.name),
             created: metadata.creation_timestamp,
             parents: parents.collect::<Result<_, String>>()?,
@@ -282,7 +289,7 @@ impl TryFrom<RawRoute> for HttpRoute {
             rules: rules
                 .map(|(i, rule)| rule.build(home, i))
                 .collect::<Result<_, String>>()?,
-        })
+        }))
     }
 }
 
@@ -329,7 +336,7 @@ impl RawMatch {
         let headers = self.headers.into_iter().map(|h| (h.name, h.value));
         let query = self.query_params.into_iter().map(|p| (p.name, p.value));
         Match {
-            path: self.path,
+            path: self.path.0,
             method: self.method,
             headers: first_of_each(headers),
             query: first_of_each(query),

@@ -12,7 +12,7 @@ use super::{
         field::{NOT_IMPLEMENTED, is_subdomain, parsed, sequence},
         value,
     },
-    Hostname, PathMatch, PathType, RawPath,
+    Hostname, PathMatch, PathType, RawPath, RawPathMatch,
 };
 use crate::Str;
 
@@ -199,7 +199,7 @@ pub(super) fn root() -> Str {
     "/".into()
 }
 
-impl TryFrom<RawPath> for PathMatch {
+impl TryFrom<RawPath> for RawPathMatch {
     type Error = String;
 
     /// With the conditions of the API's own schema.
@@ -226,9 +226,9 @@ impl TryFrom<RawPath> for PathMatch {
         if !value.bytes().all(known) || !escapes.all(is_escape) {
             return bad("holds what no path of a route may hold");
         }
-        Ok(match kind {
-            PathType::Exact => Self::Exact(value),
-            PathType::Prefix => Self::Prefix(value),
-        })
+        Ok(Self(match kind {
+            PathType::Exact => PathMatch::Exact(value),
+            PathType::Prefix => PathMatch::Prefix(value),
+        }))
     }
 }

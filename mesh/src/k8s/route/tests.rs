@@ -5,7 +5,8 @@ fn read(spec: &str) -> Result<HttpRoute, String> {
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
          metadata: {{ name: r, namespace: shop, generation: 1 }}\nspec:\n  {spec}\n"
     );
-    serde_yaml_ng::from_str(&text).map_err(|e| e.to_string())
+    let read: Result<Manifest, _> = serde_yaml_ng::from_str(&text);
+    read.map(|m| m.0).map_err(|e| e.to_string())
 }
 
 const PARENT: &str = "parentRefs: [{ kind: Service, group: '', name: ledger, port: 80 }]";
@@ -250,7 +251,7 @@ fn times_of_creation_sort_as_texts() {
     let created = |time: &str| {
         let text =
             format!("metadata: {{ name: r, creationTimestamp: {time} }}\nspec: {{ {PARENT} }}");
-        serde_yaml_ng::from_str::<HttpRoute>(&text).map(|r| r.created)
+        serde_yaml_ng::from_str::<Manifest>(&text).map(|r| r.0.created)
     };
     assert_eq!(created("null").unwrap(), None);
     let first = created("'2026-09-30T23:59:59Z'").unwrap();

@@ -1,0 +1,127 @@
+//! What a worker is given of a plan: only what its tenant's pairs need. It travels as JSON, from the agent
+//! through the vendor, who does not read it, and is whole each time: a worker takes it or keeps the last
+//! one.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Str, k8s::route::HttpRoute};
+
+/// Of this structure. A worker refuses another one.
+pub const FORMAT: u32 = 1;
+
+/// Of one tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub format: u32,
+    /// Rises with each that differs; a worker that has a newer one refuses it.
+    pub version: u64,
+    /// The namespace.
+    pub tenant: Str,
+    /// Enrolled workloads of the tenant on this node that have a door.
+    pub workloads: Vec<Workload>,
+    /// What they dial through the worker.
+    pub services: Vec<Service>,
+    /// Every service port that gets requests: those of `services`, and those that routes name.
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// `namespace/name`, as the vendor knows it.
+    pub name: Str,
+    /// SPIFFE id.
+    pub identity: Str,
+    pub addresses: Vec<IpAddr>,
+    /// Ports of its own that the worker serves for whoever comes.
+    pub inbound: Vec<Inbound>,
+}
+
+/// A service port at which the kernel sends connections to the worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// `namespace/name`.
+    pub name: Str,
+    pub port: u16,
+    /// The addresses at which it is dialed.
+    pub addresses: Vec<IpAddr>,
+    pub protocol: Protocol,
+    /// Those that are attached to it. None: every request goes to the service's own backend.
+    pub routes: Vec<Arc<HttpRoute>>,
+}
+
+/// What a port speaks, as its `appProtocol` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// Found out from the client's first bytes.
+    #[default]
+    Detect,
+    /// HTTP/1.1 or 1.0.
+    Http1,
+    /// HTTP/2 without TLS from its first byte (`kubernetes.io/h2c`), gRPC too.
+    Http2,
+    /// Bytes, of which the server may send the first.
+    Opaque,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// `namespace/name` of the service.
+    pub service: Str,
+    pub port: u16,
+    pub protocol: Protocol,
+    /// Those that new requests may choose.
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub address: IpAddr,
+    pub port: u16,
+    /// Above 0.
+    pub weight: u32,
+    /// `namespace/name`, if a workload answers there.
+    pub workload: Option<Str>,
+    /// Its SPIFFE id.
+    pub identity: Option<Str>,
+    /// The worker also serves this endpoint's inbound side, and what protects it holds in the same hop.
+    pub same_worker: bool,
+}
+
+/// A port of a workload whose connections are steered to the worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inbound {
+    pub port: u16,
+    pub protocol: Protocol,
+    /// `namespace/name` of the service whose port leads here, if one does; for metrics.
+    pub service: Option<Str>,
+    /// Requests of all clients together; `None` is no limit.
+    pub rate: Option<Rate>,
+    /// A request must satisfy one of them. `None`: all are allowed.
+    pub allow: Option<Vec<Allow>>,
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    pub requests: u32,
+    pub per: Duration,
+    /// Tokens that it holds at most.
+    pub burst: u32,
+}
+
+/// What a rule of an AuthorizationPolicy allows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allow {
+    /// `namespace/name` of the policy.
+    pub policy: Str,
+    /// SPIFFE ids; empty: whoever comes, also from outside the mesh.
+    pub identities: Vec<Str>,
+    /// Namespaces of the source's identity; one of `identities` or of these must hold.
+    pub namespaces: Vec<Str>,
+    /// Empty: each.
+    pub methods: Vec<Str>,
+    /// As an AuthorizationPolicy has them: exact, or a prefix with `*` at the end. Empty: each.
+    pub paths: Vec<Str>,
+}
