@@ -327,3 +327,6 @@ impl Service {
         arcstr::format!("{}:{}/{proto}", self.full_name, port.port)
     }
 }
+
+#[cfg(test)]
+mod tests;
