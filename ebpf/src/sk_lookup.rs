@@ -42,7 +42,18 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         destination_port: local_port,
         pad: 0,
     };
-    let source = match flow::of(&key) {
+    let flow = flow::of(&key);
+    if local_port == door::OUTBOUND
+        && word!(WORKLOADS, owner) & bits::DOOR != 0
+        && !crate::door::expected(&key)
+    {
+        let source = match flow {
+            Some(word) => Source::local(word.source()),
+            None => Source::by_address(&remote, &local),
+        };
+        return refuse(&key, owner, &source, NOT_ALLOWED_IN);
+    }
+    let source = match flow {
         // The connect hook has judged this very source, destination and port.
         Some(word) if word.destination() == owner => return SK_PASS,
         Some(word) => Source::local(word.source()),
