@@ -213,8 +213,9 @@ pub struct SlotHeader(pub u64);
 impl SlotHeader {
     /// `count` slots; `affinity_secs` > 0 keeps a client on its endpoint for that long after its
     /// last connect (Kubernetes `sessionAffinityConfig.clientIP.timeoutSeconds`).
-    pub const fn new(count: u32, affinity_secs: u32) -> Self {
-        Self((affinity_secs as u64) << 32 | count as u64)
+    pub const fn new(count: u32, affinity_secs: u32, http: bool) -> Self {
+        let affinity = (affinity_secs as u64) << 32 & !Self::HTTP;
+        Self(affinity | count as u64 | if http { Self::HTTP } else { 0 })
     }
     #[inline(always)]
     pub const fn count(self) -> u32 {

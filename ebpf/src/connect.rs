@@ -283,9 +283,11 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         local = place.local;
         flags |= flag::REWRITTEN;
     }
-    let (decision, reason) = dial.decide(&socket, destination, remote.1);
+    // At the door the service's policies are asked; those of an endpoint's workload when the worker dials it.
+    let judged = if door.is_some() { 0 } else { destination };
+    let (decision, reason) = dial.decide(&socket, judged, remote.1);
     if decision.verdict as u8 == Verdict::Denied as u8 {
-        dial.refuse(decision.verdict, decision.policy, reason, destination);
+        dial.refuse(decision.verdict, decision.policy, reason, judged);
         return DENY;
     }
     if local {

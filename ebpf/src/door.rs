@@ -15,7 +15,6 @@ use crate::{
     flow,
     kernel::{self, TCP, zeroed},
     maps::{HOMES, ORIGINALS, OWN, SETTINGS, WORKLOADS, count, word},
-    socket::sk_of,
     sock_ops::context::state,
 };
 
@@ -42,7 +41,10 @@ pub fn outbound(a: *mut bpf_sock_addr, dial: &Dial) -> Option<Ip> {
         return None;
     }
     // SAFETY: a field of the context's socket.
-    let device = unsafe { core::ptr::read_volatile(&raw const (*sk_of(a)).bound_dev_if) };
+    let device = unsafe {
+        let sk = (*a).__bindgen_anon_1.sk;
+        core::ptr::read_volatile(&raw const (*sk).bound_dev_if)
+    };
     // A socket that is bound to a device cannot reach its own address.
     if device != 0 || word!(HOMES, dial.source) != dial.netns {
         return None;
