@@ -5,6 +5,7 @@
 //! what it read: the source's for direction `outbound`, the destination's for `inbound`.
 
 pub mod http;
+mod legs;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -245,12 +246,16 @@ const UDP_OPEN: Column = (
 );
 
 fn connections(encoder: &mut DescriptorEncoder<'_>, sums: &Sums) -> fmt::Result {
-    let tcp: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP).collect();
+    let tcp: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP, false).collect();
     for column in &TCP_COUNTERS {
         counter(encoder, column, &tcp)?;
     }
     gauge(encoder, &TCP_OPEN, &tcp)?;
-    let udp: Vec<(Labels<'_>, &Total)> = labeled(sums, UDP).collect();
+    let of_workers: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP, true).collect();
+    for column in &legs::COUNTERS {
+        counter(encoder, column, &of_workers)?;
+    }
+    let udp: Vec<(Labels<'_>, &Total)> = labeled(sums, UDP, false).collect();
     for column in &UDP_COUNTERS {
         counter(encoder, column, &udp)?;
     }
@@ -262,9 +267,10 @@ type Labels<'a> = [(&'static str, &'a str); 6];
 fn labeled(
     sums: &BTreeMap<Series, Total>,
     proto: u8,
+    leg: bool,
 ) -> impl Iterator<Item = (Labels<'_>, &Total)> {
     sums.iter()
-        .filter(move |(series, _)| series.proto == proto)
+        .filter(move |(series, _)| series.proto == proto && series.leg == leg)
         .map(|(s, sum)| {
             let labels = [
                 ("source", &*s.source),
@@ -317,6 +323,7 @@ mod tests {
             direction: "outbound",
             layer: "kernel",
             verdict: "allowed",
+            leg: false,
         }
     }
 

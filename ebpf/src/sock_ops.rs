@@ -7,13 +7,13 @@ use underpass_abi::{
     Ip,
     reason::code,
     sock::{EventKind, Layer, SockState, TcpCounts, TotalKey, counter, flag},
-    tables::{FlowKey, ListenKey, checked},
+    tables::{FlowKey, ListenKey, checked, door::INBOUND as INBOUND_DOOR},
     verdict::Verdict,
 };
 
 use crate::{
     authorize::{Source, by_workload},
-    flow,
+    door, flow,
     kernel::{
         self, STATE_CB, TCP, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, load, offset, tcp, tcp_counts,
         zeroed,
@@ -79,6 +79,9 @@ fn connecting(ops: *mut bpf_sock_ops) {
     if s.flags & flag::LOCAL_DESTINATION != 0 {
         flow::begin(s);
     }
+    if s.flags & flag::DOOR != 0 {
+        door::begin(s);
+    }
 }
 
 #[inline(never)]
@@ -113,6 +116,10 @@ fn accepted(ops: *mut bpf_sock_ops) {
         destination_port: local_port,
         pad: 0,
     };
+    let workers = door::is_workers(ops);
+    if workers {
+        door::accepted(ops, &key);
+    }
     if flow::end(&key) {
         shortcut::accepted(ops, &key);
         return;
@@ -122,7 +129,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         return;
     }
     let source = Source::by_address(&remote, &local);
-    if matches!(source, Source::UnknownLocal) {
+    if source.is_unknown_local() {
         // Its own end reports it, or `sk_lookup` has already judged it as unknown.
         return;
     }
@@ -146,7 +153,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
     s.dialed = local;
     s.dialed_port = local_port;
     s.proto = TCP;
-    s.layer = Layer::Kernel as u8;
+    s.layer = if workers { Layer::Http } else { Layer::Kernel } as u8;
     s.source = source.workload() as u16;
     s.destination = owner as u16;
     s.policy = decision.policy as u16;
@@ -161,7 +168,8 @@ fn accepted(ops: *mut bpf_sock_ops) {
             flag::SOURCE_OUTSIDE
         } else {
             0
-        };
+        }
+        | if workers { flag::STEERED } else { 0 };
     s.write_seq_start = load!(tp, u32, tcp_write_seq);
     s.copied_seq_start = load!(tp, u32, tcp_copied_seq);
     watch_states(ops);
@@ -186,8 +194,9 @@ fn state_changed(ops: *mut bpf_sock_ops) {
         return;
     }
     let s = state(ops, false);
-    // Accepted ends of this node's connections have no state.
-    if fin && s.as_ref().is_none_or(|s| s.flags & flag::SHORTCUT != 0) {
+    // Accepted ends of this node's connections have no state of their own.
+    let passive = |s: &SockState| door::is_record(s) || s.flags & flag::SHORTCUT != 0;
+    if fin && s.as_ref().is_none_or(|s| passive(s)) {
         shortcut::close::closing(ops, new == TCP_LAST_ACK);
     }
     let Some(s) = s else { return };
@@ -306,6 +315,9 @@ fn listening(ops: *mut bpf_sock_ops) {
     // Not over the same again: look-ups under way miss a key whose element is replaced.
     if entry!(LISTENERS, &*key) != Some(value) && LISTENERS.insert(key, &value, 0).is_err() {
         count(counter::LISTENERS_FULL);
+    }
+    if port == INBOUND_DOOR {
+        door::listening(ops, netns, &task);
     }
     shortcut::candidate::listening(ops, key, owner);
     if NETNS.get_ptr(&netns).is_none() {

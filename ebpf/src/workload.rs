@@ -7,6 +7,7 @@ use underpass_abi::{
 };
 
 use crate::{
+    door,
     kernel::{offset, read, zeroed},
     maps::{ADDRESSES, CGROUPS, LISTENERS, NETNS, SETTINGS, count, entry, entry_word, word},
 };
@@ -54,11 +55,17 @@ impl Task {
         read(self.0 + offset!(task_tgid))
     }
 
+    /// Its `struct cgroup`.
+    #[inline(always)]
+    pub fn cgroup(&self) -> u64 {
+        let set: u64 = read(self.0 + offset!(task_cgroups));
+        read(set + offset!(css_set_cgroup))
+    }
+
     /// As [`of_caller`].
     #[inline(always)]
     pub fn workload(&self, netns: u64) -> u32 {
-        let set: u64 = read(self.0 + offset!(task_cgroups));
-        else_of_netns(up_of_cgroup(read(set + offset!(css_set_cgroup))), netns)
+        else_of_netns(up_of_cgroup(self.cgroup()), netns)
     }
 }
 
@@ -101,10 +108,16 @@ pub fn of_netns(cookie: u64) -> Option<u32> {
 }
 
 /// The source of a connection: the caller's workload by cgroup, else by namespace; 0 = a process of
-/// this node outside the mesh.
+/// this node outside the mesh. And whether a worker dials in its place.
 #[inline(always)]
-pub fn of_caller(netns: u64) -> u32 {
-    else_of_netns(up_of_current_cgroup(), netns)
+pub fn of_caller(netns: u64) -> (u32, bool) {
+    match up_of_current_cgroup() {
+        0 => match of_netns(netns).unwrap_or(0) {
+            0 => (0, false),
+            source => (source, door::is_worker()),
+        },
+        source => (source, false),
+    }
 }
 
 #[inline(always)]
