@@ -38,6 +38,12 @@ pub enum Request {
     Start {
         tenant: String,
     },
+    /// What the tenant's worker is to know of the plan, and where it reports: two descriptors. The vendor
+    /// keeps the last pair and passes it on.
+    Snapshot {
+        tenant: String,
+        version: u64,
+    },
     Status,
 }
 
@@ -60,6 +66,7 @@ const LISTEN: u8 = 66;
 const START: u8 = 67;
 const STATUS: u8 = 68;
 const DRAIN: u8 = 69;
+const SNAPSHOT: u8 = 70;
 const DONE: u8 = 80;
 const REFUSED: u8 = 81;
 const LINE: u8 = 82;
@@ -87,6 +94,10 @@ impl Request {
                 ..say(LISTEN, format!("{name}\n{address}"))
             },
             Self::Start { tenant } => say(START, tenant.clone()),
+            Self::Snapshot { tenant, version } => Frame {
+                id: *version,
+                ..say(SNAPSHOT, tenant.clone())
+            },
             Self::Status => Frame::of(STATUS),
         }
     }
