@@ -93,6 +93,9 @@ impl<'a> World<'a> {
             policies,
             weight: weight.or_else(|| pod.and_then(|p| p.metadata.annotations.weight)),
             shortcut,
+            observed: None,
+            inbound: Box::default(),
+            door: false,
         };
         found.addresses = self.own_addresses(&found, pod, workload);
         self.add(found);

@@ -13,10 +13,14 @@ use crate::{
     Str,
     facts::{DefaultPolicy, Place},
     k8s::{AuthorizationPolicy, Cidr},
+    snapshot::Protocol,
     split_name,
 };
 
+mod http;
 mod verdict;
+
+pub use http::{Cause, Inbound};
 
 /// A node's plan. Cheap to clone; parts that did not change are shared with the plan before.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +69,12 @@ pub struct Workload {
     pub(crate) weight: Option<u16>,
     /// Its own or its namespace's annotation; `None`: the node's mode.
     pub shortcut: Option<Mode>,
+    /// All services that it dials are dialed through the worker, once there is a door.
+    pub observed: Option<Cause>,
+    /// Its ports that are steered to the worker, by number; empty without a door.
+    pub inbound: Box<[Inbound]>,
+    /// The worker listens in its network namespace, which no other workload shares.
+    pub door: bool,
 }
 
 /// The object whose label joined a workload to the mesh.
@@ -143,6 +153,10 @@ pub struct ServicePort {
     pub endpoints: Box<[Endpoint]>,
     /// Those that end but still serve, for `stat`; they are in `endpoints` too if none is ready.
     pub draining: Box<[Endpoint]>,
+    /// What its `appProtocol` says that it speaks.
+    pub protocol: Protocol,
+    /// Workloads with a door dial it through the worker.
+    pub http: Option<Cause>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Str, k8s::route::HttpRoute};
+use crate::{
+    Str,
+    k8s::{IpBlock, route::HttpRoute},
+};
 
 /// Of this structure. A worker refuses another one.
 pub const FORMAT: u32 = 1;
@@ -111,17 +114,31 @@ pub struct Rate {
     pub burst: u32,
 }
 
-/// What a rule of an AuthorizationPolicy allows.
+/// What a rule of an AuthorizationPolicy allows at one port. All three must hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allow {
     /// `namespace/name` of the policy.
     pub policy: Str,
-    /// SPIFFE ids; empty: whoever comes, also from outside the mesh.
-    pub identities: Vec<Str>,
-    /// Namespaces of the source's identity; one of `identities` or of these must hold.
-    pub namespaces: Vec<Str>,
-    /// Empty: each.
+    /// `None`: whoever comes.
+    pub sources: Option<Sources>,
+    /// Empty: each, and connections that are no HTTP.
     pub methods: Vec<Str>,
-    /// As an AuthorizationPolicy has them: exact, or a prefix with `*` at the end. Empty: each.
+    /// Exact, or a prefix of the text with `*` at its end; both in the normal form of `l7`. Empty: each,
+    /// and connections that are no HTTP.
     pub paths: Vec<Str>,
+}
+
+/// Who is meant: whoever one of the fields names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// SPIFFE ids of workloads.
+    pub identities: Vec<Str>,
+    /// Namespaces of workloads.
+    pub namespaces: Vec<Str>,
+    /// Sources off this node that are no workload, by address.
+    pub blocks: Vec<IpBlock>,
+    /// Processes of this node that are no workload.
+    pub host: bool,
+    /// Sources off this node that are no workload.
+    pub outside: bool,
 }

@@ -7,6 +7,7 @@ use underpass_abi::Ip;
 use crate::{
     k8s::{self, AddressType, EndpointSlice},
     plan::{Endpoint, Service, ServicePort, World},
+    snapshot::Protocol,
 };
 
 /// Compiles one service; it depends on nothing but its slices and the world.
@@ -30,6 +31,8 @@ pub(crate) fn service(world: &World, service: &k8s::Service, slices: &[&Endpoint
                 affinity_secs: spec.affinity_secs(),
                 endpoints,
                 draining,
+                protocol: Protocol::default(),
+                http: None,
             });
         }
     }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Labels, Locator, Meta, Protocol, field, value};
 use crate::Str;
@@ -211,7 +211,7 @@ pub struct ServiceAccountRef {
 }
 
 /// A CIDR without some CIDRs inside it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "RawBlock")]
 pub struct IpBlock {
     pub cidr: Cidr,
@@ -268,6 +268,12 @@ impl Cidr {
 impl<'de> Deserialize<'de> for Cidr {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         value::cidr(d)
+    }
+}
+
+impl Serialize for Cidr {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
     }
 }
 
