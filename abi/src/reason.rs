@@ -166,6 +166,7 @@ codes! {
     444 VENDOR_UNREACHABLE "the vendor does not answer on its control socket" "is underpass-vend running? --control PATH names its socket";
     445 VENDOR_CAPABILITY "the vendor lacks a capability" "run it as root, or with what docs/reference/capabilities.md lists";
     446 STAGE_FAILED "a new process of the vendor could not give up what it must, so it ended" "the message names the step; is the kernel older than 6.1, or the vendor without a capability?";
+    458 NAMESAKE "another workload of that name is with the vendor, in another network namespace" "the agent lets it go first; by hand: `underpass-vend ctl gone NAME`";
     // 500-599: command line
     501 BAD_FILTER "a filter is not understood" "see --help";
     502 NOT_FOUND "no such object" "`underpass status -o wide` lists the workloads, `underpass stat` the services";

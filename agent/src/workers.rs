@@ -91,35 +91,45 @@ struct Shared {
 /// The loop's end.
 pub struct Workers {
     shared: Arc<Shared>,
+    path: PathBuf,
     /// The last that was wanted.
     last: Arc<Wanted>,
 }
 
 impl Workers {
-    /// Starts the thread that speaks to the vendor at `path`. `adopted`: doors that an earlier agent
-    /// left open; they count as open until the vendor says otherwise.
+    /// For the vendor at `path`. `adopted`: doors that an earlier agent left open; they count as open
+    /// until the vendor says otherwise.
     ///
     /// # Errors
-    /// If there can be no further thread or descriptor.
-    pub fn start(path: &Path, adopted: BTreeSet<Str>) -> io::Result<Self> {
+    /// If there can be no further descriptor.
+    pub fn new(path: &Path, adopted: BTreeSet<Str>) -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let standing = Standing {
+            doors: adopted,
+            ..Standing::default()
+        };
         let shared = Arc::new(Shared {
             wanted: Mutex::default(),
-            standing: Mutex::new(Arc::new(Standing {
-                doors: adopted.clone(),
-                ..Standing::default()
-            })),
+            standing: Mutex::new(Arc::new(standing)),
             ask: eventfd(0, flags)?,
             answer: eventfd(0, flags)?,
         });
-        let (theirs, path): (_, PathBuf) = (shared.clone(), path.to_owned());
-        std::thread::Builder::new()
-            .name("vendor".into())
-            .spawn(move || desk::Desk::new(theirs, path, adopted).run())?;
         Ok(Self {
             shared,
+            path: path.to_owned(),
             last: Arc::default(),
         })
+    }
+
+    /// Starts the thread that speaks to the vendor.
+    ///
+    /// # Errors
+    /// If there can be no further thread.
+    pub fn start(&self) -> io::Result<()> {
+        let kept = lock(&self.shared.standing).doors.clone();
+        let desk = desk::Desk::new(self.shared.clone(), self.path.clone(), kept);
+        let thread = std::thread::Builder::new().name("vendor".into());
+        thread.spawn(move || desk.run()).map(|_| ())
     }
 
     /// Leaves what is wanted from now on.

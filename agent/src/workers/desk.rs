@@ -15,11 +15,11 @@ use underpass_api::vend::control::Request;
 use underpass_mesh::Str;
 
 use super::{
-    Counts, Shared, Standing, Tenant, Wanted, memory,
+    Counts, Door, Shared, Standing, Tenant, Wanted, memory,
     session::{Answer, Line, Session, VendorLine},
     told::{Step, Told},
 };
-use crate::{log, problem::Problem};
+use crate::{kernel::Netns, log, problem::Problem};
 
 /// Doors stay open so long without a vendor: it is started again, or another one, and until then what
 /// goes to a door is refused. Later connections stay in the kernel, as if there had never been one.
@@ -200,6 +200,9 @@ impl Desk {
                 let Some(door) = wanted.doors.get(name) else {
                     return Ok(Ok(()));
                 };
+                if let Err(problem) = leads_to(door, name) {
+                    return Ok(Err(problem));
+                }
                 let request = Request::Add {
                     name: name.to_string(),
                     tenant: door.tenant.to_string(),
@@ -216,7 +219,17 @@ impl Desk {
                 (request, name)
             }
         };
-        Ok(match session.ask(&request, &[])? {
+        let mut answer = session.ask(&request, &[])?;
+        if matches!(answer, Answer::Refused(code::NAMESAKE, _)) {
+            session.ask(
+                &Request::Gone {
+                    name: place.to_string(),
+                },
+                &[],
+            )?;
+            answer = session.ask(&request, &[])?;
+        }
+        Ok(match answer {
             Answer::Done(_) => Ok(()),
             // The vendor knows it already: an earlier agent has told it.
             Answer::Refused(code::DUPLICATE_OBJECT, _) => Ok(()),
@@ -307,6 +320,16 @@ impl Desk {
             problems: self.told.problems().cloned().collect(),
             counts: self.counts,
         });
+    }
+}
+
+/// A path by a process leads elsewhere once its number is given to another one.
+fn leads_to(door: &Door, name: &Str) -> Result<(), Problem> {
+    let failed = |why: String| Problem::warning(code::NETNS_UNREACHABLE, why, &**name);
+    match Netns::open(&door.netns) {
+        Ok(netns) if netns.cookie == door.cookie => Ok(()),
+        Ok(_) => Err(failed(format!("{} leads elsewhere", door.netns.display()))),
+        Err(e) => Err(failed(e.detail)),
     }
 }
 

@@ -63,8 +63,15 @@ impl Vendor {
     }
 
     fn add(&mut self, now: Instant, name: String, tenant: String, path: PathBuf) -> Result<u64> {
-        if self.workloads.contains_key(&name) {
-            return Err(Problem::new(code::DUPLICATE_OBJECT, name));
+        if let Some(known) = self.workloads.get(&name) {
+            // Told again, which an agent does that was started again; or another workload of the same name.
+            let same = !known.removing && netns::at(&path).ok() == Some(known.known.which);
+            let code = if same {
+                code::DUPLICATE_OBJECT
+            } else {
+                code::NAMESAKE
+            };
+            return Err(Problem::new(code, name));
         }
         if self.workloads.len() == WORKLOADS_MAX {
             return Err(Problem::new(code::VEND_LIMIT, "workloads"));
@@ -137,7 +144,7 @@ impl Vendor {
         let (id, tenant) = (workload.id, workload.known.tenant.clone());
         if workload.known.listeners.iter().any(|(_, p)| *p == port) {
             let text = format!("{name} has a listener on {port}");
-            return Err(Problem::new(code::LISTENER_REFUSED, text));
+            return Err(Problem::new(code::DUPLICATE_OBJECT, text));
         }
         // Forgotten again if it cannot be made.
         workload.known.listeners.push((address, port));
