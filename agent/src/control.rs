@@ -13,6 +13,7 @@ mod namespaces;
 mod recheck;
 mod shortcut;
 mod workers;
+mod workers_status;
 
 use std::{
     collections::BTreeMap,
@@ -276,6 +277,7 @@ impl Control {
             // So that those that end leave a row with what was seen last.
             self.older_connections();
             self.want_doors();
+            self.expire_reports();
             if std::mem::take(&mut self.give_back) {
                 sys::memory::give_back();
             }

@@ -6,6 +6,7 @@
 
 mod desk;
 mod memory;
+mod reports;
 mod session;
 mod told;
 
@@ -26,6 +27,7 @@ use underpass_mesh::{Str, snapshot::Snapshot};
 pub use self::{
     desk::{AWAY_PATIENCE, SWEEP_EVERY},
     memory::{REPORT_BYTES, SNAPSHOT_MAX},
+    reports::{Reports, now_ns},
     session::{Line, VendorLine},
     told::Door,
 };
@@ -76,12 +78,15 @@ pub struct Counts {
     pub snapshots_sent: u64,
     /// Refusals of the vendor.
     pub refused: u64,
+    /// Reports of workers that could not be read.
+    pub bad_reports: u64,
 }
 
 /// What the loop and the thread leave for each other.
 struct Shared {
     wanted: Mutex<Option<Arc<Wanted>>>,
     standing: Mutex<Arc<Standing>>,
+    reports: Reports,
     /// Readable for the thread: something is wanted, or it is to end.
     ask: OwnedFd,
     /// Readable for the loop: something has changed.
@@ -111,6 +116,7 @@ impl Workers {
         let shared = Arc::new(Shared {
             wanted: Mutex::default(),
             standing: Mutex::new(Arc::new(standing)),
+            reports: Reports::default(),
             ask: eventfd(0, flags)?,
             answer: eventfd(0, flags)?,
         });
@@ -154,9 +160,19 @@ impl Workers {
         self.shared.answer.as_fd()
     }
 
-    pub fn standing(&self) -> Arc<Standing> {
+    /// What is new, for who has waited for [`Workers::fd`].
+    pub fn news(&self) -> Arc<Standing> {
         quiet(&self.shared.answer);
+        self.standing()
+    }
+
+    pub fn standing(&self) -> Arc<Standing> {
         lock(&self.shared.standing).clone()
+    }
+
+    /// What workers have counted.
+    pub fn reports(&self) -> &Reports {
+        &self.shared.reports
     }
 }
 

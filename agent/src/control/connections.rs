@@ -156,8 +156,9 @@ impl Control {
         self.add_round_trips(&mut rows, &sample, now);
         self.give_back = true;
         let mut items = Vec::new();
-        for ((name, _), row) in rows {
+        for ((name, _), mut row) in rows {
             if filter::is_service(&name, &request.service)? {
+                self.add_http(&mut row);
                 items.push(row);
             }
         }
@@ -222,6 +223,7 @@ impl Control {
             ),
         ];
         own.extend(crate::api_server::own_counters());
+        own.extend(self.worker_counters());
         self.give_back = true;
         Ok(Scrape {
             sums: self.sums(&sample),

