@@ -43,6 +43,10 @@ codes! {
         "allow both workloads, or let the process that connects make its own sockets";
     107 FLOW_TABLE_FULL "the table of connections under way is full, so the source could not be proven"
         "see `flows_full` in `underpass status`; too many connects hang in SYN_SENT";
+    108 NOT_INVITED "a connection to the port of a worker that the mesh did not send there"
+        "dial the service's or the workload's own port";
+    109 NO_DOOR "the port is served through the workload's worker, and none listens there"
+        "is underpass-vend running, and does `underpass status` show the tenant's worker as ready?";
     110 PEER_REFUSED "the peer answered with a reset"
         "nothing listens on that port, or the peer's policy refused";
     111 TIMED_OUT "no answer to the SYN, or no acknowledgement in time"

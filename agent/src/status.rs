@@ -102,7 +102,7 @@ impl Control {
     }
 
     fn counters(&self) -> std::collections::BTreeMap<String, u64> {
-        let kernel = self.kernel.counters().unwrap_or_default();
+        let kernel = self.kernel.counters().unwrap_or([0; counter::COUNT]);
         let mut counters: std::collections::BTreeMap<String, u64> = counter::NAMES
             .iter()
             .map(ToString::to_string)

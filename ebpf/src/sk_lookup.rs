@@ -4,17 +4,18 @@
 use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
 use underpass_abi::{
     Ip,
+    reason::code,
     sock::{EventKind, Layer, TotalKey, counter, flag},
-    tables::{FlowKey, setting},
+    tables::{FlowKey, door, setting, workload as bits},
     verdict::Verdict,
 };
 
 use crate::{
     authorize::{Source, by_workload},
     connect::denial,
-    flow,
+    door as doors, flow,
     kernel::{TCP, ip6},
-    maps::{NETNS_COOKIE, SETTINGS, count, word},
+    maps::{NETNS_COOKIE, SETTINGS, WORKLOADS, count, word},
     record, workload,
 };
 
@@ -42,7 +43,18 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         destination_port: local_port,
         pad: 0,
     };
-    let source = match flow::of(&key) {
+    let flow = flow::of(&key);
+    if local_port == door::OUTBOUND
+        && word!(WORKLOADS, owner) & bits::DOOR != 0
+        && !doors::expected(&key)
+    {
+        let source = match flow {
+            Some(word) => Source::local(word.source()),
+            None => Source::by_address(&remote, &local),
+        };
+        return refuse(&key, owner, &source, Verdict::Refused, 0, code::NOT_INVITED);
+    }
+    let source = match flow {
         // The connect hook has judged this very source, destination and port.
         Some(word) if word.destination() == owner => return SK_PASS,
         Some(word) => Source::local(word.source()),
@@ -52,12 +64,26 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
     if decision.verdict as u8 != Verdict::Denied as u8 {
         return SK_PASS;
     }
+    let (verdict, policy) = (decision.verdict, decision.policy);
+    refuse(&key, owner, &source, verdict, policy, denial(decision))
+}
+
+/// Answers a SYN with a reset, and tells of it.
+#[inline(always)]
+fn refuse(
+    key: &FlowKey,
+    owner: u32,
+    source: &Source,
+    verdict: Verdict,
+    policy: u32,
+    reason: u16,
+) -> u32 {
     if word!(SETTINGS, setting::RESET_FLOW) == u64::from(key.check()) {
         return SK_DROP;
     }
     // The kernel looks for a listener too when a segment meets a socket that is just being replaced by
     // its TIME_WAIT (before Linux 6.19), or comes after that. Nobody is refused, so no row says so.
-    if flow::has_ended(&key) {
+    if flow::has_ended(key) {
         count(counter::LATE_SEGMENTS);
         return SK_DROP;
     }
@@ -69,7 +95,7 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         proto: TCP,
         direction: TotalKey::INBOUND,
         layer: Layer::Kernel as u8,
-        verdict: decision.verdict as u8,
+        verdict: verdict as u8,
         source_kind: match source.workload() {
             0 if outside => flag::SOURCE_OUTSIDE,
             0 => flag::SOURCE_HOST,
@@ -77,15 +103,15 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         },
     };
     record::refused(EventKind::Refused, 0, &about, |s| {
-        s.netns = netns;
+        s.netns = key.netns;
         s.local = key.destination;
-        s.local_port = local_port;
+        s.local_port = key.destination_port;
         s.remote = key.source;
-        s.remote_port = remote_port;
+        s.remote_port = key.source_port;
         s.dialed = key.destination;
-        s.dialed_port = local_port;
-        s.policy = decision.policy as u16;
-        s.reason = denial(decision);
+        s.dialed_port = key.destination_port;
+        s.policy = policy as u16;
+        s.reason = reason;
     });
     SK_DROP
 }

@@ -27,7 +27,7 @@ pub struct Applied {
 pub type Maps = HashMap<&'static str, Map>;
 
 /// Maps that only user space writes: together they are the plan.
-pub const PLAN: [&str; 16] = [
+pub const PLAN: [&str; 18] = [
     maps::SETTINGS,
     maps::SERVICE_IDS,
     maps::SERVICES,
@@ -40,6 +40,8 @@ pub const PLAN: [&str; 16] = [
     maps::WORKLOADS,
     maps::IDENTITIES,
     maps::HOMES,
+    maps::OWN,
+    maps::STEERED,
     maps::POLICIES,
     maps::RULES,
     maps::BLOCKS,
