@@ -6,6 +6,7 @@ pub mod bytes;
 pub mod ends;
 pub mod equivalence;
 pub mod foreign;
+pub mod http;
 pub mod installed;
 pub mod lab;
 pub mod manifest;

@@ -45,8 +45,25 @@ impl Vend {
         Self::under(lab, &[], worker, flags)
     }
 
+    /// With the real worker, below the agent's cgroup root: the mesh's programs see its sockets.
+    pub fn meshed(lab: &Lab, flags: &[&str]) -> Result<Self> {
+        let cgroup = lab.cgroup_root().join("vend");
+        let worker = place::binary("underpass-proxy")?;
+        Self::at(lab, &[], &worker, &cgroup, flags)
+    }
+
     /// `wrapper` is a command that becomes the vendor.
     pub fn under(lab: &Lab, wrapper: &[&str], worker: &Path, flags: &[&str]) -> Result<Self> {
+        Self::at(lab, wrapper, worker, &lab.cgroup.join("vend"), flags)
+    }
+
+    fn at(
+        lab: &Lab,
+        wrapper: &[&str],
+        worker: &Path,
+        cgroup: &Path,
+        flags: &[&str],
+    ) -> Result<Self> {
         let control = lab.dir.join("vend.sock");
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let mut command: Vec<String> = wrapper.iter().map(|w| (*w).to_owned()).collect();
@@ -54,7 +71,7 @@ impl Vend {
         command.extend(["--worker".into(), text(worker.to_owned())]);
         command.extend(["--state".into(), text(lab.dir.join("vend"))]);
         command.extend(["--control".into(), text(control.clone())]);
-        command.extend(["--cgroup".into(), text(lab.cgroup.join("vend"))]);
+        command.extend(["--cgroup".into(), text(cgroup.to_owned())]);
         command.extend(flags.iter().map(|f| (*f).to_owned()));
         let proc = Self::spawn(lab, &command)?;
         let vend = Self {

@@ -46,6 +46,7 @@ impl Vendor {
                     address,
                     port,
                 } => self.listen(now, &name, address, port).map(Some),
+                Request::Snapshot { .. } => Ok(None),
                 Request::Start { tenant } => self.start(now, &tenant).map(|()| None),
                 Request::Status => {
                     for line in self.lines() {

@@ -67,8 +67,6 @@ struct Book {
     closed: u64,
     by_status: BTreeMap<u16, u64>,
     by_pod: BTreeMap<String, u64>,
-    /// The refusal's code, as a proxy tells it.
-    by_code: BTreeMap<String, u64>,
     errors: BTreeMap<String, u64>,
     told: Vec<String>,
     times_us: Vec<u64>,
@@ -127,7 +125,7 @@ fn report(book: &Book) -> Value {
     };
     json!({
         "ok": book.ok, "failed": book.failed, "connections": book.connections, "closed": book.closed,
-        "by_status": book.by_status, "by_pod": book.by_pod, "by_code": book.by_code,
+        "by_status": book.by_status, "by_pod": book.by_pod,
         "errors": book.errors, "told": book.told,
         "p50_us": quantile(0.5), "p95_us": quantile(0.95), "p99_us": quantile(0.99),
         "max_us": times.last(), "last": book.last, "back_us": back_us,
@@ -228,13 +226,8 @@ fn one(
     note(book, &answer, status, closes, &body);
     // Who asks for a status gets it.
     if status >= 500 && !args.path.contains("status=") {
-        return Err((
-            "status",
-            format!(
-                "{status} {}",
-                field(&answer, "x-underpass-error").unwrap_or("-")
-            ),
-        ));
+        let why = String::from_utf8_lossy(&body[..body.len().min(160)]).into_owned();
+        return Err(("status", format!("{status} {}", why.trim())));
     }
     Ok(())
 }
