@@ -222,6 +222,13 @@ codes! {
     667 BAD_STATUS_LINE "502: what the endpoint sent is no response of HTTP/1" "";
     668 INTERIM_COUNT "502: the endpoint sent more interim responses (1xx) than the limit" "";
     669 UNASKED_UPGRADE "502: the endpoint switched protocols and was not asked to" "";
+    690 RATE_LIMITED "429: the port has had as many requests as its limit allows" "`underpass.dev/rate-limit` of the service has the limit; Retry-After says when there is room";
+    691 NOT_ALLOWED "403: no rule of the port's AuthorizationPolicies allows this method and path to this source"
+        "add a rule with `methods` and `paths` that hold for it";
+    692 PEER_UNKNOWN "403: a rule would allow this method and path to some sources, and the worker was not told who asks"
+        "rules with `methods` or `paths` hold for every source only, as long as `underpass status` says so";
+    693 NOT_HTTP "400: the connection does not begin as HTTP does, and the port's rules are about requests"
+        "remove the rules, or declare another protocol by the Service's appProtocol";
 }
 
 impl Code {
