@@ -38,21 +38,23 @@ struct Service {
     retransmits: u64,
     segments_out: u64,
     /// Of the last minute; null: no worker saw a request (NOT_OBSERVED).
-    http: Option<Http>,
+    requests: Option<Requests>,
+    /// Why there are none: a name of docs/reference/codes.md.
+    requests_reason: Option<String>,
     by_route: Vec<Route>,
     by_endpoint: Vec<Endpoint>,
 }
 
 /// HTTP requests of the last minute.
 #[derive(Debug, Serialize)]
-struct Http {
+struct Requests {
     responses: u64,
     failures: u64,
     success_percent: Option<f64>,
     per_second: f64,
-    p50_us: Option<u32>,
-    p95_us: Option<u32>,
-    p99_us: Option<u32>,
+    latency_p50_us: u64,
+    latency_p95_us: u64,
+    latency_p99_us: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,7 +63,7 @@ struct Route {
     route: Option<String>,
     rule: Option<String>,
     backend: Option<String>,
-    http: Option<Http>,
+    requests: Option<Requests>,
 }
 
 #[derive(Debug, Serialize)]
@@ -197,10 +199,11 @@ fn table(services: &[api::ServiceStats], wide: bool, look: Look) -> String {
             Cell::new(s.opened.to_string()),
             count(s.refused, Tone::Warn),
         ];
-        row.extend(http(
-            s.http.as_ref(),
-            if wide { "-(NOT_OBSERVED)" } else { "-" },
-        ));
+        let unseen = match s.requests_reason.as_str() {
+            why if wide && !why.is_empty() => format!("-({why})"),
+            _ => "-".to_owned(),
+        };
+        row.extend(requests(s.requests.as_ref(), &unseen));
         row.extend([
             Cell::new(render::bytes(s.bytes_sent)),
             Cell::new(render::bytes(s.bytes_received)),
@@ -217,32 +220,24 @@ fn table(services: &[api::ServiceStats], wide: bool, look: Look) -> String {
     table.take()
 }
 
-/// Success, rate and latency; `missing` in the place of each that nobody saw.
-fn http(http: Option<&api::HttpStats>, missing: &str) -> [Cell; 5] {
-    let time = |us: Option<u32>| match us {
-        Some(us) => Cell::new(render::micros(us.into())),
-        None => Cell::new(missing),
-    };
-    let Some(h) = http else {
+/// Success, rate and latency; `missing` in the place of each if nobody saw a request.
+fn requests(requests: Option<&api::RequestStats>, missing: &str) -> [Cell; 5] {
+    let Some(r) = requests.filter(|r| r.responses > 0) else {
         return [missing; 5].map(Cell::new);
     };
-    let good = h.responses.saturating_sub(h.failures);
-    let tone = if h.failures == 0 {
+    let good = r.responses.saturating_sub(r.failures);
+    let tone = if r.failures == 0 {
         Tone::Plain
     } else {
         Tone::Warn
     };
-    let success = match h.responses {
-        0 => Cell::new(missing),
-        all => Cell::toned(render::percent(good, all), tone),
-    };
-    let rate = Cell::new(format!("{:.1}", h.per_second));
+    let [p50, p95, p99] = [r.latency_p50_us, r.latency_p95_us, r.latency_p99_us];
     [
-        success,
-        rate,
-        time(h.p50_us),
-        time(h.p95_us),
-        time(h.p99_us),
+        Cell::toned(render::percent(good, r.responses), tone),
+        Cell::new(format!("{:.1}", r.per_second)),
+        Cell::new(render::micros(p50)),
+        Cell::new(render::micros(p95)),
+        Cell::new(render::micros(p99)),
     ]
 }
 
@@ -268,7 +263,7 @@ fn routes(services: &[api::ServiceStats], look: Look) -> String {
     let name = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
     for s in services {
         for r in &s.by_route {
-            let responses = r.http.as_ref().map_or(0, |h| h.responses);
+            let responses = r.requests.as_ref().map_or(0, |h| h.responses);
             let mut row = vec![
                 Cell::new(&s.service),
                 Cell::new(name(&r.route)),
@@ -276,7 +271,7 @@ fn routes(services: &[api::ServiceStats], look: Look) -> String {
                 Cell::new(name(&r.backend)),
                 Cell::new(responses.to_string()),
             ];
-            row.extend(http(r.http.as_ref(), "-"));
+            row.extend(requests(r.requests.as_ref(), "-"));
             table.push(row);
         }
     }
@@ -350,7 +345,8 @@ impl From<api::ServiceStats> for Service {
         let by_route = s.by_route.into_iter().map(Route::from);
         Self {
             by_route: by_route.collect(),
-            http: s.http.map(Http::from),
+            requests_reason: some(s.requests_reason),
+            requests: s.requests.map(Requests::from),
             by_endpoint,
             service: some(s.service).filter(|name| name != "-"),
             protocol: s.protocol,
@@ -368,17 +364,17 @@ impl From<api::ServiceStats> for Service {
     }
 }
 
-impl From<api::HttpStats> for Http {
-    fn from(h: api::HttpStats) -> Self {
+impl From<api::RequestStats> for Requests {
+    fn from(h: api::RequestStats) -> Self {
         let good = h.responses.saturating_sub(h.failures);
         Self {
             responses: h.responses,
             failures: h.failures,
             success_percent: (h.responses > 0).then(|| good as f64 * 100.0 / h.responses as f64),
             per_second: h.per_second,
-            p50_us: h.p50_us,
-            p95_us: h.p95_us,
-            p99_us: h.p99_us,
+            latency_p50_us: h.latency_p50_us,
+            latency_p95_us: h.latency_p95_us,
+            latency_p99_us: h.latency_p99_us,
         }
     }
 }
@@ -389,7 +385,7 @@ impl From<api::RouteStats> for Route {
             route: some(r.route),
             rule: some(r.rule),
             backend: some(r.backend),
-            http: r.http.map(Http::from),
+            requests: r.requests.map(Requests::from),
         }
     }
 }

@@ -65,7 +65,7 @@ fn observed_objects_have_figures_without_a_route() -> Result<()> {
     let before = scene.requests(&scene.client.place, web(), 20, &[])?;
     assert_eq!(before["failed"], 0, "{before}");
     let stat = scene.agent.cli.stat("app/web:8080")?;
-    assert_eq!(stat["http"], Value::Null, "{stat}");
+    assert_eq!(stat["requests"], Value::Null, "{stat}");
 
     let observed =
         manifest::annotated(&manifest::namespace("app"), "underpass.dev/observe", "http");
@@ -95,13 +95,13 @@ fn observed_objects_have_figures_without_a_route() -> Result<()> {
     }
     let stat = until("figures in stat", LIMIT, || {
         let stat = scene.agent.cli.stat("app/web:8080").map_err(|f| f.0)?;
-        if stat["http"]["p50_us"].is_u64() {
+        if stat["requests"]["latency_p50_us"].is_u64() {
             Ok(stat)
         } else {
             Err(stat.to_string())
         }
     })?;
-    assert_eq!(stat["http"]["success_percent"], 100.0, "{stat}");
+    assert_eq!(stat["requests"]["success_percent"], 100.0, "{stat}");
     let labels = ["service=\"app/web:8080\"", "direction=\"outbound\""];
     let counted = until("counts in /metrics", LIMIT, || {
         let metrics = scene.scrape().map_err(|f| f.0)?;

@@ -186,7 +186,7 @@ fn a_service_without_a_route_is_left_to_the_kernel() -> Result<()> {
     let rows = scene.agent.cli.rows("kernel rows", &filters, 20, row)?;
     assert_eq!(rows.len(), 20);
     let stat = scene.agent.cli.stat("app/web-v2:8080")?;
-    assert_eq!(stat["http"], Value::Null, "nobody observes it");
+    assert_eq!(stat["requests"], Value::Null, "nobody observes it");
     let _ = (http::LIMIT, Duration::ZERO);
     Ok(())
 }

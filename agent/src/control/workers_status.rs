@@ -3,15 +3,13 @@
 use std::collections::BTreeSet;
 
 use underpass_abi::reason::{self, code};
-use underpass_api::{
-    report::Histogram,
-    v1alpha1::{self as api, HttpStats, RouteStats},
-};
+use underpass_api::v1alpha1::{self as api, RouteStats};
 
 use super::Control;
 use crate::{
+    metrics::requests::Requests,
     problem::Problem,
-    telemetry::reports::Stats,
+    telemetry::{reports::Key, row},
     workers::{Tenant, now_ns},
 };
 
@@ -90,23 +88,50 @@ impl Control {
     }
 
     /// Adds what HTTP workers saw.
-    pub(super) fn add_http(&self, row: &mut api::ServiceStats) {
+    pub(super) fn add_requests(&self, row: &mut api::ServiceStats, observed: bool) {
         let merged = self.workers.reports().merged();
         for (key, stats) in merged.stats(&row.service, now_ns()) {
             if stats.responses == 0 {
                 continue;
             }
-            let http = http_stats(&stats);
-            if key.route.is_empty() && key.rule.is_empty() && key.backend.is_empty() {
-                row.http = Some(http);
+            let requests = Some(stats.to_proto());
+            if key == Key::default() {
+                row.requests = requests;
                 continue;
             }
             row.by_route.push(RouteStats {
                 route: key.route,
                 rule: key.rule,
                 backend: key.backend,
-                http: Some(http),
+                requests,
             });
+        }
+        if row.requests.is_none() {
+            let why = if observed {
+                code::NO_TRAFFIC
+            } else {
+                code::NOT_OBSERVED
+            };
+            row.requests_reason = reason::name(why).into();
+        }
+    }
+
+    /// Service ports that workers see, as `stat` names them.
+    pub(super) fn observed_ports(&self) -> BTreeSet<String> {
+        let services = self.plan.services();
+        let ports = services.flat_map(|s| s.ports.iter().map(move |p| (s, p)));
+        let seen = ports.filter(|(_, port)| port.http.is_some());
+        seen.map(|(service, port)| row::service_name(&service.port_name(port)).to_owned())
+            .collect()
+    }
+
+    /// What a scrape shows of requests.
+    pub(super) fn requests(&self) -> Requests {
+        let merged = self.workers.reports().merged();
+        let counters = merged.counters();
+        Requests {
+            series: merged.series(),
+            counters: counters.map(|(t, n, v)| (t.into(), n.into(), v)).collect(),
         }
     }
 
@@ -150,20 +175,4 @@ fn rejected(tenant: &Tenant) -> Option<u16> {
     } else {
         code
     })
-}
-
-fn http_stats(stats: &Stats) -> HttpStats {
-    let quantile = |q| micros(&stats.latency, q);
-    HttpStats {
-        responses: stats.responses,
-        failures: stats.failures,
-        per_second: stats.per_second,
-        p50_us: quantile(0.5),
-        p95_us: quantile(0.95),
-        p99_us: quantile(0.99),
-    }
-}
-
-fn micros(latency: &Histogram, q: f64) -> Option<u32> {
-    latency.quantile(q).map(|seconds| (seconds * 1e6) as u32)
 }

@@ -211,6 +211,17 @@ fn the_last_minute_has_rate_success_and_quantiles() {
     let row = &stats[&key];
     assert_eq!((row.responses, row.success()), (300, Some(0.5)));
     let ms = |q| row.latency.quantile(q).unwrap() * 1e3;
+    let shown = row.to_proto();
+    assert_eq!((shown.responses, shown.failures), (300, 150));
+    let in_us = [
+        shown.latency_p50_us,
+        shown.latency_p95_us,
+        shown.latency_p99_us,
+    ];
+    assert_eq!(
+        in_us,
+        [0.5, 0.95, 0.99].map(|q| (ms(q) * 1e3).round() as u64)
+    );
     assert!((10.0..=20.0).contains(&ms(0.5)) && (100.0..=200.0).contains(&ms(0.95)));
     // A minute later nothing is left.
     assert!(merged.stats("shop/ledger:80", 191 * S).is_empty());

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use underpass_api::report::{Direction, Histogram, Labels};
+use underpass_api::{
+    report::{Direction, Histogram, Labels},
+    v1alpha1::RequestStats,
+};
 
 use super::sum::Delta;
 
@@ -37,6 +40,19 @@ impl Stats {
     pub fn success(&self) -> Option<f64> {
         let good = self.responses.saturating_sub(self.failures);
         (self.responses > 0).then(|| good as f64 / self.responses as f64)
+    }
+
+    /// As the node API has it.
+    pub fn to_proto(&self) -> RequestStats {
+        let us = |q| (self.latency.quantile(q).unwrap_or_default() * 1e6).round() as u64;
+        RequestStats {
+            responses: self.responses,
+            failures: self.failures,
+            per_second: self.per_second,
+            latency_p50_us: us(0.50),
+            latency_p95_us: us(0.95),
+            latency_p99_us: us(0.99),
+        }
     }
 }
 
