@@ -225,6 +225,35 @@ const TCP_OPEN: Column = (
     Total::open,
 );
 
+/// What workers dialed in their workloads' place: apart, so that no sum counts a byte twice.
+const LEG_COUNTERS: [Column; 5] = [
+    (
+        "underpass_leg_open",
+        "Connections of workers that were established.",
+        |s| s.opened,
+    ),
+    (
+        "underpass_leg_close",
+        "Connections of workers that ended.",
+        |s| s.closed,
+    ),
+    (
+        "underpass_leg_refused",
+        "Connects of workers that were denied, refused or never established.",
+        |s| s.refused,
+    ),
+    (
+        "underpass_leg_read_bytes",
+        "Payload that workers read from endpoints.",
+        |s| s.received,
+    ),
+    (
+        "underpass_leg_write_bytes",
+        "Payload that workers sent to endpoints.",
+        |s| s.sent,
+    ),
+];
+
 const UDP_COUNTERS: [Column; 3] = [
     (
         "udp_open",
@@ -249,12 +278,16 @@ const UDP_OPEN: Column = (
 );
 
 fn connections(encoder: &mut DescriptorEncoder<'_>, sums: &Sums) -> fmt::Result {
-    let tcp: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP).collect();
+    let tcp: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP, false).collect();
     for column in &TCP_COUNTERS {
         counter(encoder, column, &tcp)?;
     }
     gauge(encoder, &TCP_OPEN, &tcp)?;
-    let udp: Vec<(Labels<'_>, &Total)> = labeled(sums, UDP).collect();
+    let legs: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP, true).collect();
+    for column in &LEG_COUNTERS {
+        counter(encoder, column, &legs)?;
+    }
+    let udp: Vec<(Labels<'_>, &Total)> = labeled(sums, UDP, false).collect();
     for column in &UDP_COUNTERS {
         counter(encoder, column, &udp)?;
     }
@@ -266,9 +299,10 @@ type Labels<'a> = [(&'static str, &'a str); 6];
 fn labeled(
     sums: &BTreeMap<Series, Total>,
     proto: u8,
+    leg: bool,
 ) -> impl Iterator<Item = (Labels<'_>, &Total)> {
     sums.iter()
-        .filter(move |(series, _)| series.proto == proto)
+        .filter(move |(series, _)| series.proto == proto && series.leg == leg)
         .map(|(s, sum)| {
             let labels = [
                 ("source", &*s.source),
@@ -321,6 +355,7 @@ mod tests {
             direction: "outbound",
             layer: "kernel",
             verdict: "allowed",
+            leg: false,
         }
     }
 

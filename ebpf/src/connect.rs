@@ -178,7 +178,7 @@ impl Dial {
             && maker != 0
             && maker != self.source
         {
-            let made_by = Source::Workload(maker);
+            let made_by = Source::local(maker);
             decision = authorize::stricter(decision, self.decide_for(&made_by, destination, port));
             reason = code::SOCKET_CGROUP_DENIED;
         }
@@ -266,9 +266,9 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     let mut destination = dial.place.workload;
     let mut flags = flag::ACTIVE;
     let mut local = dial.place.local;
-    let door = door::outbound(a, &dial);
-    if let Some(own) = door {
-        remote = (own, OUTBOUND_DOOR);
+    let door = door::outbound(a, &dial, &mut remote.0);
+    if door {
+        remote.1 = OUTBOUND_DOOR;
         destination = dial.source;
         local = true;
         flags |= flag::SERVICE | flag::REWRITTEN | flag::DOOR;
@@ -284,7 +284,7 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         flags |= flag::REWRITTEN;
     }
     // At the door the service's policies are asked; those of an endpoint's workload when the worker dials it.
-    let judged = if door.is_some() { 0 } else { destination };
+    let judged = if door { 0 } else { destination };
     let (decision, reason) = dial.decide(&socket, judged, remote.1);
     if decision.verdict as u8 == Verdict::Denied as u8 {
         dial.refuse(decision.verdict, decision.policy, reason, judged);

@@ -13,7 +13,7 @@ use underpass_abi::{
 use crate::{
     connect::Dial,
     flow,
-    kernel::{self, TCP, zeroed},
+    kernel::{self, TCP},
     maps::{HOMES, ORIGINALS, OWN, SETTINGS, WORKLOADS, count, word},
     sock_ops::context::state,
 };
@@ -29,16 +29,16 @@ pub extern "C" fn up_is_worker() -> u32 {
     u32::from(ours)
 }
 
-/// Where this connect goes if it is the worker's to decide about: the workload's own address, which keeps
-/// what getsockname shows. `None`: it stays with the kernel.
+/// True if the worker is to decide about this connect: then `to`, the dialed address, becomes the
+/// workload's own, which keeps what getsockname shows.
 #[inline(always)]
-pub fn outbound(a: *mut bpf_sock_addr, dial: &Dial) -> Option<Ip> {
+pub fn outbound(a: *mut bpf_sock_addr, dial: &Dial, to: &mut Ip) -> bool {
     if dial.proto != TCP || dial.leg || dial.source == 0 || !dial.service.is_some() {
-        return None;
+        return false;
     }
     let word = word!(WORKLOADS, dial.source);
     if word & bits::DOOR == 0 || !(dial.service.http() || word & bits::OUTBOUND != 0) {
-        return None;
+        return false;
     }
     // SAFETY: a field of the context's socket.
     let device = unsafe {
@@ -46,15 +46,22 @@ pub fn outbound(a: *mut bpf_sock_addr, dial: &Dial) -> Option<Ip> {
         core::ptr::read_volatile(&raw const (*sk).bound_dev_if)
     };
     // A socket that is bound to a device cannot reach its own address.
-    if device != 0 || word!(HOMES, dial.source) != dial.netns {
-        return None;
-    }
-    own_address(dial.source, dial.ip.is_v4())
+    device == 0 && up_own_address(dial.source, dial.netns, to) != 0
 }
 
-#[inline(always)]
-fn own_address(workload: u32, v4: bool) -> Option<Ip> {
-    let p = OWN.get_ptr(workload)?;
+/// Replaces an address by that of a workload, of the same family, if the workload has one and is alone in
+/// its namespace, which is `netns`. A global function (see `workload.rs`), so the pointer may be null to
+/// the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn up_own_address(workload: u32, netns: u64, to: *mut Ip) -> u32 {
+    // SAFETY: the caller's own value.
+    let (Some(to), Some(p)) = (unsafe { to.as_mut() }, OWN.get_ptr(workload)) else {
+        return 0;
+    };
+    if word!(HOMES, workload) != netns {
+        return 0;
+    }
     // SAFETY: elements of arrays are always there; half a write is told by the check.
     let own = unsafe {
         OwnAddresses {
@@ -70,9 +77,15 @@ fn own_address(workload: u32, v4: bool) -> Option<Ip> {
     };
     if !own.is_whole() {
         count(counter::STALE_READS);
-        return None;
+        return 0;
     }
-    own.of_family(v4)
+    match own.of_family(to.is_v4()) {
+        Some(ip) => {
+            *to = ip;
+            1
+        }
+        None => 0,
+    }
 }
 
 /// Before the SYN of a connection that goes to the door: writes what was dialed. Without it the SYN is
@@ -126,7 +139,7 @@ fn original(key: &FlowKey) -> Option<Original> {
 }
 
 /// True if a SYN to the outbound door is one that the connect hook sent there.
-#[inline(always)]
+#[inline(never)]
 pub fn expected(key: &FlowKey) -> bool {
     original(key).is_some()
 }
@@ -166,13 +179,15 @@ pub fn accepted(ops: *mut bpf_sock_ops, key: &FlowKey) {
 }
 
 /// The dialing end is done; usually the worker's end has taken the entry long ago.
-#[inline(never)]
-pub fn forget(s: &SockState) {
-    let key = flow::key(s);
-    zeroed!(own: Original);
-    own.cookie = s.cookie;
-    if original(&key).is_some_and(|o| o.cookie == own.cookie) {
-        let _ = ORIGINALS.remove(&key);
+#[inline(always)]
+pub fn forget(s: &SockState, key: &FlowKey) {
+    let Some(p) = ORIGINALS.get_ptr(key) else {
+        return;
+    };
+    // SAFETY: elements stay readable for the run; a cookie is one socket's alone.
+    let cookie = unsafe { core::ptr::read_volatile(&raw const (*p).cookie) };
+    if cookie == s.cookie {
+        let _ = ORIGINALS.remove(key);
     }
 }
 

@@ -164,10 +164,10 @@ pub fn has_ended(key: &FlowKey) -> bool {
 /// The dialing end is done; usually the other end has taken the entry long ago.
 #[inline(never)]
 pub fn forget(s: &SockState) {
-    if s.flags & flag::DOOR != 0 {
-        door::forget(s);
-    }
     let key = key(s);
+    if s.flags & flag::DOOR != 0 {
+        door::forget(s, &key);
+    }
     if s.flags & flag::FLOW_HASHED == 0 {
         let word = proof(s);
         if let Some(slot) = FLOW_SLOTS.get_ptr_mut(key.slot()) {

@@ -43,41 +43,51 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         destination_port: local_port,
         pad: 0,
     };
-    let flow = flow::of(&key);
-    if local_port == door::OUTBOUND
+    let uninvited = local_port == door::OUTBOUND
         && word!(WORKLOADS, owner) & bits::DOOR != 0
-        && !doors::expected(&key)
-    {
-        let source = match flow {
-            Some(word) => Source::local(word.source()),
-            None => Source::by_address(&remote, &local),
-        };
-        return refuse(&key, owner, &source, Verdict::Refused, 0, code::NOT_INVITED);
-    }
-    let source = match flow {
+        && !doors::expected(&key);
+    let source = match flow::of(&key) {
         // The connect hook has judged this very source, destination and port.
-        Some(word) if word.destination() == owner => return SK_PASS,
+        Some(word) if word.destination() == owner && !uninvited => return SK_PASS,
         Some(word) => Source::local(word.source()),
         None => Source::by_address(&remote, &local),
     };
-    let decision = by_workload(owner, &source, local_port, TCP);
+    judge(&key, owner, &source, uninvited)
+}
+
+#[inline(always)]
+fn judge(key: &FlowKey, owner: u32, source: &Source, uninvited: bool) -> u32 {
+    let kind = match source.workload() {
+        0 if source.is_outside() => flag::SOURCE_OUTSIDE,
+        0 => flag::SOURCE_HOST,
+        _ => 0,
+    };
+    let ends = Ends {
+        source: source.workload(),
+        kind,
+        owner,
+    };
+    if uninvited {
+        return refuse(key, &ends, Verdict::Refused as u8, 0, code::NOT_INVITED);
+    }
+    let decision = by_workload(owner, source, key.destination_port, TCP);
     if decision.verdict as u8 != Verdict::Denied as u8 {
         return SK_PASS;
     }
-    let (verdict, policy) = (decision.verdict, decision.policy);
-    refuse(&key, owner, &source, verdict, policy, denial(decision))
+    let verdict = decision.verdict as u8;
+    refuse(key, &ends, verdict, decision.policy, denial(decision))
+}
+
+struct Ends {
+    source: u32,
+    /// [`TotalKey::source_kind`]
+    kind: u32,
+    owner: u32,
 }
 
 /// Answers a SYN with a reset, and tells of it.
-#[inline(always)]
-fn refuse(
-    key: &FlowKey,
-    owner: u32,
-    source: &Source,
-    verdict: Verdict,
-    policy: u32,
-    reason: u16,
-) -> u32 {
+#[inline(never)]
+fn refuse(key: &FlowKey, ends: &Ends, verdict: u8, policy: u32, reason: u16) -> u32 {
     if word!(SETTINGS, setting::RESET_FLOW) == u64::from(key.check()) {
         return SK_DROP;
     }
@@ -87,20 +97,15 @@ fn refuse(
         count(counter::LATE_SEGMENTS);
         return SK_DROP;
     }
-    let outside = matches!(source, Source::Outside(_));
     let about = TotalKey {
-        source: source.workload(),
-        destination: owner,
+        source: ends.source,
+        destination: ends.owner,
         service: 0,
         proto: TCP,
         direction: TotalKey::INBOUND,
         layer: Layer::Kernel as u8,
-        verdict: verdict as u8,
-        source_kind: match source.workload() {
-            0 if outside => flag::SOURCE_OUTSIDE,
-            0 => flag::SOURCE_HOST,
-            _ => 0,
-        },
+        verdict,
+        source_kind: ends.kind,
     };
     record::refused(EventKind::Refused, 0, &about, |s| {
         s.netns = key.netns;

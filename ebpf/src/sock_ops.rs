@@ -126,7 +126,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         return;
     }
     let source = Source::by_address(&remote, &local);
-    if matches!(source, Source::UnknownLocal) {
+    if source.is_unknown_local() {
         // Its own end reports it, or `sk_lookup` has already judged it as unknown.
         return;
     }

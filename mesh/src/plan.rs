@@ -12,15 +12,17 @@ use underpass_abi::{Ip, shortcut::Mode, sock::Layer, verdict::Verdict};
 use crate::{
     Str,
     facts::{DefaultPolicy, Place},
-    k8s::{AuthorizationPolicy, Cidr},
-    snapshot::Protocol,
+    k8s::{AuthorizationPolicy, Cidr, route::HttpRoute},
+    snapshot::{Protocol, Rate},
     split_name,
 };
 
 mod http;
+mod layer;
+mod snapshots;
 mod verdict;
 
-pub use http::{Cause, Inbound};
+pub use http::{Cause, Inbound, WantedDoor};
 
 /// A node's plan. Cheap to clone; parts that did not change are shared with the plan before.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +50,9 @@ pub struct World {
     pub(crate) service_sets: BTreeMap<Str, u32>,
     /// Every CIDR that a policy names, sorted.
     pub(crate) blocks: Vec<Cidr>,
+    /// Ports of this node's workloads that are to be steered, whether there is a door or not; by
+    /// position, none empty, each by number.
+    pub(crate) wanted: BTreeMap<u32, Box<[Inbound]>>,
 }
 
 /// A workload, local or remote, in the mesh or not.
@@ -140,6 +145,12 @@ pub struct Service {
     pub ports: Box<[ServicePort]>,
     /// Policies that name the service; `None`: none does.
     pub(crate) policies: Option<u32>,
+    /// Those that are attached to one of its ports, by name.
+    pub(crate) routes: Box<[Arc<HttpRoute>]>,
+    /// Who dials it shall do so through the worker.
+    pub(crate) observed: Option<Cause>,
+    /// Of each of its endpoints.
+    pub(crate) rate: Option<Rate>,
 }
 
 /// One port on one cluster address.

@@ -18,15 +18,16 @@ pub const FORMAT: u32 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     pub format: u32,
-    /// Rises with each that differs; a worker that has a newer one refuses it.
+    /// Rises with each that differs; a worker that has a newer one refuses it. 0 as a plan gives it.
     pub version: u64,
     /// The namespace.
     pub tenant: Str,
-    /// Enrolled workloads of the tenant on this node that have a door.
+    /// Enrolled workloads of the tenant on this node that have a door or shall get one.
     pub workloads: Vec<Workload>,
     /// What they dial through the worker.
     pub services: Vec<Service>,
-    /// Every service port that gets requests: those of `services`, and those that routes name.
+    /// Every service port that gets requests: those of `services`, and those that routes name, if they
+    /// exist. A rule's backend that is not here gets its share of the requests answered with 500.
     pub backends: Vec<Backend>,
 }
 
@@ -55,7 +56,7 @@ pub struct Service {
 }
 
 /// What a port speaks, as its `appProtocol` says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// Found out from the client's first bytes.
     #[default]
@@ -106,7 +107,7 @@ pub struct Inbound {
 }
 
 /// A token bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rate {
     pub requests: u32,
     pub per: Duration,

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bytes;
+pub mod doors;
 pub mod ends;
 pub mod equivalence;
 pub mod foreign;

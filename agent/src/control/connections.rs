@@ -130,7 +130,8 @@ impl Control {
         let sums = self.sums(&sample);
         let mut rows: BTreeMap<(String, u8), api::ServiceStats> = self.planned_services();
         let mut by_service: BTreeMap<(String, u8), Total> = BTreeMap::new();
-        for (series, sum) in &sums {
+        // What workers dialed is the same traffic again.
+        for (series, sum) in sums.iter().filter(|(series, _)| !series.leg) {
             let name = if series.service.is_empty() {
                 "-"
             } else {

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod peer {
     pub mod dial;
+    pub mod door;
     pub mod exact;
     pub mod fetch;
     pub mod http_client;
@@ -40,6 +41,8 @@ enum Verb {
     Connects(peer::rate::RateArgs),
     /// One connect, or one for each line of standard input.
     Dial(peer::dial::DialArgs),
+    /// A worker of a few lines.
+    Door(peer::door::DoorArgs),
     /// Makes a socket and passes it to another process.
     PassSend(peer::pass::SendArgs),
     /// Receives a socket and connects it.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Verb::Sink(args) => peer::sink::run(&args),
         Verb::Connects(args) => peer::rate::run(&args),
         Verb::Dial(args) => peer::dial::run(&args),
+        Verb::Door(args) => peer::door::run(&args),
         Verb::PassSend(args) => peer::pass::send(&args),
         Verb::PassDial(args) => peer::pass::dial(&args),
         Verb::Fetch(args) => peer::fetch::run(&args),
