@@ -1,13 +1,16 @@
 //! HTTP workers: from the plan to what the vendor is to have, and from what it has to the facts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use underpass_abi::{
     plain::from_bytes,
     reason::code,
     tables::{NameKind, maps, workload},
 };
-use underpass_mesh::{Dump, Plan, Str, Tables};
+use underpass_mesh::{Dump, Plan, Str, Tables, plan::Resting};
 
 use super::{Control, of_kernel};
 use crate::{
@@ -42,8 +45,19 @@ impl Control {
     /// Tells the vendor what this plan needs.
     pub(super) fn want(&mut self, plan: &Plan) {
         let doors = self.doors(plan);
-        let snapshots = BTreeMap::new();
-        self.workers.want(Wanted { doors, snapshots });
+        let before = self.workers.wanted().snapshots.values();
+        let services = before.flat_map(|s| &s.services);
+        // Connections that came for them earlier may be open for hours.
+        let resting = Resting {
+            workloads: doors.keys().cloned().collect(),
+            services: services.map(|s| (s.name.clone(), s.port)).collect(),
+        };
+        let snapshots = plan.snapshots(&resting).into_iter();
+        let snapshots = snapshots.map(|s| (s.tenant.clone(), Arc::new(s)));
+        self.workers.want(Wanted {
+            snapshots: snapshots.collect(),
+            doors,
+        });
     }
 
     /// The same plan; its workloads may be found in another way by now.
@@ -58,10 +72,9 @@ impl Control {
     fn doors(&self, plan: &Plan) -> BTreeMap<Str, Door> {
         let before = &self.workers.wanted().doors;
         let mut names: BTreeSet<Str> = plan
-            .workloads()
-            .iter()
-            .filter(|w| w.observed.is_some())
-            .map(|w| w.full_name.clone())
+            .wanted_doors()
+            .into_iter()
+            .map(|d| d.workload)
             .collect();
         let enrolled = |name: &&Str| plan.workload(name).is_some_and(|w| w.enrolled());
         names.extend(before.keys().filter(enrolled).cloned());
