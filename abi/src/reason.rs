@@ -45,7 +45,7 @@ codes! {
         "see `flows_full` in `underpass status`; too many connects hang in SYN_SENT";
     108 NOT_INVITED "a connection to the port of a worker that the mesh did not send there"
         "dial the service's or the workload's own port";
-    109 NO_DOOR "the port is served through the workload's worker, and none listens there"
+    109 DOOR_CLOSED "the port is served through the workload's worker, and none listens there"
         "is underpass-vend running, and does `underpass status` show the tenant's worker as ready?";
     110 PEER_REFUSED "the peer answered with a reset"
         "nothing listens on that port, or the peer's policy refused";

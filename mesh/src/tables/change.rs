@@ -148,11 +148,11 @@ impl Writer {
             words,
             stale,
         } = self;
-        // Policy tables are deleted after the last way to the workloads that have them is closed: a
-        // run that came by such a workload finds its rules.
-        let (rules, stale): (Vec<Deletes>, Vec<Deletes>) = stale
-            .into_iter()
-            .partition(|d| d.map == maps::RULES || d.map == maps::BLOCKS);
+        // Policy tables and steered ports are deleted after the last way to the workloads that have them is
+        // closed: a run that came by such a workload finds its rules.
+        let rules = [maps::RULES, maps::BLOCKS, maps::STEERED];
+        let (rules, stale): (Vec<Deletes>, Vec<Deletes>) =
+            stale.into_iter().partition(|d| rules.contains(&d.map));
         let closes = stale.iter().any(|d| d.map != maps::SERVICE_IDS);
         let mut rounds = vec![Round {
             fresh,

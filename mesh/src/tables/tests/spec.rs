@@ -146,6 +146,11 @@ impl Spec {
         spec
     }
 
+    /// Steered ports are those of endpoints.
+    pub fn endpoints_matter(&self) -> bool {
+        self.workloads.iter().any(|w| w.observed) || self.services.iter().any(|s| s.limited)
+    }
+
     pub fn files(&self) -> Vec<(String, String)> {
         let mut namespaces = String::new();
         for (i, enrolled) in self.enrolled.iter().enumerate() {
