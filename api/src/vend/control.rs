@@ -45,12 +45,6 @@ pub enum Request {
     Start {
         tenant: String,
     },
-    /// What the tenant's worker is to know of the plan, and where it reports: two descriptors. The vendor
-    /// keeps the last pair and passes it on.
-    Snapshot {
-        tenant: String,
-        version: u64,
-    },
     Status,
 }
 
@@ -105,10 +99,6 @@ impl Request {
                 ..say(SNAPSHOT, tenant.clone())
             },
             Self::Start { tenant } => say(START, tenant.clone()),
-            Self::Snapshot { tenant, version } => Frame {
-                id: *version,
-                ..say(SNAPSHOT, tenant.clone())
-            },
             Self::Status => Frame::of(STATUS),
         }
     }
