@@ -222,6 +222,8 @@ codes! {
     667 BAD_STATUS_LINE "502: what the endpoint sent is no response of HTTP/1" "";
     668 INTERIM_COUNT "502: the endpoint sent more interim responses (1xx) than the limit" "";
     669 UNASKED_UPGRADE "502: the endpoint switched protocols and was not asked to" "";
+    670 BAD_RESPONSE "502: the endpoint answered by what is no HTTP/2" "";
+    671 NOT_HTTP2 "502: the endpoint does not speak HTTP/2" "set the port's appProtocol: `http` for HTTP/1, `kubernetes.io/h2c` for HTTP/2";
 }
 
 impl Code {

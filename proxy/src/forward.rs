@@ -16,16 +16,20 @@ mod pump;
 mod tunnel;
 
 pub use active::Active;
+pub(crate) use active::shut_write;
+pub(crate) use answer::write as answer;
+pub(crate) use pump::Half;
 
-use std::{future::poll_fn, io, pin::pin, rc::Rc, task::Poll, time::Duration};
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{Instant, sleep},
 };
 
-use crate::{clock::Clock, counters::Count, shard::Shard};
+use crate::{clock::Clock, counters::Count, h2, shard::Shard};
 use active::Next;
+use underpass_l7::Refusal;
 
 /// Bytes that one connection moves each way before the others have their turn.
 pub const TURN_BYTES: usize = 256 << 10;
@@ -56,7 +60,7 @@ pub async fn listen(shard: Rc<Shard>, listener: TcpListener) {
     clippy::manual_async_fn,
     reason = "an async fn keeps its arguments twice, and a parked connection is little else"
 )]
-pub fn serve(shard: Rc<Shard>, client: TcpStream) -> impl Future<Output = ()> {
+pub fn serve(shard: Rc<Shard>, mut client: TcpStream) -> impl Future<Output = ()> {
     async move {
         let Some(_admitted) = shard.admit() else {
             return;
@@ -69,10 +73,27 @@ pub fn serve(shard: Rc<Shard>, client: TcpStream) -> impl Future<Output = ()> {
         let mut clock = Clock::new(sleep.as_mut());
         while readable(&shard, &client, &mut clock).await {
             let mut active = shard.activate();
-            let next = poll_fn(|cx| active.poll(cx, &shard, &client, &mut clock)).await;
+            let next = loop {
+                match poll_fn(|cx| active.poll(cx, &shard, &client, &mut clock)).await {
+                    Next::Translate => {
+                        let translated = h2::serve_h1(shard.clone(), client, &mut active);
+                        let Some(back) = Box::pin(translated).await else {
+                            return;
+                        };
+                        client = back;
+                    }
+                    next => break next,
+                }
+            };
+            let input = match next {
+                Next::Http2 => active.take_input(),
+                _ => Vec::new(),
+            };
             shard.rest(active);
-            if next == Next::Close {
-                return;
+            match next {
+                Next::Http2 => return Box::pin(h2::serve(shard, client, input)).await,
+                Next::Close => return,
+                Next::Park | Next::Translate => {}
             }
         }
     }
@@ -95,8 +116,9 @@ async fn readable(shard: &Shard, client: &TcpStream, clock: &mut Clock<'_>) -> b
 }
 
 /// A connection to an endpoint.
-pub(crate) async fn dial(address: std::net::SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+pub(crate) async fn dial(address: std::net::SocketAddr) -> Result<TcpStream, Refusal> {
+    let why = |_| Refusal::NoConnection;
+    let stream = TcpStream::connect(address).await.map_err(why)?;
+    stream.set_nodelay(true).map_err(why)?;
     Ok(stream)
 }

@@ -1,6 +1,7 @@
 //! The worker: HTTP between a client's connection and the endpoints that its requests go to.
 //!
-//! [`h1`] is the codec, without I/O; [`forward`] moves its bytes between sockets; a [`shard::Shard`] is
+//! [`h1`] is the codec, without I/O; [`forward`] moves its bytes between sockets; [`h2`] is HTTP/2 with its own
+//! ways between them; a [`shard::Shard`] is
 //! what one thread's connections share: the [`plan::Plan`] to route by, the [`pool::Pool`] of connections
 //! to endpoints, [`counters`] and spare buffers. There is no lock: nothing is shared between shards.
 #![forbid(unsafe_code)]
@@ -10,6 +11,7 @@ pub mod clock;
 pub mod counters;
 pub mod forward;
 pub mod h1;
+pub mod h2;
 pub mod plan;
 pub mod pool;
 pub mod shard;

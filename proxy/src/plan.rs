@@ -10,7 +10,7 @@ use underpass_l7::{
     limit::Accepted,
     route::Table,
 };
-use underpass_mesh::Str;
+use underpass_mesh::{Str, snapshot::Protocol};
 
 use crate::pool::{Identity, Key};
 
@@ -34,6 +34,7 @@ pub struct Backend {
     pub identity: Identity,
     balancer: RefCell<Balancer>,
     addresses: HashMap<EndpointId, SocketAddr>,
+    pub protocol: Protocol,
 }
 
 impl Backend {
@@ -50,6 +51,7 @@ impl Backend {
             identity,
             balancer: RefCell::new(balancer),
             addresses: endpoints.iter().map(|(id, at, _)| (*id, *at)).collect(),
+            protocol: Protocol::Detect,
         }
     }
 
@@ -64,6 +66,7 @@ impl Backend {
 pub struct Picked {
     pub key: Key,
     pub address: SocketAddr,
+    pub protocol: Protocol,
     pub ticket: Ticket,
     /// Over the whole of request and response.
     pub timeout: Option<Duration>,
@@ -108,6 +111,7 @@ impl Plan {
                 endpoint,
             },
             address,
+            protocol: backend.protocol,
             ticket,
             timeout,
         })

@@ -14,6 +14,7 @@ use crate::{
     counters::{Count, Counters},
     forward::Active,
     plan::Plan,
+    h2::Upstreams,
     pool::Pool,
 };
 
@@ -76,6 +77,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 pub struct Shard {
     pub settings: Settings,
     pub pool: Pool,
+    pub upstreams: Upstreams,
     pub counters: Counters,
     plan: RefCell<Rc<Plan>>,
     #[expect(
@@ -86,6 +88,7 @@ pub struct Shard {
     start: Instant,
     random: Cell<u64>,
     open: Cell<usize>,
+    draining: Cell<bool>,
 }
 
 impl Shard {
@@ -94,6 +97,8 @@ impl Shard {
         Rc::new(Self {
             settings,
             pool: Pool::default(),
+            upstreams: Upstreams::default(),
+            draining: Cell::new(false),
             counters: Counters::default(),
             plan: RefCell::new(Rc::new(plan)),
             spare: RefCell::default(),
@@ -132,11 +137,21 @@ impl Shard {
         loop {
             ticks.tick().await;
             self.pool.sweep(&self.counters, |_| true);
+            self.upstreams.sweep(|_| true);
             // What was not needed all this time goes bit by bit.
             let mut spare = self.spare.borrow_mut();
             let half = spare.len() / 2;
             spare.truncate(half);
         }
+    }
+
+    /// From now on clients of HTTP/2 are told to go elsewhere with their next request.
+    pub fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
     }
 
     /// Clients' connections that are open.

@@ -12,6 +12,7 @@ use tokio::{
     time::{Duration, Instant},
 };
 use underpass_l7::{Refusal, framing::Framing};
+use underpass_mesh::snapshot::Protocol;
 
 use super::{answer, dial, exchange::Exchange, pump::Half};
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
         request::{self, RequestFacts},
         scan::{HeadReader, Kind},
     },
+    h2::Translated,
     shard::Shard,
 };
 
@@ -32,9 +34,13 @@ use crate::{
 pub(crate) enum Next {
     Park,
     Close,
+    /// The client speaks HTTP/2: this was its preface.
+    Http2,
+    /// The request's endpoint speaks HTTP/2.
+    Translate,
 }
 
-pub(crate) type Dialing = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
+pub(crate) type Dialing = Pin<Box<dyn Future<Output = Result<TcpStream, Refusal>>>>;
 
 pub(crate) enum Phase {
     /// Between requests, or a head that has begun to come at `since`.
@@ -88,6 +94,8 @@ pub struct Active {
     pub(super) up: Half,
     pub(super) up_out: Out,
     pub(super) exchange: Option<Exchange>,
+    /// A request that is not for [`Exchange`].
+    translated: Option<Box<Translated>>,
     reader: HeadReader,
 }
 
@@ -100,6 +108,7 @@ impl Default for Active {
             up: Half::default(),
             up_out: Out::default(),
             exchange: None,
+            translated: None,
             reader: HeadReader::new(Kind::Request),
         }
     }
@@ -114,7 +123,63 @@ impl Active {
         self.down_out.clear();
         self.up_out.clear();
         self.exchange = None;
+        self.translated = None;
         self.reader = HeadReader::new(Kind::Request);
+    }
+
+    /// What has been read, and nobody else has looked at.
+    pub(crate) fn take_input(&mut self) -> Vec<u8> {
+        self.down.input.filled().to_vec()
+    }
+
+    pub(crate) fn translated(&mut self) -> Option<Translated> {
+        self.translated.take().map(|t| *t)
+    }
+
+    pub(crate) fn down(&mut self) -> &mut Half {
+        &mut self.down
+    }
+
+    pub(crate) fn down_out(&mut self) -> &mut Out {
+        &mut self.down_out
+    }
+
+    /// Of a request that is to be translated, the head.
+    pub(crate) fn up_out(&mut self) -> &mut Out {
+        &mut self.up_out
+    }
+
+    pub(crate) fn refuse_translated(&mut self, shard: &Shard, why: Refusal) {
+        self.phase = match self.refuse(shard, why, why.status(), true, false) {
+            Step::To(phase) => phase,
+            Step::Is(_) => Phase::Head { since: None },
+        };
+    }
+
+    /// A translated request is over: `down` and `out` are what is left of the client's connection.
+    /// `answered`: by ourselves, in `out`. `keep`: there may be another request.
+    pub(crate) fn resume(
+        &mut self,
+        shard: &Shard,
+        down: Half,
+        out: Out,
+        answered: bool,
+        keep: bool,
+    ) {
+        (self.down, self.down_out) = (down, out);
+        self.up_out.clear();
+        let now = Instant::now();
+        self.phase = match (answered, keep) {
+            (true, keep) => Phase::Answer {
+                close: !keep,
+                until: now + shard.settings.write,
+            },
+            (false, true) => Phase::Head { since: None },
+            (false, false) => Phase::Answer {
+                close: true,
+                until: now,
+            },
+        };
     }
 
     /// Until the connection waits for a request with nothing read, or is to be closed.
@@ -152,6 +217,7 @@ impl Active {
         loop {
             match self.reader.find(self.down.input.filled(), limits) {
                 Ok(Some(head)) => return Poll::Ready(self.begin(scene.shard, head)),
+                Err(Refusal::Http2) => return Poll::Ready(Step::Is(Next::Http2)),
                 Err(why) => {
                     return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
                 }
@@ -222,6 +288,11 @@ impl Active {
             framing => Body::new(framing, shard.settings.limits.body_bytes),
         };
         self.up.reset();
+        if picked.protocol == Protocol::Http2 {
+            let request = facts;
+            self.translated = Some(Box::new(Translated { request, picked }));
+            return Step::Is(Next::Translate);
+        }
         let pooled = shard.pool.take(&picked.key, &shard.counters);
         let exchange = Exchange::new(facts, picked, pooled);
         let step = match exchange.is_connected() {
@@ -248,7 +319,7 @@ impl Active {
                 exchange.connected(stream);
                 return Poll::Ready(Step::To(Phase::Exchange));
             }
-            Poll::Ready(Err(_)) => Refusal::NoConnection,
+            Poll::Ready(Err(why)) => why,
             Poll::Pending => {
                 let until = exchange.deadline.map_or(*until, |d| d.min(*until));
                 if !scene.clock.is_over(scene.cx, until) {
@@ -340,6 +411,6 @@ pub(super) fn dial_phase(shard: &Shard, exchange: &Exchange) -> Phase {
     }
 }
 
-pub(super) fn shut_write(stream: &TcpStream) -> io::Result<()> {
+pub(crate) fn shut_write(stream: &TcpStream) -> io::Result<()> {
     Ok(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)?)
 }

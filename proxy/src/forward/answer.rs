@@ -10,7 +10,7 @@ const GOAWAY: [u8; 26] = [
 ];
 
 /// Appends the answer: the status, and the code with its text as a body.
-pub(super) fn write(out: &mut Vec<u8>, status: u16, why: Refusal, close: bool, is_head: bool) {
+pub(crate) fn write(out: &mut Vec<u8>, status: u16, why: Refusal, close: bool, is_head: bool) {
     let text = format!("{why}\n");
     if why == Refusal::Http2 {
         let start = out.len();
