@@ -166,6 +166,10 @@ codes! {
     444 VENDOR_UNREACHABLE "the vendor does not answer on its control socket" "is underpass-vend running? --control PATH names its socket";
     445 VENDOR_CAPABILITY "the vendor lacks a capability" "run it as root, or with what docs/reference/capabilities.md lists";
     446 STAGE_FAILED "a new process of the vendor could not give up what it must, so it ended" "the message names the step; is the kernel older than 6.1, or the vendor without a capability?";
+    447 SNAPSHOT_FORMAT "a worker was given a snapshot of another format, or an older one than it has; it keeps the one it has"
+        "are agent and worker of one version?";
+    448 SNAPSHOT_UNREADABLE "what a worker was given as a snapshot is none: not sealed, too large, or malformed; it keeps the one it has"
+        "are agent and worker of one version?";
     // 500-599: command line
     501 BAD_FILTER "a filter is not understood" "see --help";
     502 NOT_FOUND "no such object" "`underpass status -o wide` lists the workloads, `underpass stat` the services";
@@ -224,6 +228,9 @@ codes! {
     669 UNASKED_UPGRADE "502: the endpoint switched protocols and was not asked to" "";
     670 BAD_RESPONSE "502: the endpoint answered by what is no HTTP/2" "";
     671 NOT_HTTP2 "502: the endpoint does not speak HTTP/2" "set the port's appProtocol: `http` for HTTP/1, `kubernetes.io/h2c` for HTTP/2";
+    680 NO_SNAPSHOT "503: the worker has not been told of the workload that asks" "is underpass-agent running? `underpass status` shows what the worker has";
+    681 UNKNOWN_DESTINATION "503: the worker has not been told of the address that was dialed, also a second later" "`underpass status` shows which snapshot the worker has";
+    682 NO_WORKER_SOCKET "503: the vendor gave the worker no socket for a new connection" "`underpass-vend ctl status` has the reason; --memory-max bounds a tenant's sockets too";
 }
 
 impl Code {

@@ -78,6 +78,9 @@ refusals! {
     UnaskedUpgrade 502 UNASKED_UPGRADE,
     BadResponse 502 BAD_RESPONSE,
     NotHttp2 502 NOT_HTTP2,
+    NoSnapshot 503 NO_SNAPSHOT,
+    UnknownDestination 503 UNKNOWN_DESTINATION,
+    NoSocket 503 NO_WORKER_SOCKET,
     NoEndpoints 503 NO_ENDPOINTS,
     Http2 501 NOT_IMPLEMENTED,
 }

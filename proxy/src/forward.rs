@@ -27,9 +27,15 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{clock::Clock, counters::Count, h2, shard::Shard};
+use crate::{
+    book::{Arrived, Side},
+    clock::Clock,
+    counters::Count,
+    h2,
+    shard::{Admitted, Shard},
+    workload::Workload,
+};
 use active::Next;
-use underpass_l7::Refusal;
 
 /// Bytes that one connection moves each way before the others have their turn.
 pub const TURN_BYTES: usize = 256 << 10;
@@ -39,13 +45,20 @@ pub const INTERIM_MAX: usize = 32;
 /// After accept(2) failed, which it does again at once while there are no file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
-/// Serves each connection in a task of its own. Runs on a [`tokio::runtime::LocalRuntime`], or within a
-/// [`tokio::task::LocalSet`]; never ends.
+/// Serves each connection in a task of its own, whatever its client meant to reach. Runs on a
+/// [`tokio::runtime::LocalRuntime`], or within a [`tokio::task::LocalSet`]; never ends.
 pub async fn listen(shard: Rc<Shard>, listener: TcpListener) {
+    let workload = Rc::new(Workload::default());
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::task::spawn_local(serve(shard.clone(), stream));
+        let accepted = listener.accept().await;
+        match accepted.and_then(|(stream, _)| Ok((stream.local_addr()?, stream))) {
+            Ok((original, stream)) => {
+                let arrived = Arrived {
+                    workload: workload.clone(),
+                    side: Side::Outbound,
+                    original,
+                };
+                spawn(&shard, stream, arrived);
             }
             Err(_) => {
                 shard.counters.add(Count::AcceptFailed);
@@ -55,28 +68,40 @@ pub async fn listen(shard: Rc<Shard>, listener: TcpListener) {
     }
 }
 
+/// Serves a connection in a task of its own, which ends with its workload at the latest.
+pub fn spawn(shard: &Rc<Shard>, client: TcpStream, arrived: Arrived) {
+    let workload = arrived.workload.clone();
+    if let Some(admitted) = shard.admit(arrived) {
+        let at = admitted.at;
+        let task = tokio::task::spawn_local(serve(admitted, client));
+        workload.started(at, task.abort_handle());
+    }
+}
+
 /// Serves one connection until its end.
 #[expect(
     clippy::manual_async_fn,
     reason = "an async fn keeps its arguments twice, and a parked connection is little else"
 )]
-pub fn serve(shard: Rc<Shard>, mut client: TcpStream) -> impl Future<Output = ()> {
+pub fn serve(admitted: Admitted, mut client: TcpStream) -> impl Future<Output = ()> {
     async move {
-        let Some(_admitted) = shard.admit() else {
-            return;
-        };
+        let Admitted { shard, arrived, .. } = &admitted;
         // Heads and small bodies are written at once; Nagle would only add a wait.
         if client.set_nodelay(true).is_err() {
             return;
         }
+        if shard.plan(arrived).is_err() {
+            // Rare, and no connection is to be larger for it.
+            Box::pin(shard.wait_for_plan(arrived)).await;
+        }
         let mut sleep = pin!(sleep(shard.settings.idle));
         let mut clock = Clock::new(sleep.as_mut());
-        while readable(&shard, &client, &mut clock).await {
+        while readable(&admitted, &client, &mut clock).await {
             let mut active = shard.activate();
             let next = loop {
-                match poll_fn(|cx| active.poll(cx, &shard, &client, &mut clock)).await {
+                match poll_fn(|cx| active.poll(cx, &admitted, &client, &mut clock)).await {
                     Next::Translate => {
-                        let translated = h2::serve_h1(shard.clone(), client, &mut active);
+                        let translated = h2::serve_h1(&admitted, client, &mut active);
                         let Some(back) = Box::pin(translated).await else {
                             return;
                         };
@@ -85,24 +110,25 @@ pub fn serve(shard: Rc<Shard>, mut client: TcpStream) -> impl Future<Output = ()
                     next => break next,
                 }
             };
-            let input = match next {
-                Next::Http2 => active.take_input(),
-                _ => Vec::new(),
-            };
+            if next == Next::Http2 {
+                let input = active.take_input();
+                shard.rest(active);
+                return Box::pin(h2::serve(admitted, client, input)).await;
+            }
             shard.rest(active);
-            match next {
-                Next::Http2 => return Box::pin(h2::serve(shard, client, input)).await,
-                Next::Close => return,
-                Next::Park | Next::Translate => {}
+            if next == Next::Close || arrived.workload.is_draining() {
+                return;
             }
         }
     }
 }
 
 /// Waits for the first byte of the next request; not for ever.
-async fn readable(shard: &Shard, client: &TcpStream, clock: &mut Clock<'_>) -> bool {
+async fn readable(admitted: &Admitted, client: &TcpStream, clock: &mut Clock<'_>) -> bool {
+    let shard = &admitted.shard;
     let deadline = Instant::now() + shard.settings.idle;
-    poll_fn(|cx| {
+    admitted.park(true);
+    let is_readable = poll_fn(|cx| {
         if let Poll::Ready(ready) = client.poll_read_ready(cx) {
             return Poll::Ready(ready.is_ok());
         }
@@ -112,13 +138,7 @@ async fn readable(shard: &Shard, client: &TcpStream, clock: &mut Clock<'_>) -> b
         }
         Poll::Pending
     })
-    .await
-}
-
-/// A connection to an endpoint.
-pub(crate) async fn dial(address: std::net::SocketAddr) -> Result<TcpStream, Refusal> {
-    let why = |_| Refusal::NoConnection;
-    let stream = TcpStream::connect(address).await.map_err(why)?;
-    stream.set_nodelay(true).map_err(why)?;
-    Ok(stream)
+    .await;
+    admitted.park(false);
+    is_readable
 }

@@ -14,8 +14,9 @@ use tokio::{
 use underpass_l7::{Refusal, framing::Framing};
 use underpass_mesh::snapshot::Protocol;
 
-use super::{answer, dial, exchange::Exchange, pump::Half};
+use super::{answer, exchange::Exchange, pump::Half};
 use crate::{
+    book::Arrived,
     buffer::Out,
     clock::Clock,
     counters::Count,
@@ -26,7 +27,7 @@ use crate::{
         scan::{HeadReader, Kind},
     },
     h2::Translated,
-    shard::Shard,
+    shard::{Admitted, Shard},
 };
 
 /// What becomes of the connection when its request is over.
@@ -77,6 +78,7 @@ pub(crate) type Polled = Poll<Step>;
 pub(crate) struct Scene<'a, 'c, 's> {
     pub cx: &'a mut Context<'c>,
     pub shard: &'a Shard,
+    pub arrived: &'a Arrived,
     pub client: &'a TcpStream,
     pub clock: &'a mut Clock<'s>,
 }
@@ -186,13 +188,14 @@ impl Active {
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        shard: &Shard,
+        admitted: &Admitted,
         client: &TcpStream,
         clock: &mut Clock<'_>,
     ) -> Poll<Next> {
         let scene = &mut Scene {
             cx,
-            shard,
+            shard: &admitted.shard,
+            arrived: &admitted.arrived,
             client,
             clock,
         };
@@ -216,7 +219,7 @@ impl Active {
         let limits = &scene.shard.settings.limits;
         loop {
             match self.reader.find(self.down.input.filled(), limits) {
-                Ok(Some(head)) => return Poll::Ready(self.begin(scene.shard, head)),
+                Ok(Some(head)) => return Poll::Ready(self.begin(scene, head)),
                 Err(Refusal::Http2) => return Poll::Ready(Step::Is(Next::Http2)),
                 Err(why) => {
                     return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
@@ -256,18 +259,23 @@ impl Active {
     }
 
     /// The head is all there: where does the request go?
-    fn begin(&mut self, shard: &Shard, head: std::ops::Range<usize>) -> Step {
+    fn begin(&mut self, scene: &Scene<'_, '_, '_>, head: std::ops::Range<usize>) -> Step {
+        let shard = scene.shard;
         self.reader = HeadReader::new(Kind::Request);
         self.up_out.clear();
-        let plan = shard.plan();
+        let plan = shard.plan(scene.arrived);
+        let authority = plan.as_ref().map_or("", |plan| plan.authority.as_str());
         let bytes = &self.down.input.filled()[head.clone()];
         let is_head = bytes.starts_with(b"HEAD ");
         let judged = request::forward(
             bytes,
             &shard.settings.limits,
-            &plan.authority,
+            authority,
             self.up_out.bytes(),
-            |request, accepted| plan.pick(request, accepted, || shard.random(), shard.start()),
+            |request, accepted| {
+                let plan = plan.as_ref().map_err(|why| *why)?;
+                plan.pick(request, accepted, || shard.random(), shard.start())
+            },
         );
         self.down.input.consume(head.end);
         let (facts, picked) = match judged {
@@ -328,7 +336,9 @@ impl Active {
                 Refusal::NoConnection
             }
         };
-        exchange.ticket.failed();
+        if why == Refusal::NoConnection {
+            exchange.ticket.failed();
+        }
         Poll::Ready(self.end_with(scene.shard, why, why.status()))
     }
 
@@ -406,7 +416,7 @@ fn may_go_on(facts: &RequestFacts) -> bool {
 pub(super) fn dial_phase(shard: &Shard, exchange: &Exchange) -> Phase {
     let connect: Duration = shard.settings.connect;
     Phase::Dial {
-        dialing: Box::pin(dial(exchange.address)),
+        dialing: Box::pin(shard.connector.dial(&exchange.key, exchange.address)),
         until: Instant::now() + connect,
     }
 }

@@ -22,10 +22,11 @@ use super::{
     upstream::{Slot, Upstreams},
 };
 use crate::{
+    book::Arrived,
     buffer::Out,
     clock::Clock,
     counters::Count,
-    forward::{Half, dial},
+    forward::Half,
     plan::Picked,
     pool::Key,
     shard::Shard,
@@ -34,6 +35,7 @@ use crate::{
 /// A request and its client.
 pub(super) struct Call {
     pub shard: Rc<Shard>,
+    pub arrived: Arrived,
     pub facts: Facts,
     pub client: Client,
 }
@@ -144,7 +146,7 @@ impl Call {
 
     fn pick(&self, parts: &mut Parts) -> Result<Picked, Refusal> {
         let shard = &self.shard;
-        let plan = shard.plan();
+        let plan = shard.plan(&self.arrived)?;
         head::forward(parts, &shard.settings.limits, |request, accepted| {
             plan.pick(request, accepted, || shard.random(), shard.start())
         })
@@ -158,7 +160,7 @@ impl Call {
         clock: &mut Clock<'_>,
     ) -> Result<Reached, Unreached> {
         let Self { shard, client, .. } = self;
-        let (key, address) = (&picked.key, picked.address);
+        let (key, address) = (&picked.key, picked.endpoint.address);
         let speaks_h2 = match picked.protocol {
             snapshot::Protocol::Http2 => true,
             // Neither gRPC nor others that need HTTP/2 would gain by another.
@@ -167,14 +169,14 @@ impl Call {
         };
         let reaching = async {
             if speaks_h2 {
-                let slot = Upstreams::take(shard, key, || dial(address)).await?;
+                let slot = Upstreams::take(shard, key, || shard.connector.dial(key, address)).await?;
                 return Ok(Reached::H2(slot));
             }
             if let Some(stream) = shard.pool.take(key, &shard.counters) {
                 shard.counters.add(Count::Reused);
                 return Ok(Reached::H1(stream, true));
             }
-            let stream = dial(address).await?;
+            let stream = shard.connector.dial(key, address).await?;
             shard.counters.add(Count::Opened);
             Ok(Reached::H1(stream, false))
         };

@@ -16,7 +16,7 @@ use crate::{
     forward::{Active, Half},
     h1::{body::Body, request::RequestFacts},
     plan::Picked,
-    shard::Shard,
+    shard::Admitted,
 };
 
 /// A judged request whose endpoint speaks another version than its client.
@@ -29,7 +29,7 @@ pub(crate) struct Translated {
 /// Serves one request, of which `active` holds the head as it would be forwarded, and what has come of the
 /// body. Gives the connection back if `active` is to go on with it.
 pub(crate) async fn serve_h1(
-    shard: Rc<Shard>,
+    admitted: &Admitted,
     client: TcpStream,
     active: &mut Active,
 ) -> Option<TcpStream> {
@@ -39,7 +39,7 @@ pub(crate) async fn serve_h1(
     let parts = match judged {
         Ok(parts) => parts,
         Err(why) => {
-            active.refuse_translated(&shard, why);
+            active.refuse_translated(&admitted.shard, why);
             return Some(client);
         }
     };
@@ -56,7 +56,8 @@ pub(crate) async fn serve_h1(
         trailers: Vec::new(),
     });
     let call = Call {
-        shard: shard.clone(),
+        shard: admitted.shard.clone(),
+        arrived: admitted.arrived.clone(),
         facts: Facts::of(&parts, end),
         client: Client::H1(H1Client {
             stream: client.clone(),
@@ -80,6 +81,6 @@ pub(crate) async fn serve_h1(
     }
     let client = Rc::into_inner(client)?;
     let keep = ended.whole && asker.keep && !half.eof && !tunnel;
-    active.resume(&shard, half, asker.out, answered, keep);
+    active.resume(&admitted.shard, half, asker.out, answered, keep);
     Some(client)
 }

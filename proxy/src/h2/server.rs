@@ -23,10 +23,12 @@ use super::{
     watch::{Flood, Watch},
     wire::{End, Wire},
 };
-use crate::{clock::Clock, counters::Count, h1::head_bytes_max, shard::Shard};
+use crate::{clock::Clock, counters::Count, h1::head_bytes_max, shard::Admitted};
 
 /// Serves one connection until its end. `first`: what has been read of it, the preface at least.
-pub async fn serve(shard: Rc<Shard>, client: TcpStream, first: Vec<u8>) {
+pub async fn serve(admitted: Admitted, client: TcpStream, first: Vec<u8>) {
+    let admitted = Rc::new(admitted);
+    let shard = &admitted.shard;
     shard.counters.add(Count::H2Connections);
     let watch = Rc::new(Watch::default());
     let wire = Wire::new(client, first, End::Server, watch.clone());
@@ -44,7 +46,7 @@ pub async fn serve(shard: Rc<Shard>, client: TcpStream, first: Vec<u8>) {
         return;
     };
     let mut served = Served {
-        shard: shard.clone(),
+        admitted: admitted.clone(),
         watch: watch.clone(),
         connection,
         open: Rc::default(),
@@ -53,12 +55,21 @@ pub async fn serve(shard: Rc<Shard>, client: TcpStream, first: Vec<u8>) {
     };
     let mut sleep = pin!(sleep(shard.settings.idle));
     let mut clock = Clock::new(sleep.as_mut());
-    poll_fn(|cx| served.poll(cx, &mut clock)).await;
+    let workload = &admitted.arrived.workload;
+    let mut drains = pin!(workload.drains.notified());
+    poll_fn(|cx| {
+        let draining = drains.as_mut().poll(cx).is_ready() || workload.is_draining();
+        if draining && !served.leaving {
+            served.leave();
+        }
+        served.poll(cx, &mut clock)
+    })
+    .await;
     served.tell();
 }
 
 struct Served {
-    shard: Rc<Shard>,
+    admitted: Rc<Admitted>,
     watch: Rc<Watch>,
     connection: Connection<Wire, Bytes>,
     /// Streams whose tasks are not over.
@@ -71,15 +82,12 @@ struct Served {
 
 impl Served {
     fn poll(&mut self, cx: &mut Context<'_>, clock: &mut Clock<'_>) -> Poll<()> {
-        if self.shard.is_draining() && !self.leaving {
-            self.leave();
-        }
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    self.shard.counters.add(Count::H2Streams);
+                    self.admitted.shard.counters.add(Count::H2Streams);
                     let open = Open::new(&self.open);
-                    let stream = stream::run(self.shard.clone(), request, respond);
+                    let stream = stream::run(self.admitted.clone(), request, respond);
                     tokio::task::spawn_local(async move {
                         stream.await;
                         drop(open);
@@ -93,7 +101,7 @@ impl Served {
         if let Some(flood) = self.watch.flood()
             && !self.leaving
         {
-            self.shard.counters.add(match flood {
+            self.admitted.shard.counters.add(match flood {
                 Flood::Resets => Count::H2ResetFlood,
                 Flood::IdleFrames => Count::H2FrameFlood,
             });
@@ -112,7 +120,7 @@ impl Served {
         if self.open.get() > 0 && !flooded {
             self.since = Instant::now();
         }
-        let settings = &self.shard.settings;
+        let settings = &self.admitted.shard.settings;
         let wait = if self.leaving { settings.linger } else { settings.idle };
         if (self.open.get() > 0 && !flooded) || !clock.is_over(cx, self.since + wait) {
             return Poll::Pending;
@@ -120,7 +128,7 @@ impl Served {
         if self.leaving {
             return Poll::Ready(());
         }
-        self.shard.counters.add(Count::IdleTimeout);
+        self.admitted.shard.counters.add(Count::IdleTimeout);
         self.leave();
         self.since = Instant::now();
         cx.waker().wake_by_ref();
@@ -137,7 +145,7 @@ impl Served {
     fn tell(&self) {
         let whats = [Count::H2Refused, Count::H2Calm, Count::H2Errors];
         for (what, times) in whats.into_iter().zip(self.watch.take_told()) {
-            (0..times).for_each(|_| self.shard.counters.add(what));
+            (0..times).for_each(|_| self.admitted.shard.counters.add(what));
         }
     }
 }
