@@ -90,6 +90,12 @@ impl Backend {
         backend
     }
 
+    /// The endpoints speak this and nothing else.
+    pub fn speaking(self, protocol: Protocol) -> Self {
+        self.inner.borrow_mut().protocol = protocol;
+        self
+    }
+
     /// These are its endpoints from now on, with their weights.
     pub fn set(&self, protocol: Protocol, endpoints: Vec<(EndpointId, Endpoint, u32)>) {
         let inner = &mut *self.inner.borrow_mut();
