@@ -62,6 +62,24 @@ counters! {
     Truncated "responses_truncated",
     /// Requests that ended in the series `other`: there were as many series as there may be.
     SeriesOverflow "series_overflow",
+    /// Of HTTP/2, from clients.
+    H2Connections "h2_connections",
+    /// Streams that they have opened, but for those that were refused.
+    H2Streams "h2_streams",
+    /// Streams above the limit, refused with REFUSED_STREAM.
+    H2Refused "h2_streams_refused",
+    /// Connections that were ended since their client opened streams and reset them.
+    H2ResetFlood "h2_reset_floods",
+    /// Connections that were ended since their client sent too many frames that carry nothing.
+    H2FrameFlood "h2_frame_floods",
+    /// ENHANCE_YOUR_CALM that clients were sent for these and for other floods.
+    H2Calm "h2_calm",
+    /// RST_STREAM and GOAWAY with other errors that clients were sent, those of endpoints among them.
+    H2Errors "h2_errors",
+    /// Streams in which neither way anything moved.
+    StreamIdle "timeout_stream",
+    /// Connections to endpoints given up since a PING had no answer.
+    PingLost "upstream_ping_lost",
 }
 
 #[derive(Debug)]

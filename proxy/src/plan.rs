@@ -98,6 +98,12 @@ impl Backend {
         backend
     }
 
+    /// The endpoints speak this and nothing else.
+    pub fn speaking(self, protocol: Protocol) -> Self {
+        self.inner.borrow_mut().protocol = protocol;
+        self
+    }
+
     /// These are its endpoints from now on, with their weights.
     pub fn set(&self, protocol: Protocol, endpoints: Vec<(EndpointId, Endpoint, u32)>) {
         let inner = &mut *self.inner.borrow_mut();
@@ -133,8 +139,20 @@ impl Plan {
         &self,
         head: &Request<'_, F>,
         accepted: &Accepted<'_>,
+        random: impl FnMut() -> u64,
+        start: Instant,
+    ) -> Result<Picked, Denied> {
+        self.pick_again(head, accepted, random, start, None)
+    }
+
+    /// For a request that goes once more: what was seen of it by then is of the same request.
+    pub fn pick_again<F: Fields + ?Sized>(
+        &self,
+        head: &Request<'_, F>,
+        accepted: &Accepted<'_>,
         mut random: impl FnMut() -> u64,
         start: Instant,
+        before: Option<Seen>,
     ) -> Result<Picked, Denied> {
         let now_ns = start.elapsed().as_nanos() as u64;
         let mut chosen = Chosen {
@@ -143,11 +161,12 @@ impl Plan {
             backend: None,
         };
         let method = Method::of(head.method);
-        let judge = |port: &Option<Rc<Port>>| match port {
+        let judge = |port: Option<&Rc<Port>>| match port {
             Some(port) => port.judge(head, accepted, self.peer(), now_ns),
             None => Ok(()),
         };
-        let picked = judge(&self.inbound)
+        let own = self.inbound.as_ref().filter(|_| before.is_none());
+        let picked = judge(own)
             .and_then(|()| {
                 let random = (random() >> 32) as u32;
                 Ok(self.choose(head, accepted, random, &mut chosen)?)
@@ -160,7 +179,8 @@ impl Plan {
         let (backend, pending, endpoint, protocol, timeout) = match picked {
             Ok(picked) => picked,
             Err(denied) => {
-                let seen = self.begin(&chosen, None, false, method, now_ns);
+                let seen =
+                    before.unwrap_or_else(|| self.begin(&chosen, None, false, method, now_ns));
                 seen.refuse(denied.why, now_ns);
                 return Err(denied);
             }
@@ -171,13 +191,13 @@ impl Plan {
         let attempt = endpoint.inbound.is_some();
         let mut ticket = Ticket {
             attempt: attempt.then(|| self.begin(&chosen, to, true, method, now_ns)),
-            seen: Some(self.begin(&chosen, to, false, method, now_ns)),
+            seen: before.or_else(|| Some(self.begin(&chosen, to, false, method, now_ns))),
             backend: backend.clone(),
             pending: Some(pending),
             outcome: Outcome::Done,
             start,
         };
-        if let Err(denied) = judge(&endpoint.inbound) {
+        if let Err(denied) = judge(endpoint.inbound.as_ref()) {
             ticket.denied(denied.why);
             return Err(denied);
         }
@@ -334,6 +354,19 @@ impl Ticket {
         let now_ns = self.now_ns();
         if let Some(seen) = &mut self.seen {
             seen.cut(why, status, now_ns);
+        }
+    }
+
+    /// What was seen of the request, for [`Plan::pick_again`]; this attempt is over.
+    pub fn take_seen(&mut self) -> Option<Seen> {
+        self.seen.take()
+    }
+
+    /// This worker ends a call of gRPC, by a response whose status is 200.
+    pub fn refused_grpc(&mut self, why: Refusal) {
+        self.refused(why, 200);
+        if let Some(seen) = &mut self.seen {
+            seen.grpc(why.grpc_status().into());
         }
     }
 

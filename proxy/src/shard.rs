@@ -19,9 +19,10 @@ use crate::{
     counters::{Count, Counters},
     draft::Draft,
     forward::Active,
+    h2::Upstreams,
     metrics::Metrics,
     plan::Plan,
-    pool::Pool,
+    pool::{Key, Pool},
     workload::Workload,
 };
 
@@ -90,6 +91,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 pub struct Shard {
     pub settings: Settings,
     pub pool: Pool,
+    pub upstreams: Upstreams,
     pub counters: Arc<Counters>,
     metrics: Rc<Metrics>,
     pub connector: Connector,
@@ -126,6 +128,7 @@ impl Shard {
         Rc::new(Self {
             settings,
             pool: Pool::default(),
+            upstreams: Upstreams::default(),
             counters,
             metrics,
             connector,
@@ -170,10 +173,12 @@ impl Shard {
         ));
         numbers.keep(books.values().map(Rc::as_ref));
         let workloads = self.workloads.borrow();
-        self.pool.sweep(&self.counters, |key| {
+        let wanted = |key: &Key| {
             let workload = workloads.get(&key.workload);
             workload.is_some_and(|w| books.values().any(|b| b.wants(key, w)))
-        });
+        };
+        self.pool.sweep(&self.counters, wanted);
+        self.upstreams.sweep(wanted);
         self.turned.notify_waiters();
     }
 
@@ -232,8 +237,9 @@ impl Shard {
     pub fn close(&self, workload: u64) -> Option<Rc<Workload>> {
         let ended = self.workloads.borrow_mut().remove(&workload);
         self.connector.forget(workload);
-        self.pool
-            .sweep(&self.counters, |key| key.workload != workload);
+        let others = |key: &Key| key.workload != workload;
+        self.pool.sweep(&self.counters, others);
+        self.upstreams.sweep(others);
         ended.inspect(|w| w.close())
     }
 
@@ -257,6 +263,7 @@ impl Shard {
         loop {
             ticks.tick().await;
             self.pool.sweep(&self.counters, |_| true);
+            self.upstreams.sweep(|_| true);
             self.metrics.sweep();
             // What was not needed all this time goes bit by bit.
             let mut spare = self.spare.borrow_mut();

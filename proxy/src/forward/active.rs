@@ -13,6 +13,7 @@ use tokio::{
 };
 use underpass_api::report::Method;
 use underpass_l7::{Refusal, framing::Framing, inbound::Denied};
+use underpass_mesh::snapshot::Protocol;
 
 use super::{answer, exchange::Exchange, pump::Half};
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
         request::{self, RequestFacts},
         scan::{HeadReader, Kind},
     },
+    h2::Translated,
     shard::{Admitted, Shard},
 };
 
@@ -34,6 +36,10 @@ use crate::{
 pub(crate) enum Next {
     Park,
     Close,
+    /// The client speaks HTTP/2: this was its preface.
+    Http2,
+    /// The request's endpoint speaks HTTP/2.
+    Translate,
 }
 
 pub(crate) type Dialing = Pin<Box<dyn Future<Output = Result<TcpStream, Refusal>>>>;
@@ -91,6 +97,8 @@ pub struct Active {
     pub(super) up: Half,
     pub(super) up_out: Out,
     pub(super) exchange: Option<Exchange>,
+    /// A request that is not for [`Exchange`].
+    translated: Option<Box<Translated>>,
     reader: HeadReader,
 }
 
@@ -103,6 +111,7 @@ impl Default for Active {
             up: Half::default(),
             up_out: Out::default(),
             exchange: None,
+            translated: None,
             reader: HeadReader::new(Kind::Request),
         }
     }
@@ -117,7 +126,63 @@ impl Active {
         self.down_out.clear();
         self.up_out.clear();
         self.exchange = None;
+        self.translated = None;
         self.reader = HeadReader::new(Kind::Request);
+    }
+
+    /// What has been read, and nobody else has looked at.
+    pub(crate) fn take_input(&mut self) -> Vec<u8> {
+        self.down.input.filled().to_vec()
+    }
+
+    pub(crate) fn translated(&mut self) -> Option<Translated> {
+        self.translated.take().map(|t| *t)
+    }
+
+    pub(crate) fn down(&mut self) -> &mut Half {
+        &mut self.down
+    }
+
+    pub(crate) fn down_out(&mut self) -> &mut Out {
+        &mut self.down_out
+    }
+
+    /// Of a request that is to be translated, the head.
+    pub(crate) fn up_out(&mut self) -> &mut Out {
+        &mut self.up_out
+    }
+
+    pub(crate) fn refuse_translated(&mut self, shard: &Shard, why: Refusal) {
+        self.phase = match self.refuse(shard, why.into(), why.status(), true, false) {
+            Step::To(phase) => phase,
+            Step::Is(_) => Phase::Head { since: None },
+        };
+    }
+
+    /// A translated request is over: `down` and `out` are what is left of the client's connection.
+    /// `answered`: by ourselves, in `out`. `keep`: there may be another request.
+    pub(crate) fn resume(
+        &mut self,
+        shard: &Shard,
+        down: Half,
+        out: Out,
+        answered: bool,
+        keep: bool,
+    ) {
+        (self.down, self.down_out) = (down, out);
+        self.up_out.clear();
+        let now = Instant::now();
+        self.phase = match (answered, keep) {
+            (true, keep) => Phase::Answer {
+                close: !keep,
+                until: now + shard.settings.write,
+            },
+            (false, true) => Phase::Head { since: None },
+            (false, false) => Phase::Answer {
+                close: true,
+                until: now,
+            },
+        };
     }
 
     /// Until the connection waits for a request with nothing read, or is to be closed.
@@ -156,6 +221,7 @@ impl Active {
         loop {
             match self.reader.find(self.down.input.filled(), limits) {
                 Ok(Some(head)) => return Poll::Ready(self.begin(scene, head)),
+                Err(Refusal::Http2) => return Poll::Ready(Step::Is(Next::Http2)),
                 Err(why) => return Poll::Ready(self.refuse_head(scene, why)),
                 Ok(None) => {}
             }
@@ -231,6 +297,11 @@ impl Active {
             framing => Body::new(framing, shard.settings.limits.body_bytes),
         };
         self.up.reset();
+        if picked.protocol == Protocol::Http2 {
+            let request = facts;
+            self.translated = Some(Box::new(Translated { request, picked }));
+            return Step::Is(Next::Translate);
+        }
         let pooled = shard.pool.take(&picked.key, &shard.counters);
         let exchange = Exchange::new(facts, picked, pooled);
         let step = match exchange.is_connected() {
@@ -366,6 +437,6 @@ pub(super) fn dial_phase(shard: &Shard, exchange: &Exchange) -> Phase {
     }
 }
 
-pub(super) fn shut_write(stream: &TcpStream) -> io::Result<()> {
+pub(crate) fn shut_write(stream: &TcpStream) -> io::Result<()> {
     Ok(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)?)
 }

@@ -10,7 +10,7 @@ const GOAWAY: [u8; 26] = [
 ];
 
 /// Appends the answer: the status, and the code with its text as a body.
-pub(super) fn write(out: &mut Vec<u8>, status: u16, denied: Denied, close: bool, is_head: bool) {
+pub(crate) fn write(out: &mut Vec<u8>, status: u16, denied: Denied, close: bool, is_head: bool) {
     let why = denied.why;
     let text = format!("{why}\n");
     let retry = denied.retry_after;
