@@ -38,6 +38,15 @@ pub struct Denied {
     pub retry_after: Option<u32>,
 }
 
+impl From<Refusal> for Denied {
+    fn from(why: Refusal) -> Self {
+        Self {
+            why,
+            retry_after: None,
+        }
+    }
+}
+
 /// Of one port, for one shard.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
@@ -90,10 +99,7 @@ impl Guard {
         now_ns: u64,
     ) -> Result<(), Denied> {
         if let Some(rules) = &self.allow {
-            allowed(rules, head.method, &accepted.target, peer).map_err(|why| Denied {
-                why,
-                retry_after: None,
-            })?;
+            allowed(rules, head.method, &accepted.target, peer).map_err(Denied::from)?;
         }
         let Some(bucket) = &mut self.bucket else {
             return Ok(());
