@@ -221,9 +221,7 @@ impl Active {
             match self.reader.find(self.down.input.filled(), limits) {
                 Ok(Some(head)) => return Poll::Ready(self.begin(scene, head)),
                 Err(Refusal::Http2) => return Poll::Ready(Step::Is(Next::Http2)),
-                Err(why) => {
-                    return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
-                }
+                Err(why) => return Poll::Ready(self.refuse_head(scene, why, false)),
                 Ok(None) => {}
             }
             if self.down.eof {
@@ -280,7 +278,7 @@ impl Active {
         self.down.input.consume(head.end);
         let (facts, picked) = match judged {
             Ok(judged) => judged,
-            Err(why) => return self.refuse(shard, why, why.status(), true, is_head),
+            Err(why) => return self.refuse_head(scene, why, is_head),
         };
         shard.counters.add(Count::Requests);
         let picked = match picked {
@@ -340,6 +338,16 @@ impl Active {
             exchange.ticket.failed();
         }
         Poll::Ready(self.end_with(scene.shard, why, why.status()))
+    }
+
+    /// A head that cannot be read. Where clients are declared to speak HTTP/2, none could read an answer.
+    fn refuse_head(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal, is_head: bool) -> Step {
+        let plan = scene.shard.plan(scene.arrived);
+        if plan.is_ok_and(|plan| plan.protocol == Protocol::Http2) {
+            scene.shard.counters.refuse(why);
+            return Step::Is(Next::Close);
+        }
+        self.refuse(scene.shard, why, why.status(), true, is_head)
     }
 
     /// Ends an exchange of whose response the client has seen nothing.

@@ -87,6 +87,7 @@ impl Call {
         let mut clock = Clock::new(sleep.as_mut());
         let mut body = Body::Fresh(source);
         let mut attempt = 1;
+        let mut counted = first.is_some();
         loop {
             let picked = first.take().map_or_else(|| self.pick(&mut parts), Ok);
             let mut picked = match picked {
@@ -112,7 +113,7 @@ impl Call {
                 Ok(None) => continue,
                 Err(why) => return self.refuse(why, why.status()),
             };
-            if attempt == 1 {
+            if !std::mem::replace(&mut counted, true) {
                 self.shard.counters.add(Count::Requests);
             }
             let mut exchange = self.exchange(asked, picked, deadline, body, end);

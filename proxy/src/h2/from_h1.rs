@@ -28,7 +28,7 @@ pub(crate) struct Translated {
 
 /// Serves one request, of which `active` holds the head as it would be forwarded, and what has come of the
 /// body. Gives the connection back if `active` is to go on with it.
-pub(crate) async fn serve_h1(
+pub(super) async fn serve(
     admitted: &Admitted,
     client: TcpStream,
     active: &mut Active,
