@@ -69,8 +69,8 @@ pub(super) struct Ended {
     pub client: Client,
     pub from: Option<Source>,
     pub to: Option<Sink>,
-    /// All of request and response has gone.
-    pub whole: bool,
+    /// `None`: our own answer is with the client.
+    pub outcome: Option<Outcome>,
 }
 
 impl Call {
@@ -100,7 +100,7 @@ impl Call {
                 Ok(reached) => reached,
                 Err(Unreached::ClientGone) => {
                     self.shard.counters.add(Count::ClientGone);
-                    return self.over();
+                    return self.over(Some(Outcome::ClientGone));
                 }
                 Err(Unreached::Why(why)) => {
                     picked.ticket.failed();
@@ -298,7 +298,7 @@ impl Call {
         }
         let whole = outcome == Outcome::Done { sent: true };
         let Some(download) = download else {
-            return self.over();
+            return self.over(Some(outcome));
         };
         let (response, to) = (download.from, download.to);
         let (from, request) = (upload.from, upload.to);
@@ -314,14 +314,14 @@ impl Call {
             client: self.client,
             from: Some(from),
             to: Some(to),
-            whole,
+            outcome: Some(outcome),
         }
     }
 
     fn refuse(mut self, why: Refusal, status: u16) -> Ended {
         self.shard.counters.refuse(why);
         self.client.refuse(why, status, &self.facts);
-        self.over()
+        self.over(None)
     }
 
     /// It was not looked at, and cannot go once more: the client may know better.
@@ -333,15 +333,15 @@ impl Call {
             return self.refuse(Refusal::EndpointClosed, 502);
         }
         self.client.reset(Reason::REFUSED_STREAM);
-        self.over()
+        self.over(Some(Outcome::Cut(Reason::REFUSED_STREAM)))
     }
 
-    fn over(self) -> Ended {
+    fn over(self, outcome: Option<Outcome>) -> Ended {
         Ended {
             client: self.client,
             from: None,
             to: None,
-            whole: false,
+            outcome,
         }
     }
 }

@@ -66,7 +66,7 @@ impl Exchange<'_> {
     pub fn poll(&mut self, cx: &mut Context<'_>, clock: &mut Clock<'_>) -> Poll<Outcome> {
         let held = self.facts.tunnel && !self.granted;
         let upload = match self.deaf {
-            _ if held => Flow::WaitRead,
+            _ if held => self.upload.flush(cx),
             false => self.upload.poll(cx),
             true => Flow::Done,
         };

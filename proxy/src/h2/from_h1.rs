@@ -8,6 +8,7 @@ use underpass_l7::framing::Framing;
 use super::{
     call::Call,
     ends::{Client, H1Client},
+    exchange::Outcome,
     head::Facts,
     relay::{H1Source, Sink, Source},
     translate,
@@ -75,12 +76,17 @@ pub(super) async fn serve(
     if let Some(Source::H1(source)) = ended.from {
         half = source.half;
     }
-    let answered = ended.to.is_none() && !asker.out.is_sent();
+    let whole = match ended.outcome {
+        None => false,
+        Some(Outcome::Done { sent }) => sent,
+        // It has been reset, or is gone.
+        Some(_) => return None,
+    };
     if let Some(Sink::H1(sink)) = ended.to {
         asker.out = sink.out;
     }
     let client = Rc::into_inner(client)?;
-    let keep = ended.whole && asker.keep && !half.eof && !tunnel;
-    active.resume(&admitted.shard, half, asker.out, answered, keep);
+    let keep = whole && asker.keep && !half.eof && !tunnel;
+    active.resume(&admitted.shard, half, asker.out, ended.outcome.is_none(), keep);
     Some(client)
 }
