@@ -165,6 +165,7 @@ impl Raw {
     /// A client that has shaken hands.
     pub async fn client(rig: &Rig) -> Self {
         let mut raw = Self(TcpStream::connect(rig.at).await.unwrap());
+        raw.0.set_nodelay(true).unwrap();
         raw.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         raw.frame(SETTINGS, 0, 0, b"").await;
         raw
@@ -173,6 +174,7 @@ impl Raw {
     /// An endpoint that has been connected to and has shaken hands, with these SETTINGS.
     pub async fn endpoint(listener: &TcpListener, settings: &[u8]) -> Self {
         let mut raw = Self(listener.accept().await.unwrap().0);
+        raw.0.set_nodelay(true).unwrap();
         let mut preface = [0; 24];
         raw.0.read_exact(&mut preface).await.unwrap();
         raw.frame(SETTINGS, 0, 0, settings).await;
