@@ -81,6 +81,10 @@ refusals! {
     NoSnapshot 503 NO_SNAPSHOT,
     UnknownDestination 503 UNKNOWN_DESTINATION,
     NoSocket 503 NO_WORKER_SOCKET,
+    RateLimited 429 RATE_LIMITED,
+    NotAllowed 403 NOT_ALLOWED,
+    PeerUnknown 403 PEER_UNKNOWN,
+    NotHttp 400 NOT_HTTP,
     NoEndpoints 503 NO_ENDPOINTS,
     Http2 501 NOT_IMPLEMENTED,
 }

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,8 +19,9 @@ use crate::{
     counters::{Count, Counters},
     draft::Draft,
     forward::Active,
-    plan::Plan,
     h2::Upstreams,
+    metrics::Metrics,
+    plan::Plan,
     pool::{Key, Pool},
     workload::Workload,
 };
@@ -43,6 +45,8 @@ pub const PLAN_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub limits: Limits,
+    /// How many of this worker share what is limited.
+    pub shards: u32,
     /// Open connections of clients. A process may have 20,000 files, and each takes two.
     pub connections: usize,
     /// From the first byte of a request's head to its last.
@@ -65,6 +69,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
+            shards: 1,
             connections: CONNECTIONS,
             head: HEAD_TIMEOUT,
             idle: IDLE_TIMEOUT,
@@ -87,7 +92,8 @@ pub struct Shard {
     pub settings: Settings,
     pub pool: Pool,
     pub upstreams: Upstreams,
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
+    metrics: Rc<Metrics>,
     pub connector: Connector,
     /// By tenant: one, but where a worker is shared.
     books: RefCell<HashMap<Str, Rc<Book>>>,
@@ -108,12 +114,23 @@ pub struct Shard {
 
 impl Shard {
     pub fn new(settings: Settings, connector: Connector) -> Rc<Self> {
+        Self::reporting(settings, connector, Arc::default(), Rc::default())
+    }
+
+    /// One whose numbers another thread reads ([`crate::metrics::reporter`]).
+    pub fn reporting(
+        settings: Settings,
+        connector: Connector,
+        counters: Arc<Counters>,
+        metrics: Rc<Metrics>,
+    ) -> Rc<Self> {
         let seed = RandomState::new().hash_one(0);
         Rc::new(Self {
             settings,
             pool: Pool::default(),
             upstreams: Upstreams::default(),
-            counters: Counters::default(),
+            counters,
+            metrics,
             connector,
             books: RefCell::default(),
             numbers: RefCell::default(),
@@ -147,7 +164,13 @@ impl Shard {
             &mut *self.numbers.borrow_mut(),
         );
         let book = books.entry(draft.snapshot.tenant.clone()).or_default();
-        *book = Rc::new(Book::new(draft, book, numbers));
+        *book = Rc::new(Book::new(
+            draft,
+            book,
+            numbers,
+            self.metrics.clone(),
+            self.settings.shards,
+        ));
         numbers.keep(books.values().map(Rc::as_ref));
         let workloads = self.workloads.borrow();
         let wanted = |key: &Key| {
@@ -241,6 +264,7 @@ impl Shard {
             ticks.tick().await;
             self.pool.sweep(&self.counters, |_| true);
             self.upstreams.sweep(|_| true);
+            self.metrics.sweep();
             // What was not needed all this time goes bit by bit.
             let mut spare = self.spare.borrow_mut();
             let half = spare.len() / 2;

@@ -11,7 +11,8 @@ use tokio::{
     net::TcpStream,
     time::{Duration, Instant},
 };
-use underpass_l7::{Refusal, framing::Framing};
+use underpass_api::report::Method;
+use underpass_l7::{Refusal, framing::Framing, inbound::Denied};
 use underpass_mesh::snapshot::Protocol;
 
 use super::{answer, exchange::Exchange, pump::Half};
@@ -152,7 +153,7 @@ impl Active {
     }
 
     pub(crate) fn refuse_translated(&mut self, shard: &Shard, why: Refusal) {
-        self.phase = match self.refuse(shard, why, why.status(), true, false) {
+        self.phase = match self.refuse(shard, why.into(), why.status(), true, false) {
             Step::To(phase) => phase,
             Step::Is(_) => Phase::Head { since: None },
         };
@@ -221,7 +222,7 @@ impl Active {
             match self.reader.find(self.down.input.filled(), limits) {
                 Ok(Some(head)) => return Poll::Ready(self.begin(scene, head)),
                 Err(Refusal::Http2) => return Poll::Ready(Step::Is(Next::Http2)),
-                Err(why) => return Poll::Ready(self.refuse_head(scene, why, false)),
+                Err(why) => return Poll::Ready(self.refuse_unread(scene, why)),
                 Ok(None) => {}
             }
             if self.down.eof {
@@ -250,8 +251,7 @@ impl Active {
             .is_over(scene.cx, since + scene.shard.settings.head)
         {
             scene.shard.counters.add(Count::HeadTimeout);
-            let why = Refusal::HeadTimeout;
-            return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
+            return Poll::Ready(self.refuse_unread(scene, Refusal::HeadTimeout));
         }
         Poll::Pending
     }
@@ -271,10 +271,13 @@ impl Active {
             authority,
             self.up_out.bytes(),
             |request, accepted| {
-                let plan = plan.as_ref().map_err(|why| *why)?;
+                let plan = plan.as_ref().map_err(|why| Denied::from(*why))?;
                 plan.pick(request, accepted, || shard.random(), shard.start())
             },
         );
+        if let (Err(why), Ok(plan)) = (&judged, &plan) {
+            plan.refused(method_of(bytes), *why);
+        }
         self.down.input.consume(head.end);
         let (facts, picked) = match judged {
             Ok(judged) => judged,
@@ -283,9 +286,9 @@ impl Active {
         shard.counters.add(Count::Requests);
         let picked = match picked {
             Ok(picked) => picked,
-            Err(why) => {
+            Err(denied) => {
                 let close = !may_go_on(&facts);
-                return self.refuse(shard, why, why.status(), close, is_head);
+                return self.refuse(shard, denied, denied.why.status(), close, is_head);
             }
         };
         self.down.body = match facts.framing {
@@ -347,27 +350,38 @@ impl Active {
             scene.shard.counters.refuse(why);
             return Step::Is(Next::Close);
         }
-        self.refuse(scene.shard, why, why.status(), true, is_head)
+        self.refuse(scene.shard, why.into(), why.status(), true, is_head)
     }
 
     /// Ends an exchange of whose response the client has seen nothing.
     pub(super) fn end_with(&mut self, shard: &Shard, why: Refusal, status: u16) -> Step {
-        let facts = self.exchange.take().map(|e| e.request);
+        let facts = self.exchange.take().map(|mut exchange| {
+            exchange.ticket.refused(why, status);
+            exchange.request
+        });
         let is_head = facts.is_some_and(|f| f.method == request::Method::Head);
         let close = !facts.is_some_and(|f| may_go_on(&f));
-        self.refuse(shard, why, status, close, is_head)
+        self.refuse(shard, why.into(), status, close, is_head)
+    }
+
+    /// Of a request whose head is not all there, or will not be.
+    fn refuse_unread(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal) -> Step {
+        if let Ok(plan) = scene.shard.plan(scene.arrived) {
+            plan.refused(method_of(self.down.input.filled()), why);
+        }
+        self.refuse_head(scene, why, false)
     }
 
     pub(super) fn refuse(
         &mut self,
         shard: &Shard,
-        why: Refusal,
+        denied: Denied,
         status: u16,
         close: bool,
         is_head: bool,
     ) -> Step {
-        shard.counters.refuse(why);
-        answer::write(self.down_out.bytes(), status, why, close, is_head);
+        shard.counters.refuse(denied.why);
+        answer::write(self.down_out.bytes(), status, denied, close, is_head);
         let until = Instant::now() + shard.settings.write;
         Step::To(Phase::Answer { close, until })
     }
@@ -414,6 +428,10 @@ impl Active {
             }
         }
     }
+}
+
+fn method_of(head: &[u8]) -> Method {
+    Method::of(head.split(|b| *b == b' ').next().unwrap_or_default())
 }
 
 /// After our own answer: nothing of the request is left to come.

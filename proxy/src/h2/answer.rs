@@ -3,16 +3,17 @@
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use underpass_l7::Refusal;
+use underpass_l7::{Refusal, inbound::Denied};
 
 /// The whole response. That it fails is no news: then there is nobody to tell.
 pub(super) fn refuse(
     respond: &mut SendResponse<Bytes>,
-    why: Refusal,
+    denied: Denied,
     status: u16,
     grpc: bool,
     is_head: bool,
 ) {
+    let why = denied.why;
     if grpc {
         let mut response = Response::new(());
         *response.headers_mut() = trailers(why);
@@ -27,6 +28,9 @@ pub(super) fn refuse(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     headers.insert(header::CONTENT_LENGTH, text.len().into());
+    if let Some(seconds) = denied.retry_after {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
     if let Ok(mut body) = respond.send_response(response, is_head)
         && !is_head
     {

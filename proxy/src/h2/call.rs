@@ -9,7 +9,8 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep},
 };
-use underpass_l7::Refusal;
+use underpass_api::report::Method;
+use underpass_l7::{Refusal, inbound::Denied};
 use underpass_mesh::snapshot;
 
 use super::{
@@ -22,14 +23,8 @@ use super::{
     upstream::{Slot, Upstreams},
 };
 use crate::{
-    book::Arrived,
-    buffer::Out,
-    clock::Clock,
-    counters::Count,
-    forward::Half,
-    plan::Picked,
-    pool::Key,
-    shard::Shard,
+    book::Arrived, buffer::Out, clock::Clock, counters::Count, forward::Half, metrics::Seen,
+    plan::Picked, pool::Key, shard::Shard,
 };
 
 /// A request and its client.
@@ -88,11 +83,15 @@ impl Call {
         let mut body = Body::Fresh(source);
         let mut attempt = 1;
         let mut counted = first.is_some();
+        let mut before = None;
         loop {
-            let picked = first.take().map_or_else(|| self.pick(&mut parts), Ok);
+            let picked = match first.take() {
+                Some(picked) => Ok(picked),
+                None => self.pick(&mut parts, before.take()),
+            };
             let mut picked = match picked {
                 Ok(picked) => picked,
-                Err(why) => return self.refuse(why, why.status()),
+                Err(denied) => return self.deny(denied),
             };
             let timeout = [picked.timeout, self.facts.timeout];
             let deadline = timeout.into_iter().flatten().min().map(|t| start + t);
@@ -104,14 +103,21 @@ impl Call {
                 }
                 Err(Unreached::Why(why)) => {
                     picked.ticket.failed();
+                    self.facts.refused(&mut picked.ticket, why, why.status());
                     return self.refuse(why, why.status());
                 }
             };
             let asked = match self.ask(&parts, reached, end) {
                 Ok(Some(asked)) => asked,
                 // The connection has ended since it was chosen; another is.
-                Ok(None) => continue,
-                Err(why) => return self.refuse(why, why.status()),
+                Ok(None) => {
+                    before = picked.ticket.take_seen();
+                    continue;
+                }
+                Err(why) => {
+                    self.facts.refused(&mut picked.ticket, why, why.status());
+                    return self.refuse(why, why.status());
+                }
             };
             if !std::mem::replace(&mut counted, true) {
                 self.shard.counters.add(Count::Requests);
@@ -121,11 +127,13 @@ impl Call {
                 exchange.upload.keep();
             }
             let outcome = poll_fn(|cx| exchange.poll(cx, &mut clock)).await;
+            exchange.count(outcome);
             let Exchange {
                 upload,
                 download,
                 keep,
                 key,
+                mut ticket,
                 ..
             } = exchange;
             let Outcome::Again(fault) = outcome else {
@@ -134,23 +142,34 @@ impl Call {
             let again = match (attempt < ATTEMPTS, end) {
                 (false, _) => None,
                 (true, true) => Some(Body::Fresh(upload.from)),
-                (true, false) => upload.again().map(|(source, sent)| Body::Begun(source, sent)),
+                (true, false) => upload
+                    .again()
+                    .map(|(source, sent)| Body::Begun(source, sent)),
             };
             let Some(again) = again else {
+                ticket.refused(Refusal::EndpointClosed, 503);
                 return self.give_up(fault);
             };
             self.shard.counters.add(Count::Retried);
+            before = ticket.take_seen();
             body = again;
             attempt += 1;
         }
     }
 
-    fn pick(&self, parts: &mut Parts) -> Result<Picked, Refusal> {
+    fn pick(&self, parts: &mut Parts, before: Option<Seen>) -> Result<Picked, Denied> {
         let shard = &self.shard;
         let plan = shard.plan(&self.arrived)?;
-        head::forward(parts, &shard.settings.limits, |request, accepted| {
-            plan.pick(request, accepted, || shard.random(), shard.start())
-        })
+        let mut routed = false;
+        let method = Method::of(parts.method.as_str().as_bytes());
+        let picked = head::forward(parts, &shard.settings.limits, |request, accepted| {
+            routed = true;
+            plan.pick_again(request, accepted, || shard.random(), shard.start(), before)
+        });
+        if let (Err(denied), false) = (&picked, routed) {
+            plan.refused(method, denied.why);
+        }
+        picked
     }
 
     /// A connection to the endpoint, waiting or new; as long as the client waits.
@@ -170,7 +189,8 @@ impl Call {
         };
         let reaching = async {
             if speaks_h2 {
-                let slot = Upstreams::take(shard, key, || shard.connector.dial(key, address)).await?;
+                let slot =
+                    Upstreams::take(shard, key, || shard.connector.dial(key, address)).await?;
                 return Ok(Reached::H2(slot));
             }
             if let Some(stream) = shard.pool.take(key, &shard.counters) {
@@ -318,9 +338,17 @@ impl Call {
         }
     }
 
-    fn refuse(mut self, why: Refusal, status: u16) -> Ended {
-        self.shard.counters.refuse(why);
-        self.client.refuse(why, status, &self.facts);
+    fn refuse(self, why: Refusal, status: u16) -> Ended {
+        self.tell(why.into(), status)
+    }
+
+    fn deny(self, denied: Denied) -> Ended {
+        self.tell(denied, denied.why.status())
+    }
+
+    fn tell(mut self, denied: Denied, status: u16) -> Ended {
+        self.shard.counters.refuse(denied.why);
+        self.client.refuse(denied, status, &self.facts);
         self.over(None)
     }
 
@@ -345,4 +373,3 @@ impl Call {
         }
     }
 }
-

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::{Reason, client::ResponseFuture, server::SendResponse};
 use http::{Response, response::Parts};
 use tokio::net::TcpStream;
-use underpass_l7::{Refusal, framing::Framing, limit::Limits};
+use underpass_l7::{framing::Framing, inbound::Denied, limit::Limits};
 
 use super::{
     answer,
@@ -105,13 +105,15 @@ impl Client {
         }
     }
 
-    pub fn refuse(&mut self, why: Refusal, status: u16, facts: &Facts) {
+    pub fn refuse(&mut self, denied: Denied, status: u16, facts: &Facts) {
         match self {
-            Self::H2(respond) => answer::refuse(respond, why, status, facts.grpc, facts.is_head()),
+            Self::H2(respond) => {
+                answer::refuse(respond, denied, status, facts.grpc, facts.is_head())
+            }
             Self::H1(client) => {
                 client.keep = false;
                 let out = client.out.bytes();
-                crate::forward::answer(out, status, why, true, facts.is_head());
+                crate::forward::answer(out, status, denied, true, facts.is_head());
             }
         }
     }

@@ -12,7 +12,7 @@ use underpass_l7::Refusal;
 use super::{
     STREAM_IDLE, answer,
     ends::{Awaited, Client, Head},
-    head::Facts,
+    head::{self, Facts},
     relay::{Broken, Fault, Flow, Relay, Sink},
     upstream::Slot,
 };
@@ -50,7 +50,9 @@ pub(super) struct Exchange<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The response is over; all of the request has gone.
-    Done { sent: bool },
+    Done {
+        sent: bool,
+    },
     /// The client has seen nothing, and the request may go once more.
     Again(Fault),
     /// The client has seen nothing, and is told this with this status.
@@ -151,6 +153,11 @@ impl Exchange<'_> {
                 Head::Final(parts, source, end, keep) => {
                     let status = parts.status;
                     self.ticket.answered(status.as_u16());
+                    if self.facts.grpc {
+                        // Unless trailers say more.
+                        let code = head::grpc_status(&parts.headers);
+                        self.ticket.grpc(code.unwrap_or(head::GRPC_UNKNOWN));
+                    }
                     self.shard.counters.add(Count::Responses);
                     self.granted = self.facts.tunnel && status.is_success();
                     if self.granted {
@@ -213,6 +220,21 @@ impl Exchange<'_> {
         }
     }
 
+    /// As the client will see it.
+    pub fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Done { .. } => {
+                let grpc = self.download.as_ref().and_then(|d| d.grpc);
+                if let Some(code) = grpc.filter(|_| self.facts.grpc) {
+                    self.ticket.grpc(code);
+                }
+            }
+            Refuse(why, status) => self.facts.refused(&mut self.ticket, why, status),
+            Cut(_) => self.ticket.refused(Refusal::EndpointClosed, 0),
+            Outcome::Again(_) | ClientGone => {}
+        }
+    }
+
     fn cut(&mut self, reason: Reason) -> Outcome {
         if let Some(download) = &mut self.download {
             download.to.reset(reason);
@@ -223,17 +245,26 @@ impl Exchange<'_> {
     /// The client is told; if its response has begun, by trailers of gRPC or else by a reset.
     fn refuse(&mut self, why: Refusal, status: u16) -> Outcome {
         let timeout = matches!(why, Refusal::RequestTimeout | Refusal::BodyTimeout);
-        self.upload.to.reset(if timeout { Reason::CANCEL } else { Reason::INTERNAL_ERROR });
+        self.upload.to.reset(if timeout {
+            Reason::CANCEL
+        } else {
+            Reason::INTERNAL_ERROR
+        });
         let Some(download) = &mut self.download else {
             return Refuse(why, status);
         };
         self.shard.counters.refuse(why);
+        self.facts.refused(&mut self.ticket, why, status);
         if let (Sink::H2(stream), true) = (&mut download.to, self.facts.grpc)
             && stream.send_trailers(answer::trailers(why)).is_ok()
         {
             return Done { sent: false };
         }
-        let reason = if timeout { Reason::CANCEL } else { Reason::INTERNAL_ERROR };
+        let reason = if timeout {
+            Reason::CANCEL
+        } else {
+            Reason::INTERNAL_ERROR
+        };
         self.cut(reason)
     }
 
@@ -282,7 +313,10 @@ impl Exchange<'_> {
             Count::BodyTimeout => Refusal::BodyTimeout,
             _ => Refusal::RequestTimeout,
         };
-        if !matches!(what, Count::BodyTimeout | Count::SlowClient | Count::StreamIdle) {
+        if !matches!(
+            what,
+            Count::BodyTimeout | Count::SlowClient | Count::StreamIdle
+        ) {
             self.ticket.failed();
         }
         Poll::Ready(self.refuse(why, why.status()))

@@ -12,11 +12,12 @@ use underpass_l7::{
     Refusal,
     head::{self, Request},
     host::Host,
+    inbound::Denied,
     limit::{Accepted, Limits, check, check_response},
     target::Target,
 };
 
-use crate::h1::request;
+use crate::{h1::request, plan::Ticket};
 
 /// What must be known of a request until it is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,14 @@ pub(super) struct Facts {
 }
 
 impl Facts {
+    /// Counts that we end the request, as its client is told.
+    pub fn refused(&self, ticket: &mut Ticket, why: Refusal, status: u16) {
+        match self.grpc {
+            true => ticket.refused_grpc(why),
+            false => ticket.refused(why, status),
+        }
+    }
+
     pub fn is_head(&self) -> bool {
         self.method == request::Method::Head
     }
@@ -60,8 +69,8 @@ impl Facts {
 pub(super) fn forward<T>(
     parts: &mut Parts,
     limits: &Limits,
-    decide: impl FnOnce(&Request<'_, HeaderMap>, &Accepted<'_>) -> Result<T, Refusal>,
-) -> Result<T, Refusal> {
+    decide: impl FnOnce(&Request<'_, HeaderMap>, &Accepted<'_>) -> Result<T, Denied>,
+) -> Result<T, Denied> {
     let uri = &parts.uri;
     let protocol = parts.extensions.get::<Protocol>();
     let request = Request {
@@ -74,7 +83,7 @@ pub(super) fn forward<T>(
         fields: &parts.headers,
     };
     if protocol.is_some_and(|p| !may_upgrade(p.as_str())) {
-        return Err(Refusal::Http2);
+        return Err(Refusal::Http2.into());
     }
     let accepted = check(&request, limits)?;
     let decided = decide(&request, &accepted)?;
@@ -99,9 +108,9 @@ fn normal(accepted: &Accepted<'_>, sent: &Uri) -> Result<Option<Uri>, Refusal> {
     let host = accepted.host.ok_or(Refusal::HostMissing)?;
     let same_host = sent.authority().is_some_and(|a| is(&host, a.as_str()));
     let same_path = match &accepted.target {
-        Target::Path { path, query } => sent.path_and_query().is_some_and(|sent| {
-            sent.path() == &**path && sent.query() == *query
-        }),
+        Target::Path { path, query } => sent
+            .path_and_query()
+            .is_some_and(|sent| sent.path() == &**path && sent.query() == *query),
         Target::Asterisk | Target::Authority(_) => true,
     };
     if same_host && same_path {
@@ -120,7 +129,9 @@ fn normal(accepted: &Accepted<'_>, sent: &Uri) -> Result<Option<Uri>, Refusal> {
         accepted.target.write(&mut path);
         parts.path_and_query = Some(PathAndQuery::from_maybe_shared(path).map_err(bad)?);
     }
-    Uri::from_parts(parts).map(Some).map_err(|_| Refusal::BadTarget)
+    Uri::from_parts(parts)
+        .map(Some)
+        .map_err(|_| Refusal::BadTarget)
 }
 
 fn accepted_has_path(accepted: &Accepted<'_>) -> bool {
@@ -164,6 +175,14 @@ pub(super) fn check_answer(
     }
     check_response(&response, facts.method.name(), limits)?;
     Ok(())
+}
+
+/// gRPC's code for what says nothing of itself.
+pub(super) const GRPC_UNKNOWN: u32 = 2;
+
+/// In trailers, or in the head of a response that has no more.
+pub(super) fn grpc_status(fields: &HeaderMap) -> Option<u32> {
+    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 fn is_grpc(fields: &HeaderMap) -> bool {

@@ -12,7 +12,7 @@ use http::HeaderMap;
 use tokio::net::TcpStream;
 use underpass_l7::Refusal;
 
-use super::{REPLAY_BYTES, translate};
+use super::{REPLAY_BYTES, head, translate};
 use crate::{
     buffer::{BUFFER_BYTES, BULK_BYTES, Out},
     forward::{Half, TURN_BYTES, shut_write},
@@ -306,6 +306,8 @@ pub(super) struct Relay {
     done: bool,
     /// A byte has moved since this was last cleared.
     pub moved: bool,
+    /// What its trailers say of a call of gRPC.
+    pub grpc: Option<u32>,
     /// Bytes that may still come.
     left: u64,
     /// All that has gone, as long as it may have to go once more.
@@ -322,6 +324,7 @@ impl Relay {
             chunk: None,
             done: false,
             moved: false,
+            grpc: None,
             left: limit,
             replay: None,
             second: 0,
@@ -431,6 +434,9 @@ impl Relay {
     }
 
     fn count(&mut self, chunk: &Chunk) -> Result<(), Refusal> {
+        if let Chunk::Trailers(fields) = chunk {
+            self.grpc = head::grpc_status(fields);
+        }
         if let Chunk::Data(data, _) = chunk {
             let left = self.left.checked_sub(data.len() as u64);
             self.left = left.ok_or(Refusal::BodyLength)?;

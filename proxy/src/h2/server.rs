@@ -121,7 +121,11 @@ impl Served {
             self.since = Instant::now();
         }
         let settings = &self.admitted.shard.settings;
-        let wait = if self.leaving { settings.linger } else { settings.idle };
+        let wait = if self.leaving {
+            settings.linger
+        } else {
+            settings.idle
+        };
         if (self.open.get() > 0 && !flooded) || !clock.is_over(cx, self.since + wait) {
             return Poll::Pending;
         }

@@ -6,12 +6,7 @@ use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::Request;
 
-use super::{
-    call::Call,
-    ends::Client,
-    head::Facts,
-    relay::Source,
-};
+use super::{call::Call, ends::Client, head::Facts, relay::Source};
 use crate::shard::Admitted;
 
 /// Serves one request.
@@ -38,7 +33,9 @@ pub(super) fn run(
 
 /// Bytes of a stream's task, without what tokio and `h2` keep of it.
 pub fn future_bytes() -> usize {
-    fn of<F: Future>(_: impl FnOnce(Rc<Admitted>, Request<RecvStream>, SendResponse<Bytes>) -> F) -> usize {
+    fn of<F: Future>(
+        _: impl FnOnce(Rc<Admitted>, Request<RecvStream>, SendResponse<Bytes>) -> F,
+    ) -> usize {
         size_of::<F>()
     }
     of(run)

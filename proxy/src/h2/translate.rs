@@ -96,7 +96,11 @@ pub(super) fn request_head(
     let protocol = parts.extensions.get::<Protocol>();
     let connect = parts.method == Method::CONNECT && protocol.is_none();
     let authority = parts.uri.authority().map_or("", Authority::as_str);
-    let method = if protocol.is_some() { "GET" } else { parts.method.as_str() };
+    let method = if protocol.is_some() {
+        "GET"
+    } else {
+        parts.method.as_str()
+    };
     let target = match (connect, parts.uri.path_and_query()) {
         (true, _) => authority,
         (false, path) => path.map_or("/", PathAndQuery::as_str),
@@ -271,7 +275,6 @@ pub(super) fn response_head(
     out.extend_from_slice(b"\r\n");
     (coding, keep)
 }
-
 
 /// 16 bytes in base64 (RFC 6455, 4.1).
 pub(super) fn websocket_key(random: [u64; 2]) -> String {

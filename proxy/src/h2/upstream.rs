@@ -253,7 +253,10 @@ async fn connect(
     let conn = Rc::downgrade(&conn);
     drive(connection, &watch, &conn, &shard).await;
     if let Some(group) = group.upgrade() {
-        group.open.borrow_mut().retain(|c| !Weak::ptr_eq(&Rc::downgrade(c), &conn));
+        group
+            .open
+            .borrow_mut()
+            .retain(|c| !Weak::ptr_eq(&Rc::downgrade(c), &conn));
         group.changed.notify_waiters();
     }
 }

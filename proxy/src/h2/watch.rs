@@ -208,7 +208,9 @@ impl Scan {
     }
 
     pub fn came(&mut self, bytes: &[u8], watch: &Watch) {
-        watch.received.set(watch.received.get() + bytes.len() as u64);
+        watch
+            .received
+            .set(watch.received.get() + bytes.len() as u64);
         self.each(bytes, |frame| watch.came(frame));
     }
 
