@@ -11,7 +11,9 @@
 
 mod active;
 mod answer;
+mod ending;
 mod exchange;
+mod handed;
 mod pump;
 mod tunnel;
 

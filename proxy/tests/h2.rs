@@ -75,7 +75,12 @@ fn heads_bodies_and_trailers_come_as_they_were() {
         let (rig, mut endpoint) = rig_of(plain()).await;
         let mut client = client(&rig).await;
         let mut request = grpc("/x.Y/Z");
-        let sent = fields(&[("cookie", "a=1"), ("cookie", "b=2"), ("host", "SHOP"), ("x-y", "z")]);
+        let sent = fields(&[
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("host", "SHOP"),
+            ("x-y", "z"),
+        ]);
         request.headers_mut().extend(sent);
         let (response, mut body) = client.send_request(request, false).unwrap();
         body.send_data("hello".into(), false).unwrap();
@@ -96,14 +101,23 @@ fn heads_bodies_and_trailers_come_as_they_were() {
         let mut back = respond.send_response(head, false).unwrap();
         back.send_data("one".into(), false).unwrap();
         let (parts, mut from) = response.await.unwrap().into_parts();
-        assert_eq!(parts.headers, fields(&[("set-cookie", "a"), ("set-cookie", "b")]));
+        assert_eq!(
+            parts.headers,
+            fields(&[("set-cookie", "a"), ("set-cookie", "b")])
+        );
         assert_eq!(from.data().await.unwrap().unwrap(), "one");
         body.send_data("more".into(), false).unwrap();
         assert_eq!(received.data().await.unwrap().unwrap(), "more");
         body.send_trailers(fields(&[("x-end", "1")])).unwrap();
-        assert_eq!(all(&mut received).await.unwrap().1, Some(fields(&[("x-end", "1")])));
+        assert_eq!(
+            all(&mut received).await.unwrap().1,
+            Some(fields(&[("x-end", "1")]))
+        );
         back.send_trailers(fields(&[("grpc-status", "0")])).unwrap();
-        assert_eq!(all(&mut from).await.unwrap().1, Some(fields(&[("grpc-status", "0")])));
+        assert_eq!(
+            all(&mut from).await.unwrap().1,
+            Some(fields(&[("grpc-status", "0")]))
+        );
     });
 }
 
@@ -235,7 +249,10 @@ fn what_the_endpoint_does_not_read_the_client_cannot_send() {
             sent += len;
             assert!(sent < 1 << 20, "endless");
         }
-        assert!((65_535..=65_535 * 2 + (64 << 10) + 4096).contains(&sent), "{sent}");
+        assert!(
+            (65_535..=65_535 * 2 + (64 << 10) + 4096).contains(&sent),
+            "{sent}"
+        );
         body.send_data(Bytes::new(), true).unwrap();
         let received = all(&mut request.into_body()).await.unwrap().0;
         assert_eq!(received.len(), sent);
@@ -259,7 +276,9 @@ fn tunnels_pass_when_they_are_granted() {
         answer_one(&mut client, &mut endpoint).await;
         let mut websocket = get("/chat");
         *websocket.method_mut() = Method::CONNECT;
-        websocket.extensions_mut().insert(Extended::from_static("websocket"));
+        websocket
+            .extensions_mut()
+            .insert(Extended::from_static("websocket"));
         let mut plain = get("");
         *plain.method_mut() = Method::CONNECT;
         *plain.uri_mut() = "shop:80".parse().unwrap();
@@ -271,7 +290,8 @@ fn tunnels_pass_when_they_are_granted() {
             assert_eq!(request.extensions().get::<Extended>(), extended.as_ref());
             let mut received = request.into_body();
             // Not before it is granted.
-            let early = tokio::time::timeout(std::time::Duration::from_millis(100), received.data());
+            let early =
+                tokio::time::timeout(std::time::Duration::from_millis(100), received.data());
             assert!(early.await.is_err());
             let mut back = respond.send_response(ok(), false).unwrap();
             assert_eq!(received.data().await.unwrap().unwrap(), "early");
@@ -303,7 +323,9 @@ fn an_endpoint_without_extended_connect_is_not_asked() {
         }
         let mut websocket = get("/chat");
         *websocket.method_mut() = Method::CONNECT;
-        websocket.extensions_mut().insert(Extended::from_static("websocket"));
+        websocket
+            .extensions_mut()
+            .insert(Extended::from_static("websocket"));
         let response = client.send_request(websocket, false).unwrap().0;
         assert_eq!(answer(response).await.0.status(), 501);
     });

@@ -17,8 +17,8 @@ mod peers;
 mod rig;
 
 use peers::{
-    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEAD, HEADERS, PING, POST_HEAD, RST_STREAM,
-    Raw, SETTINGS, WINDOW_UPDATE, word,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEAD, HEADERS, PING, POST_HEAD,
+    RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, word,
 };
 use rig::{Rig, run, run_paused};
 
@@ -34,7 +34,10 @@ async fn flood(rig: &Rig, mut piece: impl FnMut(u32) -> Vec<u8> + 'static, most:
     let (mut read, mut write) = raw.0.into_split();
     let writing = tokio::task::spawn_local(async move {
         for i in 0..most {
-            if tokio::io::AsyncWriteExt::write_all(&mut write, &piece(i)).await.is_err() {
+            if tokio::io::AsyncWriteExt::write_all(&mut write, &piece(i))
+                .await
+                .is_err()
+            {
                 return i;
             }
         }
@@ -45,7 +48,9 @@ async fn flood(rig: &Rig, mut piece: impl FnMut(u32) -> Vec<u8> + 'static, most:
     let mut code = None;
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let len = tokio::io::AsyncReadExt::read(&mut read, &mut buffer).await.unwrap_or(0);
+        let len = tokio::io::AsyncReadExt::read(&mut read, &mut buffer)
+            .await
+            .unwrap_or(0);
         bytes.extend_from_slice(&buffer[..len]);
         while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = &bytes[..] {
             let size = u32::from_be_bytes([0, *a, *b, *c]) as usize;
@@ -99,7 +104,10 @@ fn resets_with_time_between_are_counted_too() {
             let mut frames = std::mem::take(&mut reset);
             frames.extend(Raw::encode(HEADERS, WHOLE, id, HEAD));
             frames.extend(Raw::encode(PING, 0, 0, &[0; 8]));
-            if tokio::io::AsyncWriteExt::write_all(&mut raw.0, &frames).await.is_err() {
+            if tokio::io::AsyncWriteExt::write_all(&mut raw.0, &frames)
+                .await
+                .is_err()
+            {
                 break;
             }
             let Some(PING) = raw.next_but(&[SETTINGS, WINDOW_UPDATE]).await else {
@@ -197,14 +205,22 @@ fn heads_that_are_too_large() {
             let mut kind = HEADERS;
             while let Some(chunk) = chunks.next() {
                 let mut flags = if kind == HEADERS { END_STREAM } else { 0 };
-                flags |= if chunks.peek().is_none() { END_HEADERS } else { 0 };
-                raw.frame(std::mem::replace(&mut kind, CONTINUATION), flags, id, chunk).await;
+                flags |= if chunks.peek().is_none() {
+                    END_HEADERS
+                } else {
+                    0
+                };
+                raw.frame(std::mem::replace(&mut kind, CONTINUATION), flags, id, chunk)
+                    .await;
             }
             let answer = raw.expect(HEADERS).await;
             assert_eq!(answer.id, id);
             let text = String::from_utf8_lossy(&answer.payload).into_owned();
             // A literal, or Huffman-coded by the crate: 431 is in no table.
-            assert!(expected.is_some() && !answer.payload.contains(&0x88), "{text}");
+            assert!(
+                expected.is_some() && !answer.payload.contains(&0x88),
+                "{text}"
+            );
         }
         assert_eq!(rig.shard.counters.refused(Refusal::HeaderBytes), 1);
         assert_eq!(rig.count(Count::H2Streams), 1);
@@ -224,7 +240,10 @@ fn more_streams_than_there_may_be() {
             raw.frame(HEADERS, WHOLE, 2 * i + 1, HEAD).await;
         }
         let refused = raw.expect(RST_STREAM).await;
-        assert_eq!((refused.id, word(&refused.payload)), (2 * STREAMS + 1, REFUSED));
+        assert_eq!(
+            (refused.id, word(&refused.payload)),
+            (2 * STREAMS + 1, REFUSED)
+        );
         assert_eq!(rig.count(Count::H2Streams), u64::from(STREAMS));
         assert_eq!(rig.count(Count::H2Refused), 1);
     });
@@ -239,11 +258,15 @@ fn fields_of_a_connection_and_two_hosts_are_refused() {
         let cases: [&[u8]; 2] = [b"\x00\x02te\x04gzip", b"\x00\x04host\x05other"];
         for (id, field) in (1..).step_by(2).zip(cases) {
             raw.frame(HEADERS, WHOLE, id, &with(field)).await;
-            assert_eq!(raw.next_of(id).await.kind, if id == 1 { RST_STREAM } else { HEADERS });
+            assert_eq!(
+                raw.next_of(id).await.kind,
+                if id == 1 { RST_STREAM } else { HEADERS }
+            );
         }
         assert_eq!(rig.shard.counters.refused(Refusal::HostConflict), 1);
         // The crate itself resets these, or ends the connection.
-        raw.frame(HEADERS, WHOLE, 5, &with(b"\x00\x0aconnection\x05close")).await;
+        raw.frame(HEADERS, WHOLE, 5, &with(b"\x00\x0aconnection\x05close"))
+            .await;
         assert_eq!(raw.next_of(5).await.kind, RST_STREAM);
         assert_eq!(rig.count(Count::H2Errors), 2);
         raw.frame(HEADERS, WHOLE, 7, &with(b"\x00\x01X\x01y")).await;

@@ -37,7 +37,10 @@ fn our_refusals_are_statuses_of_grpc() {
         let mut client = client(&rig).await;
         let at = rig::plan(&[rig.at]);
         // Nothing listens there.
-        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let unreachable = rig::plan(&[gone]);
         let routed = Plan {
             routes: Some(rig::routes(&[("/x.Y/Known", "default/shop")], None).into()),
@@ -75,7 +78,9 @@ async fn deadline_of(caller: Option<&str>, route: Option<u64>) -> Duration {
     let mut client = client(&rig).await;
     let mut request = grpc("/x.Y/Z");
     if let Some(caller) = caller {
-        request.headers_mut().insert("grpc-timeout", caller.parse().unwrap());
+        request
+            .headers_mut()
+            .insert("grpc-timeout", caller.parse().unwrap());
     }
     let start = Instant::now();
     let (response, _body) = client.send_request(request, false).unwrap();
@@ -100,7 +105,10 @@ fn a_caller_s_deadline_is_respected_at_most_as_the_route_s() {
             let took = deadline_of(caller, route).await;
             let expected = Duration::from_secs(expected);
             let most = expected + Duration::from_secs(1);
-            assert!((expected..most).contains(&took), "{took:?}, expected {expected:?}");
+            assert!(
+                (expected..most).contains(&took),
+                "{took:?}, expected {expected:?}"
+            );
         }
     });
 }
@@ -177,7 +185,10 @@ fn a_long_body_is_not_kept() {
         let (mut received, mut len) = (request.into_body(), 0);
         while len <= underpass_proxy::h2::REPLAY_BYTES {
             let data = received.data().await.unwrap().unwrap();
-            received.flow_control().release_capacity(data.len()).unwrap();
+            received
+                .flow_control()
+                .release_capacity(data.len())
+                .unwrap();
             len += data.len();
         }
         respond.send_reset(Reason::REFUSED_STREAM);

@@ -43,16 +43,24 @@ fn a_request_for_http1() {
         let (response, mut body) = client.send_request(request, false).unwrap();
         body.send_data("hello".into(), false).unwrap();
         let mut peer = rig.accept().await;
-        peer.expect("POST /a/b?q HTTP/1.1\r\nhost: shop\r\ncontent-type: application/grpc\r\nx-y: z\r\n")
+        peer.expect(
+            "POST /a/b?q HTTP/1.1\r\nhost: shop\r\ncontent-type: application/grpc\r\nx-y: z\r\n",
+        )
+        .await;
+        peer.expect("cookie: a=1; b=2\r\nte: trailers\r\nconnection: te\r\n")
             .await;
-        peer.expect("cookie: a=1; b=2\r\nte: trailers\r\nconnection: te\r\n").await;
-        peer.expect("transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
-        body.send_trailers(fields(&[("x-end", "1"), ("content-length", "9")])).unwrap();
+        peer.expect("transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            .await;
+        body.send_trailers(fields(&[("x-end", "1"), ("content-length", "9")]))
+            .unwrap();
         // What frames a message of HTTP/1 is no trailer of it.
         peer.expect("0\r\nx-end: 1\r\n\r\n").await;
-        peer.say("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\n")
+        peer.say(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\n",
+        )
+        .await;
+        peer.say("Keep-Alive: timeout=5\r\nConnection: x-hop\r\nX-Hop: 1\r\nX-A: b\r\n\r\n")
             .await;
-        peer.say("Keep-Alive: timeout=5\r\nConnection: x-hop\r\nX-Hop: 1\r\nX-A: b\r\n\r\n").await;
         peer.say("3\r\nabc\r\n0\r\nX-T: 1\r\nx-u: 2\r\n\r\n").await;
         let (response, bytes, trailers) = answer(response).await;
         assert_eq!(response.headers(), &fields(&[("x-a", "b")]));
@@ -63,7 +71,8 @@ fn a_request_for_http1() {
         *request.headers_mut() = fields(&[("content-length", "2")]);
         let (response, mut body) = client.send_request(request, false).unwrap();
         body.send_data("xy".into(), true).unwrap();
-        peer.expect("POST / HTTP/1.1\r\nhost: shop\r\ncontent-length: 2\r\n\r\nxy").await;
+        peer.expect("POST / HTTP/1.1\r\nhost: shop\r\ncontent-length: 2\r\n\r\nxy")
+            .await;
         peer.say("HTTP/1.1 204 No Content\r\n\r\n").await;
         let (response, bytes, _) = answer(response).await;
         assert_eq!((response.status().as_u16(), bytes.len()), (204, 0));
@@ -79,7 +88,8 @@ fn a_response_of_http1_that_is_cut_is_reset() {
         let response = client.send_request(get("/"), true).unwrap().0;
         let mut peer = rig.accept().await;
         peer.expect("GET / HTTP/1.1\r\nhost: shop\r\n\r\n").await;
-        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab").await;
+        peer.say("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
+            .await;
         let mut body = response.await.unwrap().into_body();
         drop(peer);
         let why = all(&mut body).await.unwrap_err();
@@ -89,8 +99,10 @@ fn a_response_of_http1_that_is_cut_is_reset() {
         let (response, mut body) = client.send_request(post("/"), false).unwrap();
         body.send_data("x".into(), false).unwrap();
         let mut peer = rig.accept().await;
-        peer.expect("POST / HTTP/1.1\r\nhost: shop\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
-            .await;
+        peer.expect(
+            "POST / HTTP/1.1\r\nhost: shop\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n",
+        )
+        .await;
         body.send_reset(Reason::CANCEL);
         peer.expect_reset().await;
         drop(response);
@@ -107,17 +119,27 @@ fn a_websocket_of_http2_is_an_upgrade_of_http1() {
         }
         let mut websocket = get("/chat");
         *websocket.method_mut() = Method::CONNECT;
-        websocket.extensions_mut().insert(Extended::from_static("websocket"));
-        websocket.headers_mut().extend(fields(&[("sec-websocket-version", "13")]));
+        websocket
+            .extensions_mut()
+            .insert(Extended::from_static("websocket"));
+        websocket
+            .headers_mut()
+            .extend(fields(&[("sec-websocket-version", "13")]));
         let (response, mut body) = client.send_request(websocket, false).unwrap();
         let mut peer = rig.accept().await;
-        peer.expect("GET /chat HTTP/1.1\r\nhost: shop\r\nsec-websocket-version: 13\r\n").await;
-        peer.expect("connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: ").await;
+        peer.expect("GET /chat HTTP/1.1\r\nhost: shop\r\nsec-websocket-version: 13\r\n")
+            .await;
+        peer.expect("connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: ")
+            .await;
         let mut key = [0; 28];
-        tokio::io::AsyncReadExt::read_exact(&mut peer.0, &mut key).await.unwrap();
+        tokio::io::AsyncReadExt::read_exact(&mut peer.0, &mut key)
+            .await
+            .unwrap();
         assert!(key.ends_with(b"==\r\n\r\n"), "{key:?}");
-        peer.say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n").await;
-        peer.say("Connection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nhi").await;
+        peer.say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n")
+            .await;
+        peer.say("Connection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nhi")
+            .await;
         let (parts, mut from) = response.await.unwrap().into_parts();
         assert_eq!((parts.status.as_u16(), parts.headers.len()), (200, 0));
         assert_eq!(from.data().await.unwrap().unwrap(), "hi");
@@ -138,14 +160,22 @@ fn a_request_of_http1() {
             client
                 .say("POST //a HTTP/1.1\r\nHost: Shop:80\r\nConnection: x-hop, te\r\nX-Hop: 1\r\n")
                 .await;
-            client.say("TE: trailers\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n5\r\nhel").await;
+            client
+                .say("TE: trailers\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n5\r\nhel")
+                .await;
             let (request, mut respond) = endpoint.next().await;
             let (parts, mut body) = request.into_parts();
-            assert_eq!((parts.method, parts.uri.to_string()), (Method::POST, "http://Shop:80/a".into()));
+            assert_eq!(
+                (parts.method, parts.uri.to_string()),
+                (Method::POST, "http://Shop:80/a".into())
+            );
             assert_eq!(parts.headers, fields(&[("te", "trailers"), ("x-a", "b")]));
             client.say("lo\r\n0\r\nX-T: 1\r\n\r\n").await;
             let (bytes, trailers) = all(&mut body).await.unwrap();
-            assert_eq!((bytes, trailers), (b"hello".to_vec(), Some(fields(&[("x-t", "1")]))));
+            assert_eq!(
+                (bytes, trailers),
+                (b"hello".to_vec(), Some(fields(&[("x-t", "1")])))
+            );
             let interim = Response::builder().status(103).body(()).unwrap();
             respond.send_informational(interim).unwrap();
             client.expect("HTTP/1.1 103 Early Hints\r\n\r\n").await;
@@ -154,8 +184,12 @@ fn a_request_of_http1() {
             let mut back = respond.send_response(head, false).unwrap();
             back.send_data("abc".into(), false).unwrap();
             back.send_trailers(fields(&[("grpc-status", "0")])).unwrap();
-            client.expect("HTTP/1.1 200 OK\r\nx-r: s\r\ntransfer-encoding: chunked\r\n\r\n").await;
-            client.expect("3\r\nabc\r\n0\r\ngrpc-status: 0\r\n\r\n").await;
+            client
+                .expect("HTTP/1.1 200 OK\r\nx-r: s\r\ntransfer-encoding: chunked\r\n\r\n")
+                .await;
+            client
+                .expect("3\r\nabc\r\n0\r\ngrpc-status: 0\r\n\r\n")
+                .await;
             assert_eq!(rig.count(Count::Reused), round);
         }
         assert_eq!(rig.count(Count::Requests), 2);
@@ -167,10 +201,16 @@ fn a_request_of_http1() {
         let mut head = ok();
         *head.headers_mut() = fields(&[("content-length", "7")]);
         respond.send_response(head, true).unwrap();
-        client.expect("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n").await;
-        client.say("GET /z HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n").await;
+        client
+            .expect("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n")
+            .await;
+        client
+            .say("GET /z HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
+            .await;
         endpoint.next().await.1.send_response(ok(), true).unwrap();
-        client.expect("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        client
+            .expect("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .await;
         client.expect_end().await;
     });
 }
@@ -190,12 +230,16 @@ fn what_http2_cannot_do_a_client_of_http1_is_told() {
         client.say("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
         let (_request, mut respond) = endpoint.next().await;
         let mut back = respond.send_response(ok(), false).unwrap();
-        client.expect("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        client
+            .expect("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            .await;
         back.send_reset(Reason::CANCEL);
         client.expect_reset().await;
         // A client that goes: the endpoint hears of it.
         let mut client = rig.client().await;
-        client.say("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 9\r\n\r\nabc").await;
+        client
+            .say("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 9\r\n\r\nabc")
+            .await;
         let (request, _respond) = endpoint.next().await;
         client.0.set_zero_linger().unwrap();
         drop(client);
@@ -212,7 +256,8 @@ fn an_endpoint_that_does_not_speak_http2_is_told_apart() {
         let mut client = rig.client().await;
         client.say("GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await;
         let mut peer = rig.accept().await;
-        peer.say("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+        peer.say("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            .await;
         client.expect("HTTP/1.1 502 Bad Gateway\r\n").await;
         assert!(client.rest().await.contains("NOT_HTTP2"));
     });

@@ -274,10 +274,20 @@ fn curl_with_prior_knowledge_of_http2() {
     let stage = Stage::new("h2");
     let url = format!("http://{}/file", stage.proxied);
     let out = Command::new("curl")
-        .args(["-sS", "-w", "%{http_version}", "--http2-prior-knowledge", &url])
+        .args([
+            "-sS",
+            "-w",
+            "%{http_version}",
+            "--http2-prior-knowledge",
+            &url,
+        ])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{said}");
-    assert!(out.stdout.ends_with(b"2"), "{:?}", String::from_utf8_lossy(&out.stdout));
+    assert!(
+        out.stdout.ends_with(b"2"),
+        "{:?}",
+        String::from_utf8_lossy(&out.stdout)
+    );
 }

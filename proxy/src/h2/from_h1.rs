@@ -6,11 +6,11 @@ use tokio::net::TcpStream;
 use underpass_l7::framing::Framing;
 
 use super::{
+    body::{H1Source, Sink, Source},
     call::Call,
     ends::{Client, H1Client},
     exchange::Outcome,
     head::Facts,
-    relay::{H1Source, Sink, Source},
     translate,
 };
 use crate::{
@@ -87,6 +87,12 @@ pub(super) async fn serve(
     }
     let client = Rc::into_inner(client)?;
     let keep = whole && asker.keep && !half.eof && !tunnel;
-    active.resume(&admitted.shard, half, asker.out, ended.outcome.is_none(), keep);
+    active.resume(
+        &admitted.shard,
+        half,
+        asker.out,
+        ended.outcome.is_none(),
+        keep,
+    );
     Some(client)
 }

@@ -102,7 +102,9 @@ pub fn grpc(path: &str) -> Request<()> {
     let mut request = post(path);
     let kind = "application/grpc".parse().unwrap();
     request.headers_mut().insert("content-type", kind);
-    request.headers_mut().insert("te", "trailers".parse().unwrap());
+    request
+        .headers_mut()
+        .insert("te", "trailers".parse().unwrap());
     request
 }
 
@@ -111,7 +113,9 @@ pub fn ok() -> Response<()> {
 }
 
 pub fn fields(pairs: &[(&'static str, &str)]) -> HeaderMap {
-    let parsed = pairs.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap()));
+    let parsed = pairs
+        .iter()
+        .map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap()));
     parsed.collect()
 }
 
