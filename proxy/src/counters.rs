@@ -25,6 +25,8 @@ counters! {
     Accepted "connections_accepted",
     /// Closed at once: there were as many as there may be.
     NoRoom "connections_no_room",
+    /// Closed at once: nobody knows where it was going.
+    NoOriginal "connections_no_original",
     /// accept(2) failed, as it does without file descriptors.
     AcceptFailed "connections_accept_failed",
     /// Heads that were judged good.

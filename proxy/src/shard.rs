@@ -5,6 +5,10 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -102,10 +106,13 @@ pub struct Shard {
     start: Instant,
     random: Cell<u64>,
     open: Cell<usize>,
+    /// Connections that were given to this shard and are over, for who gives them.
+    over: Arc<AtomicUsize>,
 }
 
 impl Shard {
-    pub fn new(settings: Settings, connector: Connector) -> Rc<Self> {
+    /// Connections that are over are counted in `over`.
+    pub fn new(settings: Settings, connector: Connector, over: Arc<AtomicUsize>) -> Rc<Self> {
         let seed = RandomState::new().hash_one(0);
         Rc::new(Self {
             settings,
@@ -120,12 +127,13 @@ impl Shard {
             start: Instant::now(),
             random: Cell::new(seed | 1),
             open: Cell::new(0),
+            over,
         })
     }
 
     /// One that makes its own sockets and has the same plan for whoever arrives.
     pub fn of_one(settings: Settings, plan: Plan) -> Rc<Self> {
-        let shard = Self::new(settings, Connector::Own);
+        let shard = Self::new(settings, Connector::Own, Arc::default());
         shard.set_plan(plan);
         shard
     }
@@ -146,12 +154,17 @@ impl Shard {
         let book = books.entry(draft.snapshot.tenant.clone()).or_default();
         *book = Rc::new(Book::new(draft, book, numbers));
         numbers.keep(books.values().map(Rc::as_ref));
+        self.close_unwanted(books);
+        self.turned.notify_waiters();
+    }
+
+    /// Closes waiting connections for which there is no use, also since they waited too long.
+    fn close_unwanted(&self, books: &HashMap<Str, Rc<Book>>) {
         let workloads = self.workloads.borrow();
         self.pool.sweep(&self.counters, |key| {
             let workload = workloads.get(&key.workload);
-            workload.is_some_and(|w| books.values().any(|b| b.wants(key, w)))
+            books.values().any(|b| b.wants(key, workload))
         });
-        self.turned.notify_waiters();
     }
 
     /// What this shard has of a tenant.
@@ -233,12 +246,17 @@ impl Shard {
         let mut ticks = tokio::time::interval(SWEEP_EVERY);
         loop {
             ticks.tick().await;
-            self.pool.sweep(&self.counters, |_| true);
+            self.close_unwanted(&self.books.borrow());
             // What was not needed all this time goes bit by bit.
             let mut spare = self.spare.borrow_mut();
             let half = spare.len() / 2;
             spare.truncate(half);
         }
+    }
+
+    /// A connection that was given to this shard is over.
+    pub(crate) fn count_over(&self) {
+        self.over.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Clients' connections that are open.
@@ -299,5 +317,6 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.arrived.workload.leave(self.at);
         self.shard.open.set(self.shard.open.get() - 1);
+        self.shard.count_over();
     }
 }
