@@ -4,10 +4,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, mpsc::Sender},
     thread,
     time::Duration,
 };
@@ -23,9 +20,10 @@ use underpass_api::vend::Family;
 use crate::{
     book::{Arrived, Side},
     connector::Connector,
-    counters::Count,
+    counters::{Count, Counters},
     draft::Draft,
     forward::spawn,
+    metrics::{Metrics, cells::Item, reporter::Reporter},
     original,
     shard::{Settings, Shard},
     stock::{Stocks, Want},
@@ -90,13 +88,13 @@ pub struct Member {
     orders: UnboundedSender<Order>,
     /// Connections that it was given so far.
     given: usize,
-    /// Those of them that are over.
-    over: Arc<AtomicUsize>,
+    /// With how many of them are over.
+    counters: Arc<Counters>,
 }
 
 impl Member {
     pub fn open(&self) -> usize {
-        self.given - self.over.load(Relaxed)
+        self.given - self.counters.get(Count::Ended) as usize
     }
 
     pub fn tell(&self, order: Order) {
@@ -113,34 +111,45 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Starts them. The first is a task of the calling thread's [`LocalRuntime`]. `connector` makes each
-    /// one's, which is told by its number.
+    /// Starts them. The first is a task of the calling thread's [`LocalRuntime`]. What they count goes to
+    /// `reporter`; `ask`: who asks the vendor for sockets, if they do not make their own.
     ///
     /// # Errors
     /// If a thread cannot be started.
     pub fn start(
         shards: usize,
         settings: Settings,
-        connector: impl Fn(usize) -> Hire,
+        reporter: &mut Reporter,
+        ask: Option<&UnboundedSender<(usize, Want)>>,
     ) -> io::Result<Self> {
         let mut members = Vec::new();
-        for number in 0..shards.clamp(1, SHARDS_MAX) {
+        let shards = shards.clamp(1, SHARDS_MAX);
+        let settings = Settings {
+            shards: shards as u32,
+            ..settings
+        };
+        for number in 0..shards {
             let (orders, receiver) = unbounded_channel();
-            let over = Arc::new(AtomicUsize::new(0));
+            let counters = Arc::<Counters>::default();
+            let hired = Hired {
+                settings,
+                ask: ask.map(|ask| (ask.clone(), number)),
+                to: reporter.shard(counters.clone()),
+                counters: counters.clone(),
+            };
             members.push(Member {
                 orders,
                 given: 0,
-                over: over.clone(),
+                counters,
             });
-            let hire = connector(number);
             if number == 0 {
-                tokio::task::spawn_local(work(settings, hire, over, receiver));
+                tokio::task::spawn_local(hired.work(receiver));
                 continue;
             }
             let name = format!("shard-{number}");
             thread::Builder::new().name(name).spawn(move || {
                 if let Ok(runtime) = runtime() {
-                    runtime.block_on(work(settings, hire, over, receiver));
+                    runtime.block_on(hired.work(receiver));
                 }
             })?;
         }
@@ -183,12 +192,28 @@ impl Crew {
     }
 }
 
-/// Where a shard's sockets come from.
-#[derive(Debug)]
-pub enum Hire {
-    Own,
-    /// From the vendor, who is asked by the main task.
-    Vended(UnboundedSender<(usize, Want)>, usize),
+/// What a shard is made of, on its own thread.
+struct Hired {
+    settings: Settings,
+    ask: Option<(UnboundedSender<(usize, Want)>, usize)>,
+    counters: Arc<Counters>,
+    to: Sender<Item>,
+}
+
+impl Hired {
+    async fn work(self, mut orders: UnboundedReceiver<Order>) {
+        let connector = match self.ask {
+            None => Connector::Own,
+            Some((ask, number)) => Connector::Vended(Rc::new(Stocks::new(ask, number))),
+        };
+        let metrics = Metrics::new(self.counters.clone(), self.to);
+        let shard = Shard::reporting(self.settings, connector, self.counters, metrics);
+        let sweeping = shard.clone();
+        tokio::task::spawn_local(async move { sweeping.sweep().await });
+        while let Some(order) = orders.recv().await {
+            obey(&shard, order);
+        }
+    }
 }
 
 /// What each shard runs on.
@@ -199,24 +224,6 @@ pub fn runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
-}
-
-async fn work(
-    settings: Settings,
-    hire: Hire,
-    over: Arc<AtomicUsize>,
-    mut orders: UnboundedReceiver<Order>,
-) {
-    let connector = match hire {
-        Hire::Own => Connector::Own,
-        Hire::Vended(ask, number) => Connector::Vended(Rc::new(Stocks::new(ask, number))),
-    };
-    let shard = Shard::new(settings, connector, over);
-    let sweeping = shard.clone();
-    tokio::task::spawn_local(async move { sweeping.sweep().await });
-    while let Some(order) = orders.recv().await {
-        obey(&shard, order);
-    }
 }
 
 fn obey(shard: &Rc<Shard>, order: Order) {
@@ -274,7 +281,8 @@ fn arrive(shard: &Rc<Shard>, incoming: Incoming) {
         let arrived = Arrived {
             workload,
             side,
-            original,
+            metrics::{Metrics, cells::Item, reporter::Reporter},
+    original,
         };
         Some((stream, arrived))
     });

@@ -18,6 +18,7 @@ use underpass_mesh::{
     Str,
     k8s::route::{HttpRoute, Manifest},
     reason::code,
+    snapshot::Protocol,
 };
 use underpass_proxy::{
     plan::{Backend, Plan},
@@ -25,8 +26,8 @@ use underpass_proxy::{
     vended,
 };
 
-/// Forwards HTTP/1 to the endpoints of a service by its HTTPRoutes. HTTP/2 and gRPC are refused with
-/// NOT_IMPLEMENTED. SIGUSR1 prints the counters.
+/// Forwards HTTP/1, HTTP/2 without TLS, and gRPC to the endpoints of a service by its HTTPRoutes. SIGUSR1
+/// prints the counters.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Options {
@@ -38,7 +39,13 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub shards: usize,
     /// A service port and its endpoints; the first is what clients dial. NAME may be NAMESPACE/NAME.
-    #[arg(long, value_name = "NAME:PORT=ADDR:PORT,…", requires = "listen", value_parser = parse_backend)]
+    /// PROTOCOL is what the endpoints speak: `http`, `h2c`, or as the client does.
+    #[arg(
+        long,
+        value_name = "NAME:PORT[/PROTOCOL]=ADDR:PORT,…",
+        requires = "listen",
+        value_parser = parse_backend
+    )]
     backend: Vec<NamedBackend>,
     /// HTTPRoutes, as a YAML list or as documents.
     #[arg(long, value_name = "FILE")]
@@ -58,6 +65,7 @@ pub struct Options {
 struct NamedBackend {
     name: Str,
     port: u16,
+    protocol: Protocol,
     endpoints: Vec<SocketAddr>,
 }
 
@@ -95,7 +103,8 @@ impl Options {
             let endpoints = ids.by_ref().zip(&backend.endpoints);
             let endpoints = endpoints.map(|(id, at)| (id, *at, 1));
             let key = (backend.name.clone(), backend.port);
-            backends.insert(key, Rc::new(Backend::new(identity, endpoints)));
+            let made = Backend::new(identity, endpoints).speaking(backend.protocol);
+            backends.insert(key, Rc::new(made));
         }
         let first = &self.backend[0];
         let routes = self.route.as_deref().map(|file| {
@@ -104,6 +113,7 @@ impl Options {
         });
         Ok(Plan {
             authority: listen.to_string(),
+            protocol: first.protocol,
             routes: routes.transpose()?.map(Arc::new),
             default: (first.name.clone(), first.port),
             backends: Rc::new(backends),
@@ -119,12 +129,19 @@ fn parse_backend(text: &str) -> Result<NamedBackend, String> {
         true => Str::from(name),
         false => Str::from(format!("default/{name}")),
     };
+    let (port, protocol) = match port.split_once('/') {
+        None => (port, Protocol::Detect),
+        Some((port, "http")) => (port, Protocol::Http1),
+        Some((port, "h2c")) => (port, Protocol::Http2),
+        Some((_, other)) => return Err(format!("`{other}` is neither http nor h2c")),
+    };
     let port = port.parse().map_err(|_| format!("`{port}` is no port"))?;
     let endpoint = |at: &str| at.parse().map_err(|_| format!("`{at}` is no ADDR:PORT"));
     let endpoints = endpoints.split(',').map(endpoint);
     Ok(NamedBackend {
         name,
         port,
+        protocol,
         endpoints: endpoints.collect::<Result<_, String>>()?,
     })
 }

@@ -5,10 +5,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,8 +19,10 @@ use crate::{
     counters::{Count, Counters},
     draft::Draft,
     forward::Active,
+    h2::Upstreams,
+    metrics::Metrics,
     plan::Plan,
-    pool::Pool,
+    pool::{Key, Pool},
     workload::Workload,
 };
 
@@ -46,6 +45,8 @@ pub const PLAN_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub limits: Limits,
+    /// How many of this worker share what is limited.
+    pub shards: u32,
     /// Open connections of clients. A process may have 20,000 files, and each takes two.
     pub connections: usize,
     /// From the first byte of a request's head to its last.
@@ -68,6 +69,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
+            shards: 1,
             connections: CONNECTIONS,
             head: HEAD_TIMEOUT,
             idle: IDLE_TIMEOUT,
@@ -89,7 +91,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 pub struct Shard {
     pub settings: Settings,
     pub pool: Pool,
-    pub counters: Counters,
+    pub upstreams: Upstreams,
+    pub counters: Arc<Counters>,
+    metrics: Rc<Metrics>,
     pub connector: Connector,
     /// By tenant: one, but where a worker is shared.
     books: RefCell<HashMap<Str, Rc<Book>>>,
@@ -106,18 +110,27 @@ pub struct Shard {
     start: Instant,
     random: Cell<u64>,
     open: Cell<usize>,
-    /// Connections that were given to this shard and are over, for who gives them.
-    over: Arc<AtomicUsize>,
 }
 
 impl Shard {
-    /// Connections that are over are counted in `over`.
-    pub fn new(settings: Settings, connector: Connector, over: Arc<AtomicUsize>) -> Rc<Self> {
+    pub fn new(settings: Settings, connector: Connector) -> Rc<Self> {
+        Self::reporting(settings, connector, Arc::default(), Rc::default())
+    }
+
+    /// One whose numbers another thread reads ([`crate::metrics::reporter`]).
+    pub fn reporting(
+        settings: Settings,
+        connector: Connector,
+        counters: Arc<Counters>,
+        metrics: Rc<Metrics>,
+    ) -> Rc<Self> {
         let seed = RandomState::new().hash_one(0);
         Rc::new(Self {
             settings,
             pool: Pool::default(),
-            counters: Counters::default(),
+            upstreams: Upstreams::default(),
+            counters,
+            metrics,
             connector,
             books: RefCell::default(),
             numbers: RefCell::default(),
@@ -127,13 +140,12 @@ impl Shard {
             start: Instant::now(),
             random: Cell::new(seed | 1),
             open: Cell::new(0),
-            over,
         })
     }
 
     /// One that makes its own sockets and has the same plan for whoever arrives.
     pub fn of_one(settings: Settings, plan: Plan) -> Rc<Self> {
-        let shard = Self::new(settings, Connector::Own, Arc::default());
+        let shard = Self::new(settings, Connector::Own);
         shard.set_plan(plan);
         shard
     }
@@ -152,7 +164,13 @@ impl Shard {
             &mut *self.numbers.borrow_mut(),
         );
         let book = books.entry(draft.snapshot.tenant.clone()).or_default();
-        *book = Rc::new(Book::new(draft, book, numbers));
+        *book = Rc::new(Book::new(
+            draft,
+            book,
+            numbers,
+            self.metrics.clone(),
+            self.settings.shards,
+        ));
         numbers.keep(books.values().map(Rc::as_ref));
         self.close_unwanted(books);
         self.turned.notify_waiters();
@@ -161,10 +179,12 @@ impl Shard {
     /// Closes waiting connections for which there is no use, also since they waited too long.
     fn close_unwanted(&self, books: &HashMap<Str, Rc<Book>>) {
         let workloads = self.workloads.borrow();
-        self.pool.sweep(&self.counters, |key| {
+        let wanted = |key: &Key| {
             let workload = workloads.get(&key.workload);
             books.values().any(|b| b.wants(key, workload))
-        });
+        };
+        self.pool.sweep(&self.counters, wanted);
+        self.upstreams.sweep(wanted);
     }
 
     /// What this shard has of a tenant.
@@ -222,8 +242,9 @@ impl Shard {
     pub fn close(&self, workload: u64) -> Option<Rc<Workload>> {
         let ended = self.workloads.borrow_mut().remove(&workload);
         self.connector.forget(workload);
-        self.pool
-            .sweep(&self.counters, |key| key.workload != workload);
+        let others = |key: &Key| key.workload != workload;
+        self.pool.sweep(&self.counters, others);
+        self.upstreams.sweep(others);
         ended.inspect(|w| w.close())
     }
 
@@ -247,6 +268,7 @@ impl Shard {
         loop {
             ticks.tick().await;
             self.close_unwanted(&self.books.borrow());
+            self.metrics.sweep();
             // What was not needed all this time goes bit by bit.
             let mut spare = self.spare.borrow_mut();
             let half = spare.len() / 2;
@@ -256,7 +278,7 @@ impl Shard {
 
     /// A connection that was given to this shard is over.
     pub(crate) fn count_over(&self) {
-        self.over.fetch_add(1, Ordering::Relaxed);
+        self.counters.add(Count::Ended);
     }
 
     /// Clients' connections that are open.

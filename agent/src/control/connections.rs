@@ -224,6 +224,7 @@ impl Control {
         own.extend(crate::api_server::own_counters());
         self.give_back = true;
         Ok(Scrape {
+            requests: crate::metrics::requests::Requests::default(),
             sums: self.sums(&sample),
             maps: self.map_use(),
             counters: counter::NAMES.iter().copied().zip(counters).collect(),

@@ -11,7 +11,9 @@ use tokio::{
     net::TcpStream,
     time::{Duration, Instant},
 };
-use underpass_l7::{Refusal, framing::Framing};
+use underpass_api::report::Method;
+use underpass_l7::{Refusal, framing::Framing, inbound::Denied};
+use underpass_mesh::snapshot::Protocol;
 
 use super::{answer, exchange::Exchange, pump::Half};
 use crate::{
@@ -25,6 +27,7 @@ use crate::{
         request::{self, RequestFacts},
         scan::{HeadReader, Kind},
     },
+    h2::Translated,
     shard::{Admitted, Shard},
 };
 
@@ -33,6 +36,10 @@ use crate::{
 pub(crate) enum Next {
     Park,
     Close,
+    /// The client speaks HTTP/2: this was its preface.
+    Http2,
+    /// The request's endpoint speaks HTTP/2.
+    Translate,
 }
 
 pub(crate) type Dialing = Pin<Box<dyn Future<Output = Result<TcpStream, Refusal>>>>;
@@ -77,9 +84,6 @@ pub(crate) struct Scene<'a, 'c, 's> {
     pub clock: &'a mut Clock<'s>,
 }
 
-/// Bytes that a client may still send after its connection's last response.
-const LINGER_BYTES: usize = 1 << 20;
-
 pub struct Active {
     pub(super) phase: Phase,
     /// From the client.
@@ -90,6 +94,8 @@ pub struct Active {
     pub(super) up: Half,
     pub(super) up_out: Out,
     pub(super) exchange: Option<Exchange>,
+    /// A request that is not for [`Exchange`].
+    pub(super) translated: Option<Box<Translated>>,
     reader: HeadReader,
 }
 
@@ -102,6 +108,7 @@ impl Default for Active {
             up: Half::default(),
             up_out: Out::default(),
             exchange: None,
+            translated: None,
             reader: HeadReader::new(Kind::Request),
         }
     }
@@ -116,6 +123,7 @@ impl Active {
         self.down_out.clear();
         self.up_out.clear();
         self.exchange = None;
+        self.translated = None;
         self.reader = HeadReader::new(Kind::Request);
     }
 
@@ -155,9 +163,8 @@ impl Active {
         loop {
             match self.reader.find(self.down.input.filled(), limits) {
                 Ok(Some(head)) => return Poll::Ready(self.begin(scene, head)),
-                Err(why) => {
-                    return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
-                }
+                Err(Refusal::Http2) => return Poll::Ready(Step::Is(Next::Http2)),
+                Err(why) => return Poll::Ready(self.refuse_unread(scene, why)),
                 Ok(None) => {}
             }
             if self.down.eof {
@@ -186,8 +193,7 @@ impl Active {
             .is_over(scene.cx, since + scene.shard.settings.head)
         {
             scene.shard.counters.add(Count::HeadTimeout);
-            let why = Refusal::HeadTimeout;
-            return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
+            return Poll::Ready(self.refuse_unread(scene, Refusal::HeadTimeout));
         }
         Poll::Pending
     }
@@ -207,21 +213,24 @@ impl Active {
             authority,
             self.up_out.bytes(),
             |request, accepted| {
-                let plan = plan.as_ref().map_err(|why| *why)?;
+                let plan = plan.as_ref().map_err(|why| Denied::from(*why))?;
                 plan.pick(request, accepted, || shard.random(), shard.start())
             },
         );
+        if let (Err(why), Ok(plan)) = (&judged, &plan) {
+            plan.refused(method_of(bytes), *why);
+        }
         self.down.input.consume(head.end);
         let (facts, picked) = match judged {
             Ok(judged) => judged,
-            Err(why) => return self.refuse(shard, why, why.status(), true, is_head),
+            Err(why) => return self.refuse_head(scene, why, is_head),
         };
         shard.counters.add(Count::Requests);
         let picked = match picked {
             Ok(picked) => picked,
-            Err(why) => {
+            Err(denied) => {
                 let close = !may_go_on(&facts);
-                return self.refuse(shard, why, why.status(), close, is_head);
+                return self.refuse(shard, denied, denied.why.status(), close, is_head);
             }
         };
         self.down.body = match facts.framing {
@@ -230,6 +239,11 @@ impl Active {
             framing => Body::new(framing, shard.settings.limits.body_bytes),
         };
         self.up.reset();
+        if picked.protocol == Protocol::Http2 {
+            let request = facts;
+            self.translated = Some(Box::new(Translated { request, picked }));
+            return Step::Is(Next::Translate);
+        }
         let pooled = shard.pool.take(&picked.key, &shard.counters);
         let exchange = Exchange::new(facts, picked, pooled);
         let step = match exchange.is_connected() {
@@ -271,70 +285,52 @@ impl Active {
         Poll::Ready(self.end_with(scene.shard, why, why.status()))
     }
 
+    /// A head that cannot be read. Where clients are declared to speak HTTP/2, none could read an answer.
+    fn refuse_head(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal, is_head: bool) -> Step {
+        let plan = scene.shard.plan(scene.arrived);
+        if plan.is_ok_and(|plan| plan.protocol == Protocol::Http2) {
+            scene.shard.counters.refuse(why);
+            return Step::Is(Next::Close);
+        }
+        self.refuse(scene.shard, why.into(), why.status(), true, is_head)
+    }
+
     /// Ends an exchange of whose response the client has seen nothing.
     pub(super) fn end_with(&mut self, shard: &Shard, why: Refusal, status: u16) -> Step {
-        let facts = self.exchange.take().map(|e| e.request);
+        let facts = self.exchange.take().map(|mut exchange| {
+            exchange.ticket.refused(why, status);
+            exchange.request
+        });
         let is_head = facts.is_some_and(|f| f.method == request::Method::Head);
         let close = !facts.is_some_and(|f| may_go_on(&f));
-        self.refuse(shard, why, status, close, is_head)
+        self.refuse(shard, why.into(), status, close, is_head)
+    }
+
+    /// Of a request whose head is not all there, or will not be.
+    fn refuse_unread(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal) -> Step {
+        if let Ok(plan) = scene.shard.plan(scene.arrived) {
+            plan.refused(method_of(self.down.input.filled()), why);
+        }
+        self.refuse_head(scene, why, false)
     }
 
     pub(super) fn refuse(
         &mut self,
         shard: &Shard,
-        why: Refusal,
+        denied: Denied,
         status: u16,
         close: bool,
         is_head: bool,
     ) -> Step {
-        shard.counters.refuse(why);
-        answer::write(self.down_out.bytes(), status, why, close, is_head);
+        shard.counters.refuse(denied.why);
+        answer::write(self.down_out.bytes(), status, denied, close, is_head);
         let until = Instant::now() + shard.settings.write;
         Step::To(Phase::Answer { close, until })
     }
+}
 
-    fn poll_answer(&mut self, scene: &mut Scene<'_, '_, '_>) -> Polled {
-        let Phase::Answer { close, until } = self.phase else {
-            return Poll::Pending;
-        };
-        match self.down_out.flush(scene.cx, scene.client) {
-            Poll::Ready(Ok(())) if close => Poll::Ready(self.linger(scene)),
-            Poll::Ready(Ok(())) => Poll::Ready(Step::To(Phase::Head { since: None })),
-            Poll::Ready(Err(_)) => Poll::Ready(Step::Is(Next::Close)),
-            Poll::Pending if scene.clock.is_over(scene.cx, until) => {
-                scene.shard.counters.add(Count::SlowClient);
-                Poll::Ready(Step::Is(Next::Close))
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    pub(super) fn linger(&mut self, scene: &Scene<'_, '_, '_>) -> Step {
-        if self.down.eof || shut_write(scene.client).is_err() {
-            return Step::Is(Next::Close);
-        }
-        let until = Instant::now() + scene.shard.settings.linger;
-        let left = LINGER_BYTES;
-        Step::To(Phase::Linger { until, left })
-    }
-
-    fn poll_linger(&mut self, scene: &mut Scene<'_, '_, '_>) -> Polled {
-        let Phase::Linger { until, left } = &mut self.phase else {
-            return Poll::Pending;
-        };
-        loop {
-            let filled = self.down.input.filled().len();
-            self.down.input.consume(filled);
-            match self.down.input.fill(scene.cx, scene.client) {
-                Poll::Ready(Ok(len @ 1..)) if len <= *left => *left -= len,
-                Poll::Ready(_) => return Poll::Ready(Step::Is(Next::Close)),
-                Poll::Pending if scene.clock.is_over(scene.cx, *until) => {
-                    return Poll::Ready(Step::Is(Next::Close));
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
+fn method_of(head: &[u8]) -> Method {
+    Method::of(head.split(|b| *b == b' ').next().unwrap_or_default())
 }
 
 /// After our own answer: nothing of the request is left to come.
@@ -350,6 +346,6 @@ pub(super) fn dial_phase(shard: &Shard, exchange: &Exchange) -> Phase {
     }
 }
 
-pub(super) fn shut_write(stream: &TcpStream) -> io::Result<()> {
+pub(crate) fn shut_write(stream: &TcpStream) -> io::Result<()> {
     Ok(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)?)
 }
