@@ -12,6 +12,8 @@
 mod active;
 mod answer;
 mod exchange;
+mod first;
+mod opaque;
 mod pump;
 mod tunnel;
 
@@ -31,11 +33,13 @@ use crate::{
     book::{Arrived, Side},
     clock::Clock,
     counters::Count,
+    detect::Begin,
     h2,
     shard::{Admitted, Shard},
     workload::Workload,
 };
 use active::Next;
+use opaque::First;
 
 /// Bytes that one connection moves each way before the others have their turn.
 pub const TURN_BYTES: usize = 256 << 10;
@@ -94,10 +98,21 @@ pub fn serve(admitted: Admitted, mut client: TcpStream) -> impl Future<Output = 
             // Rare, and no connection is to be larger for it.
             Box::pin(shard.wait_for_plan(arrived)).await;
         }
+        let mut detect = match shard.begin(arrived) {
+            Begin::Http => false,
+            Begin::Client => true,
+            begin => match Box::pin(opaque::begin(&admitted, &client, begin)).await {
+                First::Client => true,
+                First::Over => return,
+            },
+        };
         let mut sleep = pin!(sleep(shard.settings.idle));
         let mut clock = Clock::new(sleep.as_mut());
         while readable(&admitted, &client, &mut clock).await {
             let mut active = shard.activate();
+            if detect {
+                active.detect();
+            }
             let next = loop {
                 match poll_fn(|cx| active.poll(cx, &admitted, &client, &mut clock)).await {
                     Next::Translate => {
@@ -107,9 +122,14 @@ pub fn serve(admitted: Admitted, mut client: TcpStream) -> impl Future<Output = 
                         };
                         client = back;
                     }
+                    Next::Opaque => {
+                        Box::pin(opaque::go_on(&admitted, &client, &mut active)).await;
+                        break Next::Close;
+                    }
                     next => break next,
                 }
             };
+            detect = active.is_undecided();
             if next == Next::Http2 {
                 let input = active.take_input();
                 shard.rest(active);
