@@ -229,7 +229,7 @@ impl Active {
             match self.reader.find(self.down.input.filled(), limits) {
                 Ok(Some(head)) => return Poll::Ready(self.begin(scene, head)),
                 Err(Refusal::Http2) => return Poll::Ready(Step::Is(Next::Http2)),
-                Err(why) => return Poll::Ready(self.refuse_head(scene, why)),
+                Err(why) => return Poll::Ready(self.refuse_unread(scene, why)),
                 Ok(None) => {}
             }
             if self.down.eof {
@@ -258,7 +258,7 @@ impl Active {
             .is_over(scene.cx, since + scene.shard.settings.head)
         {
             scene.shard.counters.add(Count::HeadTimeout);
-            return Poll::Ready(self.refuse_head(scene, Refusal::HeadTimeout));
+            return Poll::Ready(self.refuse_unread(scene, Refusal::HeadTimeout));
         }
         Poll::Pending
     }
@@ -288,7 +288,7 @@ impl Active {
         self.down.input.consume(head.end);
         let (facts, picked) = match judged {
             Ok(judged) => judged,
-            Err(why) => return self.refuse(shard, why.into(), why.status(), true, is_head),
+            Err(why) => return self.refuse_head(scene, why, is_head),
         };
         shard.counters.add(Count::Requests);
         let picked = match picked {
@@ -350,6 +350,16 @@ impl Active {
         Poll::Ready(self.end_with(scene.shard, why, why.status()))
     }
 
+    /// A head that cannot be read. Where clients are declared to speak HTTP/2, none could read an answer.
+    fn refuse_head(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal, is_head: bool) -> Step {
+        let plan = scene.shard.plan(scene.arrived);
+        if plan.is_ok_and(|plan| plan.protocol == Protocol::Http2) {
+            scene.shard.counters.refuse(why);
+            return Step::Is(Next::Close);
+        }
+        self.refuse(scene.shard, why.into(), why.status(), true, is_head)
+    }
+
     /// Ends an exchange of whose response the client has seen nothing.
     pub(super) fn end_with(&mut self, shard: &Shard, why: Refusal, status: u16) -> Step {
         let facts = self.exchange.take().map(|mut exchange| {
@@ -362,11 +372,11 @@ impl Active {
     }
 
     /// Of a request whose head is not all there, or will not be.
-    fn refuse_head(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal) -> Step {
+    fn refuse_unread(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal) -> Step {
         if let Ok(plan) = scene.shard.plan(scene.arrived) {
             plan.refused(method_of(self.down.input.filled()), why);
         }
-        self.refuse(scene.shard, why.into(), why.status(), true, false)
+        self.refuse_head(scene, why, false)
     }
 
     pub(super) fn refuse(

@@ -402,10 +402,9 @@ impl Relay {
                 continue;
             }
             if self.done {
-                return match self.to.flush(cx) {
-                    Poll::Pending => Flow::WaitWrite,
-                    Poll::Ready(Err(fault)) => Flow::To(fault),
-                    Poll::Ready(Ok(())) => Flow::Done,
+                return match self.flush(cx) {
+                    Flow::WaitRead => Flow::Done,
+                    waits => waits,
                 };
             }
             if budget == 0 {
@@ -420,14 +419,17 @@ impl Relay {
                 }
                 Poll::Ready(Err(Broken::Fault(fault))) => return Flow::From(fault),
                 Poll::Ready(Err(Broken::Refused(why))) => return Flow::Refused(why),
-                Poll::Pending => {
-                    return match self.to.flush(cx) {
-                        Poll::Pending => Flow::WaitWrite,
-                        Poll::Ready(Err(fault)) => Flow::To(fault),
-                        Poll::Ready(Ok(())) => Flow::WaitRead,
-                    };
-                }
+                Poll::Pending => return self.flush(cx),
             }
+        }
+    }
+
+    /// Only what is with the receiver already.
+    pub fn flush(&mut self, cx: &mut Context<'_>) -> Flow {
+        match self.to.flush(cx) {
+            Poll::Pending => Flow::WaitWrite,
+            Poll::Ready(Err(fault)) => Flow::To(fault),
+            Poll::Ready(Ok(())) => Flow::WaitRead,
         }
     }
 
