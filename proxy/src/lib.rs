@@ -13,6 +13,7 @@ pub mod clock;
 pub mod connector;
 pub mod counters;
 pub mod crew;
+pub mod detect;
 pub mod draft;
 pub mod forward;
 pub mod h1;
