@@ -182,6 +182,11 @@ codes! {
     444 VENDOR_UNREACHABLE "the vendor does not answer on its control socket" "is underpass-vend running? --control PATH names its socket";
     445 VENDOR_CAPABILITY "the vendor lacks a capability" "run it as root, or with what docs/reference/capabilities.md lists";
     446 STAGE_FAILED "a new process of the vendor could not give up what it must, so it ended" "the message names the step; is the kernel older than 6.1, or the vendor without a capability?";
+    447 SNAPSHOT_FORMAT "a worker was given a snapshot of another format, or an older one than it has; it keeps the one it has"
+        "are agent and worker of one version?";
+    448 SNAPSHOT_UNREADABLE "what a worker was given as a snapshot is none: not sealed, too large, or malformed; it keeps the one it has"
+        "are agent and worker of one version?";
+    458 NAMESAKE "another workload of that name is with the vendor, in another network namespace" "the agent lets it go first; by hand: `underpass-vend ctl gone NAME`";
     // 500-599: command line
     501 BAD_FILTER "a filter is not understood" "see --help";
     502 NOT_FOUND "no such object" "`underpass status -o wide` lists the workloads, `underpass stat` the services";
@@ -238,6 +243,18 @@ codes! {
     667 BAD_STATUS_LINE "502: what the endpoint sent is no response of HTTP/1" "";
     668 INTERIM_COUNT "502: the endpoint sent more interim responses (1xx) than the limit" "";
     669 UNASKED_UPGRADE "502: the endpoint switched protocols and was not asked to" "";
+    670 BAD_RESPONSE "502: the endpoint answered by what is no HTTP/2" "";
+    671 NOT_HTTP2 "502: the endpoint does not speak HTTP/2" "set the port's appProtocol: `http` for HTTP/1, `kubernetes.io/h2c` for HTTP/2";
+    680 NO_SNAPSHOT "503: the worker has not been told of the workload that asks" "is underpass-agent running? `underpass status` shows what the worker has";
+    681 UNKNOWN_DESTINATION "503: the worker has not been told of the address that was dialed, also a second later" "`underpass status` shows which snapshot the worker has";
+    682 NO_WORKER_SOCKET "503: the vendor gave the worker no socket for a new connection" "`underpass-vend ctl status` has the reason; --memory-max bounds a tenant's sockets too";
+    690 RATE_LIMITED "429: the port has had as many requests as its limit allows" "`underpass.dev/rate-limit` of the service has the limit; Retry-After says when there is room";
+    691 NOT_ALLOWED "403: no rule of the port's AuthorizationPolicies allows this method and path to this source"
+        "add a rule with `methods` and `paths` that hold for it";
+    692 PEER_UNKNOWN "403: a rule would allow this method and path to some sources, and the worker was not told who asks"
+        "rules with `methods` or `paths` hold for every source only, as long as `underpass status` says so";
+    693 NOT_HTTP "400: the connection does not begin as HTTP does, and the port's rules are about requests"
+        "remove the rules, or declare another protocol by the Service's appProtocol";
 }
 
 impl Code {

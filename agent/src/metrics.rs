@@ -6,6 +6,7 @@
 
 pub mod http;
 mod legs;
+pub mod requests;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -34,6 +35,8 @@ pub const MAX_SERIES: usize = 8_192;
 #[derive(Clone, Debug, Default)]
 pub struct Scrape {
     pub sums: Sums,
+    /// What workers have counted.
+    pub requests: requests::Requests,
     pub maps: Vec<MapUse>,
     /// Kernel counters by name.
     pub counters: Vec<(&'static str, u64)>,
@@ -111,6 +114,7 @@ impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let scrape = self.0.lock().expect("no panic while held");
         connections(&mut encoder, &scrape.sums)?;
+        requests::encode(&mut encoder, &scrape.requests)?;
         for (name, help, value) in &scrape.own {
             single(&mut encoder, name, help, &ConstCounter::new(*value))?;
         }

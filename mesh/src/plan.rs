@@ -23,6 +23,7 @@ mod snapshots;
 mod verdict;
 
 pub use http::{Cause, Inbound, WantedDoor};
+pub use snapshots::Resting;
 
 /// A node's plan. Cheap to clone; parts that did not change are shared with the plan before.
 #[derive(Clone, Debug, Default)]

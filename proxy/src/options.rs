@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,22 +18,34 @@ use underpass_mesh::{
     Str,
     k8s::route::{HttpRoute, Manifest},
     reason::code,
+    snapshot::Protocol,
 };
 use underpass_proxy::{
     plan::{Backend, Plan},
     shard::Settings,
+    vended,
 };
 
-/// Forwards HTTP/1 to the endpoints of a service by its HTTPRoutes. HTTP/2 and gRPC are refused with
-/// NOT_IMPLEMENTED. SIGUSR1 prints the counters.
+/// Forwards HTTP/1, HTTP/2 without TLS, and gRPC to the endpoints of a service by its HTTPRoutes. SIGUSR1
+/// prints the counters.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Options {
-    /// Where clients connect.
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub listen: SocketAddr,
+    /// Where clients connect. Without it standard input is the socket of the vendor that started this
+    /// process.
+    #[arg(long, value_name = "ADDR:PORT", requires = "backend")]
+    pub listen: Option<SocketAddr>,
+    /// Threads that serve connections, for a vendor.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub shards: usize,
     /// A service port and its endpoints; the first is what clients dial. NAME may be NAMESPACE/NAME.
-    #[arg(long, value_name = "NAME:PORT=ADDR:PORT,…", required = true, value_parser = parse_backend)]
+    /// PROTOCOL is what the endpoints speak: `http`, `h2c`, or as the client does.
+    #[arg(
+        long,
+        value_name = "NAME:PORT[/PROTOCOL]=ADDR:PORT,…",
+        requires = "listen",
+        value_parser = parse_backend
+    )]
     backend: Vec<NamedBackend>,
     /// HTTPRoutes, as a YAML list or as documents.
     #[arg(long, value_name = "FILE")]
@@ -52,6 +65,7 @@ pub struct Options {
 struct NamedBackend {
     name: Str,
     port: u16,
+    protocol: Protocol,
     endpoints: Vec<SocketAddr>,
 }
 
@@ -62,6 +76,8 @@ pub enum Problem {
     /// The path's own refusal names its code.
     #[error("{0}")]
     Path(UnusablePath),
+    #[error(transparent)]
+    Vended(#[from] vended::Problem),
     #[error(
         "UP{code:04} BAD_ARGUMENT: {what}: {why}. Try: another --listen ADDR:PORT",
         code = code::BAD_ARGUMENT
@@ -79,14 +95,16 @@ impl Options {
         }
     }
 
-    pub fn plan(&self) -> Result<Plan, Problem> {
+    /// Of what `--backend` names, for clients that connect to `listen`.
+    pub fn plan(&self, listen: SocketAddr) -> Result<Plan, Problem> {
         let mut backends = HashMap::new();
         let mut ids = 0..;
         for (identity, backend) in (0..).zip(&self.backend) {
             let endpoints = ids.by_ref().zip(&backend.endpoints);
             let endpoints = endpoints.map(|(id, at)| (id, *at, 1));
             let key = (backend.name.clone(), backend.port);
-            backends.insert(key, Rc::new(Backend::new(identity, endpoints)));
+            let made = Backend::new(identity, endpoints).speaking(backend.protocol);
+            backends.insert(key, Rc::new(made));
         }
         let first = &self.backend[0];
         let routes = self.route.as_deref().map(|file| {
@@ -94,11 +112,12 @@ impl Options {
             Table::compile(&first.name, first.port, &routes).map_err(Problem::Path)
         });
         Ok(Plan {
-            authority: self.listen.to_string(),
-            source: 0,
-            routes: routes.transpose()?,
+            authority: listen.to_string(),
+            protocol: first.protocol,
+            routes: routes.transpose()?.map(Arc::new),
             default: (first.name.clone(), first.port),
-            backends,
+            backends: Rc::new(backends),
+            ..Plan::default()
         })
     }
 }
@@ -110,12 +129,19 @@ fn parse_backend(text: &str) -> Result<NamedBackend, String> {
         true => Str::from(name),
         false => Str::from(format!("default/{name}")),
     };
+    let (port, protocol) = match port.split_once('/') {
+        None => (port, Protocol::Detect),
+        Some((port, "http")) => (port, Protocol::Http1),
+        Some((port, "h2c")) => (port, Protocol::Http2),
+        Some((_, other)) => return Err(format!("`{other}` is neither http nor h2c")),
+    };
     let port = port.parse().map_err(|_| format!("`{port}` is no port"))?;
     let endpoint = |at: &str| at.parse().map_err(|_| format!("`{at}` is no ADDR:PORT"));
     let endpoints = endpoints.split(',').map(endpoint);
     Ok(NamedBackend {
         name,
         port,
+        protocol,
         endpoints: endpoints.collect::<Result<_, String>>()?,
     })
 }

@@ -48,16 +48,7 @@ fn a_waiting_connection_that_failed_is_tried_once_more() {
         client.expect("HTTP/1.1 502 Bad Gateway\r\n").await;
         assert_eq!(rig.count(Count::Retried), 1);
         assert_eq!(rig.shard.counters.refused(Refusal::EndpointClosed), 1);
-        assert_eq!(
-            rig.shard
-                .plan()
-                .backends
-                .values()
-                .next()
-                .unwrap()
-                .under_way(0),
-            0
-        );
+        assert_eq!(rig.plan().backends.values().next().unwrap().under_way(0), 0);
     });
 }
 
@@ -134,17 +125,6 @@ fn a_body_that_turns_out_bad_is_not_passed_on() {
         peer.expect_end().await;
         let answer = client.rest().await;
         assert!(answer.contains("UP0649 BAD_CHUNK"), "{answer}");
-    });
-}
-
-#[test]
-fn http2_is_told_that_it_is_not_built() {
-    run(async {
-        let rig = Rig::start().await;
-        let mut client = rig.client().await;
-        client.say("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-        let answer = client.rest().await;
-        assert!(answer.contains("NOT_IMPLEMENTED"), "{answer}");
     });
 }
 

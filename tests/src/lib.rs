@@ -7,6 +7,7 @@ pub mod doors;
 pub mod ends;
 pub mod equivalence;
 pub mod foreign;
+pub mod http;
 pub mod installed;
 pub mod lab;
 pub mod manifest;

@@ -157,8 +157,10 @@ impl Control {
         self.add_round_trips(&mut rows, &sample, now);
         self.give_back = true;
         let mut items = Vec::new();
-        for ((name, _), row) in rows {
+        let observed = self.observed_ports();
+        for ((name, _), mut row) in rows {
             if filter::is_service(&name, &request.service)? {
+                self.add_requests(&mut row, observed.contains(&name));
                 items.push(row);
             }
         }
@@ -223,8 +225,10 @@ impl Control {
             ),
         ];
         own.extend(crate::api_server::own_counters());
+        own.extend(self.worker_counters());
         self.give_back = true;
         Ok(Scrape {
+            requests: self.requests(),
             sums: self.sums(&sample),
             maps: self.map_use(),
             counters: counter::NAMES.iter().copied().zip(counters).collect(),

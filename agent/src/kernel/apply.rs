@@ -126,6 +126,13 @@ pub fn failed(name: &str) -> impl FnOnce(io::Error) -> KernelError {
 }
 
 /// One element of `SETTINGS`.
+pub(super) fn get(maps: &Maps, index: u32) -> Result<u64, KernelError> {
+    let value = map(maps, maps::SETTINGS)?.get(plain::bytes(&index));
+    let value = value.map_err(failed(maps::SETTINGS))?;
+    Ok(value.and_then(|v| plain::from_bytes(&v)).unwrap_or(0))
+}
+
+/// One element of `SETTINGS`.
 pub(super) fn set(maps: &Maps, index: u32, value: u64) -> Result<(), KernelError> {
     map(maps, maps::SETTINGS)?
         .put(plain::bytes(&index), plain::bytes(&value), Put::Any)

@@ -62,9 +62,13 @@ pub(super) fn set_vendor(
         &source.pins,
         (id, &dir),
     )?;
-    // Two words: between them nobody is a worker.
-    apply::set(maps, setting::VENDOR_CGROUP, 0)?;
-    apply::set(maps, setting::VENDOR_LEVEL, level.into())?;
+    let level = u64::from(level);
+    // An agent that was started again finds both as they are, and workers that go on.
+    if apply::get(maps, setting::VENDOR_LEVEL)? != level {
+        // Two words: between them nobody is a worker.
+        apply::set(maps, setting::VENDOR_CGROUP, 0)?;
+        apply::set(maps, setting::VENDOR_LEVEL, level)?;
+    }
     apply::set(maps, setting::VENDOR_CGROUP, id)
 }
 

@@ -9,27 +9,55 @@ use super::{Plan, Service as PlanService, ServicePort, World};
 use crate::{
     Str,
     snapshot::{Backend, Endpoint, FORMAT, Inbound, Service, Snapshot, Workload},
+    split_name,
 };
 
 /// A service's `namespace/name` and port.
-type PortName = (Str, u16);
+pub type PortName = (Str, u16);
+
+/// What no new connection needs a worker for, and what older ones still go through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resting {
+    /// `namespace/name`.
+    pub workloads: BTreeSet<Str>,
+    pub services: BTreeSet<PortName>,
+}
 
 impl Plan {
     /// For each tenant with a workload on this node that has a door or shall get one, by name. Doors make no
     /// difference, so that a worker can have its snapshot before it listens. Equal plans give equal
     /// snapshots; their version is 0.
     pub fn snapshots(&self) -> Vec<Snapshot> {
-        let mut tenants: BTreeMap<Str, Vec<u32>> = BTreeMap::new();
+        self.snapshots_with(&Resting::default())
+    }
+
+    /// The same, with what older connections need.
+    pub fn snapshots_with(&self, resting: &Resting) -> Vec<Snapshot> {
+        let mut tenants: BTreeMap<Str, BTreeSet<u32>> = BTreeMap::new();
         for door in self.wanted_doors() {
             let position = self.world.position(&door.workload);
             tenants.entry(door.tenant).or_default().extend(position);
         }
-        let of_all = |port: &ServicePort| port.http.is_some();
+        for name in &resting.workloads {
+            let Some(position) = self.world.position(name) else {
+                continue;
+            };
+            let (tenant, _) = split_name(name);
+            tenants.entry(tenant.into()).or_default().insert(position);
+        }
+        let rests = |service: &PlanService, port: &ServicePort| {
+            let services = &resting.services;
+            port.proto == 6
+                && !services.is_empty()
+                && services.contains(&(service.full_name.clone(), port.port))
+        };
+        let of_all = |s: &PlanService, port: &ServicePort| port.http.is_some() || rests(s, port);
         let shared = OnceParts::default();
         let all = tenants.into_iter().map(|(tenant, workloads)| {
+            let workloads: Vec<u32> = workloads.into_iter().collect();
             let observed = |w: &u32| self.world.workloads[*w as usize].observed.is_some();
             let parts = match workloads.iter().any(observed) {
-                true => shared.tcp.get_or_init(|| self.parts(|p| p.proto == 6)),
+                true => shared.tcp.get_or_init(|| self.parts(|_, p| p.proto == 6)),
                 false => shared.http.get_or_init(|| self.parts(of_all)),
             };
             let mut backends = parts.backends.clone();
@@ -51,12 +79,12 @@ impl Plan {
     }
 
     /// The service ports that are dialed through a worker, and where their requests may go.
-    fn parts(&self, wanted: impl Fn(&ServicePort) -> bool) -> Parts {
+    fn parts(&self, wanted: impl Fn(&PlanService, &ServicePort) -> bool) -> Parts {
         let mut parts = Parts::default();
         let mut backends: BTreeSet<PortName> = BTreeSet::new();
         for service in self.services() {
             let mut ports: BTreeMap<u16, Service> = BTreeMap::new();
-            for port in service.ports.iter().filter(|p| wanted(p)) {
+            for port in service.ports.iter().filter(|p| wanted(service, p)) {
                 let dialed = ports.entry(port.port);
                 let dialed = dialed.or_insert_with(|| dialed_at(service, port));
                 dialed.addresses.push(IpAddr::from(port.ip));

@@ -11,10 +11,13 @@ use tokio::{
     net::TcpStream,
     time::{Duration, Instant},
 };
-use underpass_l7::{Refusal, framing::Framing};
+use underpass_api::report::Method;
+use underpass_l7::{Refusal, framing::Framing, inbound::Denied};
+use underpass_mesh::snapshot::Protocol;
 
-use super::{answer, dial, exchange::Exchange, pump::Half};
+use super::{answer, exchange::Exchange, pump::Half};
 use crate::{
+    book::Arrived,
     buffer::Out,
     clock::Clock,
     counters::Count,
@@ -24,7 +27,8 @@ use crate::{
         request::{self, RequestFacts},
         scan::{HeadReader, Kind},
     },
-    shard::Shard,
+    h2::Translated,
+    shard::{Admitted, Shard},
 };
 
 /// What becomes of the connection when its request is over.
@@ -32,11 +36,21 @@ use crate::{
 pub(crate) enum Next {
     Park,
     Close,
+    /// The client speaks HTTP/2: this was its preface.
+    Http2,
+    /// The request's endpoint speaks HTTP/2.
+    Translate,
+    /// The client does not speak HTTP.
+    Opaque,
 }
 
-pub(crate) type Dialing = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
+pub(crate) type Dialing = Pin<Box<dyn Future<Output = Result<TcpStream, Refusal>>>>;
 
 pub(crate) enum Phase {
+    /// The first bytes of a connection, to be looked at; they have begun to come at `since`.
+    Detect {
+        since: Option<Instant>,
+    },
     /// Between requests, or a head that has begun to come at `since`.
     Head {
         since: Option<Instant>,
@@ -71,12 +85,10 @@ pub(crate) type Polled = Poll<Step>;
 pub(crate) struct Scene<'a, 'c, 's> {
     pub cx: &'a mut Context<'c>,
     pub shard: &'a Shard,
+    pub arrived: &'a Arrived,
     pub client: &'a TcpStream,
     pub clock: &'a mut Clock<'s>,
 }
-
-/// Bytes that a client may still send after its connection's last response.
-const LINGER_BYTES: usize = 1 << 20;
 
 pub struct Active {
     pub(super) phase: Phase,
@@ -88,6 +100,8 @@ pub struct Active {
     pub(super) up: Half,
     pub(super) up_out: Out,
     pub(super) exchange: Option<Exchange>,
+    /// A request that is not for [`Exchange`].
+    pub(super) translated: Option<Box<Translated>>,
     reader: HeadReader,
 }
 
@@ -100,6 +114,7 @@ impl Default for Active {
             up: Half::default(),
             up_out: Out::default(),
             exchange: None,
+            translated: None,
             reader: HeadReader::new(Kind::Request),
         }
     }
@@ -114,6 +129,7 @@ impl Active {
         self.down_out.clear();
         self.up_out.clear();
         self.exchange = None;
+        self.translated = None;
         self.reader = HeadReader::new(Kind::Request);
     }
 
@@ -121,18 +137,20 @@ impl Active {
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        shard: &Shard,
+        admitted: &Admitted,
         client: &TcpStream,
         clock: &mut Clock<'_>,
     ) -> Poll<Next> {
         let scene = &mut Scene {
             cx,
-            shard,
+            shard: &admitted.shard,
+            arrived: &admitted.arrived,
             client,
             clock,
         };
         loop {
             let step = match &self.phase {
+                Phase::Detect { .. } => ready!(self.poll_detect(scene)),
                 Phase::Head { .. } => ready!(self.poll_head(scene)),
                 Phase::Dial { .. } => ready!(self.poll_dial(scene)),
                 Phase::Exchange => ready!(self.poll_exchange(scene)),
@@ -151,10 +169,9 @@ impl Active {
         let limits = &scene.shard.settings.limits;
         loop {
             match self.reader.find(self.down.input.filled(), limits) {
-                Ok(Some(head)) => return Poll::Ready(self.begin(scene.shard, head)),
-                Err(why) => {
-                    return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
-                }
+                Ok(Some(head)) => return Poll::Ready(self.begin(scene, head)),
+                Err(Refusal::Http2) => return Poll::Ready(Step::Is(Next::Http2)),
+                Err(why) => return Poll::Ready(self.refuse_unread(scene, why)),
                 Ok(None) => {}
             }
             if self.down.eof {
@@ -183,37 +200,44 @@ impl Active {
             .is_over(scene.cx, since + scene.shard.settings.head)
         {
             scene.shard.counters.add(Count::HeadTimeout);
-            let why = Refusal::HeadTimeout;
-            return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
+            return Poll::Ready(self.refuse_unread(scene, Refusal::HeadTimeout));
         }
         Poll::Pending
     }
 
     /// The head is all there: where does the request go?
-    fn begin(&mut self, shard: &Shard, head: std::ops::Range<usize>) -> Step {
+    fn begin(&mut self, scene: &Scene<'_, '_, '_>, head: std::ops::Range<usize>) -> Step {
+        let shard = scene.shard;
         self.reader = HeadReader::new(Kind::Request);
         self.up_out.clear();
-        let plan = shard.plan();
+        let plan = shard.plan(scene.arrived);
+        let authority = plan.as_ref().map_or("", |plan| plan.authority.as_str());
         let bytes = &self.down.input.filled()[head.clone()];
         let is_head = bytes.starts_with(b"HEAD ");
         let judged = request::forward(
             bytes,
             &shard.settings.limits,
-            &plan.authority,
+            authority,
             self.up_out.bytes(),
-            |request, accepted| plan.pick(request, accepted, || shard.random(), shard.start()),
+            |request, accepted| {
+                let plan = plan.as_ref().map_err(|why| Denied::from(*why))?;
+                plan.pick(request, accepted, || shard.random(), shard.start())
+            },
         );
+        if let (Err(why), Ok(plan)) = (&judged, &plan) {
+            plan.refused(method_of(bytes), *why);
+        }
         self.down.input.consume(head.end);
         let (facts, picked) = match judged {
             Ok(judged) => judged,
-            Err(why) => return self.refuse(shard, why, why.status(), true, is_head),
+            Err(why) => return self.refuse_head(scene, why, is_head),
         };
         shard.counters.add(Count::Requests);
         let picked = match picked {
             Ok(picked) => picked,
-            Err(why) => {
+            Err(denied) => {
                 let close = !may_go_on(&facts);
-                return self.refuse(shard, why, why.status(), close, is_head);
+                return self.refuse(shard, denied, denied.why.status(), close, is_head);
             }
         };
         self.down.body = match facts.framing {
@@ -222,6 +246,11 @@ impl Active {
             framing => Body::new(framing, shard.settings.limits.body_bytes),
         };
         self.up.reset();
+        if picked.protocol == Protocol::Http2 {
+            let request = facts;
+            self.translated = Some(Box::new(Translated { request, picked }));
+            return Step::Is(Next::Translate);
+        }
         let pooled = shard.pool.take(&picked.key, &shard.counters);
         let exchange = Exchange::new(facts, picked, pooled);
         let step = match exchange.is_connected() {
@@ -248,7 +277,7 @@ impl Active {
                 exchange.connected(stream);
                 return Poll::Ready(Step::To(Phase::Exchange));
             }
-            Poll::Ready(Err(_)) => Refusal::NoConnection,
+            Poll::Ready(Err(why)) => why,
             Poll::Pending => {
                 let until = exchange.deadline.map_or(*until, |d| d.min(*until));
                 if !scene.clock.is_over(scene.cx, until) {
@@ -257,74 +286,58 @@ impl Active {
                 Refusal::NoConnection
             }
         };
-        exchange.ticket.failed();
+        if why == Refusal::NoConnection {
+            exchange.ticket.failed();
+        }
         Poll::Ready(self.end_with(scene.shard, why, why.status()))
+    }
+
+    /// A head that cannot be read. Where clients are declared to speak HTTP/2, none could read an answer.
+    fn refuse_head(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal, is_head: bool) -> Step {
+        let plan = scene.shard.plan(scene.arrived);
+        if plan.is_ok_and(|plan| plan.protocol == Protocol::Http2) {
+            scene.shard.counters.refuse(why);
+            return Step::Is(Next::Close);
+        }
+        self.refuse(scene.shard, why.into(), why.status(), true, is_head)
     }
 
     /// Ends an exchange of whose response the client has seen nothing.
     pub(super) fn end_with(&mut self, shard: &Shard, why: Refusal, status: u16) -> Step {
-        let facts = self.exchange.take().map(|e| e.request);
+        let facts = self.exchange.take().map(|mut exchange| {
+            exchange.ticket.refused(why, status);
+            exchange.request
+        });
         let is_head = facts.is_some_and(|f| f.method == request::Method::Head);
         let close = !facts.is_some_and(|f| may_go_on(&f));
-        self.refuse(shard, why, status, close, is_head)
+        self.refuse(shard, why.into(), status, close, is_head)
+    }
+
+    /// Of a request whose head is not all there, or will not be.
+    fn refuse_unread(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal) -> Step {
+        if let Ok(plan) = scene.shard.plan(scene.arrived) {
+            plan.refused(method_of(self.down.input.filled()), why);
+        }
+        self.refuse_head(scene, why, false)
     }
 
     pub(super) fn refuse(
         &mut self,
         shard: &Shard,
-        why: Refusal,
+        denied: Denied,
         status: u16,
         close: bool,
         is_head: bool,
     ) -> Step {
-        shard.counters.refuse(why);
-        answer::write(self.down_out.bytes(), status, why, close, is_head);
+        shard.counters.refuse(denied.why);
+        answer::write(self.down_out.bytes(), status, denied, close, is_head);
         let until = Instant::now() + shard.settings.write;
         Step::To(Phase::Answer { close, until })
     }
+}
 
-    fn poll_answer(&mut self, scene: &mut Scene<'_, '_, '_>) -> Polled {
-        let Phase::Answer { close, until } = self.phase else {
-            return Poll::Pending;
-        };
-        match self.down_out.flush(scene.cx, scene.client) {
-            Poll::Ready(Ok(())) if close => Poll::Ready(self.linger(scene)),
-            Poll::Ready(Ok(())) => Poll::Ready(Step::To(Phase::Head { since: None })),
-            Poll::Ready(Err(_)) => Poll::Ready(Step::Is(Next::Close)),
-            Poll::Pending if scene.clock.is_over(scene.cx, until) => {
-                scene.shard.counters.add(Count::SlowClient);
-                Poll::Ready(Step::Is(Next::Close))
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    pub(super) fn linger(&mut self, scene: &Scene<'_, '_, '_>) -> Step {
-        if self.down.eof || shut_write(scene.client).is_err() {
-            return Step::Is(Next::Close);
-        }
-        let until = Instant::now() + scene.shard.settings.linger;
-        let left = LINGER_BYTES;
-        Step::To(Phase::Linger { until, left })
-    }
-
-    fn poll_linger(&mut self, scene: &mut Scene<'_, '_, '_>) -> Polled {
-        let Phase::Linger { until, left } = &mut self.phase else {
-            return Poll::Pending;
-        };
-        loop {
-            let filled = self.down.input.filled().len();
-            self.down.input.consume(filled);
-            match self.down.input.fill(scene.cx, scene.client) {
-                Poll::Ready(Ok(len @ 1..)) if len <= *left => *left -= len,
-                Poll::Ready(_) => return Poll::Ready(Step::Is(Next::Close)),
-                Poll::Pending if scene.clock.is_over(scene.cx, *until) => {
-                    return Poll::Ready(Step::Is(Next::Close));
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
+fn method_of(head: &[u8]) -> Method {
+    Method::of(head.split(|b| *b == b' ').next().unwrap_or_default())
 }
 
 /// After our own answer: nothing of the request is left to come.
@@ -335,11 +348,11 @@ fn may_go_on(facts: &RequestFacts) -> bool {
 pub(super) fn dial_phase(shard: &Shard, exchange: &Exchange) -> Phase {
     let connect: Duration = shard.settings.connect;
     Phase::Dial {
-        dialing: Box::pin(dial(exchange.address)),
+        dialing: Box::pin(shard.connector.dial(&exchange.key, exchange.address)),
         until: Instant::now() + connect,
     }
 }
 
-pub(super) fn shut_write(stream: &TcpStream) -> io::Result<()> {
+pub(crate) fn shut_write(stream: &TcpStream) -> io::Result<()> {
     Ok(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)?)
 }

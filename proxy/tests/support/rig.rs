@@ -9,8 +9,12 @@ use tokio::{
     runtime::{Builder, LocalOptions},
 };
 use underpass_l7::route::Table;
-use underpass_mesh::k8s::route::{self, HttpRoute, Match, Parent, PathMatch, Rule};
+use underpass_mesh::{
+    k8s::route::{self, HttpRoute, Match, Parent, PathMatch, Rule},
+    snapshot::Protocol,
+};
 use underpass_proxy::{
+    book::{Arrived, Side},
     counters::Count,
     forward,
     plan::{Backend, Plan},
@@ -65,7 +69,7 @@ impl Rig {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
         let addresses: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
-        let shard = Shard::new(settings, plan(&addresses));
+        let shard = Shard::of_one(settings, plan(&addresses));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         tokio::task::spawn_local(forward::listen(shard.clone(), listener));
@@ -100,8 +104,21 @@ impl Rig {
         peer
     }
 
+    pub fn plan(&self) -> Rc<Plan> {
+        self.shard.plan(&arrived(self.at)).unwrap()
+    }
+
     pub fn count(&self, what: Count) -> u64 {
         self.shard.counters.get(what)
+    }
+}
+
+/// A connection of no workload in particular.
+pub fn arrived(original: SocketAddr) -> Arrived {
+    Arrived {
+        workload: Rc::default(),
+        side: Side::Outbound,
+        original,
     }
 }
 
@@ -111,10 +128,14 @@ pub fn plan(addresses: &[SocketAddr]) -> Plan {
     let service = ("default/shop".into(), 80);
     Plan {
         authority: "shop".into(),
+        protocol: Protocol::Http1,
         source: 7,
-        routes: None,
         default: service.clone(),
-        backends: HashMap::from([(service, Rc::new(Backend::new(9, endpoints)))]),
+        backends: Rc::new(HashMap::from([(
+            service,
+            Rc::new(Backend::new(9, endpoints)),
+        )])),
+        ..Plan::default()
     }
 }
 
@@ -182,6 +203,31 @@ impl Peer {
 
     pub async fn expect_end(&mut self) {
         assert_eq!(self.rest().await, "");
+    }
+
+    /// The rest of an answer of ours, whose body names the code.
+    pub async fn rest_of_answer(&mut self, code: &str) -> String {
+        let mut answer = Vec::new();
+        let mut piece = [0; 1024];
+        // Its body is one line, after an empty one.
+        let is_whole = |a: &[u8]| {
+            a.ends_with(b"\n") && a.windows(4).any(|w| w == b"\r\n\r\n") && !a.ends_with(b"\r\n")
+        };
+        while !is_whole(&answer) {
+            let len = self.0.read(&mut piece).await.unwrap();
+            assert_ne!(len, 0, "ended after {:?}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..len]);
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.contains(&format!(" {code}: ")), "{answer}");
+        format!("\r\n{answer}")
+    }
+
+    /// Something that ends so comes, then a reset.
+    pub async fn expect_cut(&mut self, end: &str) {
+        let mut bytes = Vec::new();
+        self.0.read_to_end(&mut bytes).await.unwrap_err();
+        assert!(bytes.ends_with(end.as_bytes()), "{bytes:?}");
     }
 
     /// What is here is all there is, as long as nobody else does anything.

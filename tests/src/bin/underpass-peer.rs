@@ -10,6 +10,8 @@ mod peer {
     pub mod door;
     pub mod exact;
     pub mod fetch;
+    pub mod http_client;
+    pub mod http_server;
     pub mod pass;
     pub mod rate;
     pub mod relay;
@@ -47,6 +49,10 @@ enum Verb {
     PassDial(peer::pass::DialArgs),
     /// Prints the body of an HTTP/1.1 answer.
     Fetch(peer::fetch::FetchArgs),
+    /// An HTTP/1.1 server that says who it is.
+    HttpServer(peer::http_server::ServerArgs),
+    /// An HTTP/1.1 client that counts.
+    Http(peer::http_client::ClientArgs),
     /// Gives back requests.
     RpcServer(peer::rpc::ServerArgs),
     /// Requests over one connection, told by lines of standard input.
@@ -72,6 +78,8 @@ fn main() -> ExitCode {
         Verb::PassSend(args) => peer::pass::send(&args),
         Verb::PassDial(args) => peer::pass::dial(&args),
         Verb::Fetch(args) => peer::fetch::run(&args),
+        Verb::HttpServer(args) => peer::http_server::run(&args),
+        Verb::Http(args) => peer::http_client::run(&args),
         Verb::RpcServer(args) => peer::rpc::serve(&args),
         Verb::Rpc(args) => peer::rpc::dial(&args),
         Verb::Relay(args) => peer::relay::run(&args),
