@@ -39,15 +39,25 @@ fn main() {
         let with_clock = per_request(|n| count(black_box(n), [clock(), clock(), clock()]));
         rounds.push([counted - empty, with_clock - empty]);
     }
-    for (i, what) in ["numbers", "numbers and three looks at the clock"].iter().enumerate() {
+    for (i, what) in ["numbers", "numbers and three looks at the clock"]
+        .iter()
+        .enumerate()
+    {
         let mut ns: Vec<_> = rounds.iter().map(|r| r[i]).collect();
         ns.sort_by(f64::total_cmp);
         let (low, high) = (ns[ROUNDS / 4], ns[ROUNDS * 3 / 4]);
-        println!("{what}: {:.1} ns a request (quartiles {low:.1} to {high:.1})", ns[ROUNDS / 2]);
+        println!(
+            "{what}: {:.1} ns a request (quartiles {low:.1} to {high:.1})",
+            ns[ROUNDS / 2]
+        );
     }
     let began = Instant::now();
     let report = reporter.report(None);
-    println!("a report of {} series: {:?}", report.series.len(), began.elapsed());
+    println!(
+        "a report of {} series: {:?}",
+        report.series.len(),
+        began.elapsed()
+    );
     let requests: u64 = report.series.iter().map(|s| s.requests).sum();
     assert_eq!(requests, 2 * REQUESTS * ROUNDS as u64, "all were counted");
 }
