@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use underpass_l7::{
     Refusal,
     balance::{Balancer, EndpointId, Outcome, Pending},
-    head::{Fields, Request},
+    head::{Fields, Request, Version},
     inbound::{Denied, Peer},
     limit::Accepted,
     route::{Rule, Table},
@@ -185,7 +185,7 @@ impl Plan {
             Err(denied) => {
                 let seen =
                     before.unwrap_or_else(|| self.begin(&chosen, None, false, method, now_ns));
-                seen.refuse(denied.why, now_ns);
+                seen.refuse(denied.why, is_grpc(head), now_ns);
                 return Err(denied);
             }
         };
@@ -202,7 +202,7 @@ impl Plan {
             start,
         };
         if let Err(denied) = judge(endpoint.inbound.as_ref()) {
-            ticket.denied(denied.why);
+            ticket.denied(denied.why, is_grpc(head));
             return Err(denied);
         }
         Ok(Picked {
@@ -271,7 +271,8 @@ impl Plan {
             service: (&self.default.0, self.default.1),
             backend: None,
         };
-        self.begin(&chosen, None, false, method, 0).refuse(why, 0);
+        let seen = self.begin(&chosen, None, false, method, 0);
+        seen.refuse(why, false, 0);
     }
 
     fn choose<'a, F: Fields + ?Sized>(
@@ -341,6 +342,12 @@ impl Backend {
             }
         }
     }
+}
+
+/// Its client is told of a refusal by a status of gRPC.
+fn is_grpc<F: Fields + ?Sized>(head: &Request<'_, F>) -> bool {
+    let kind = head.fields.get("content-type").next();
+    head.version == Version::Http2 && kind.is_some_and(|k| k.starts_with(b"application/grpc"))
 }
 
 /// How far the choice has come.

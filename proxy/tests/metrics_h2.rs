@@ -157,11 +157,16 @@ fn what_we_say_of_a_call_is_what_is_counted() {
         let source = "shop/web".into();
         rig.shard.set_plan(Plan {
             scope: Scope::new(metrics, Direction::Outbound, source, "shop/api:80".into()),
+            routes: Some(
+                rig::routes(&[("/x.Y/Z", "default/shop"), ("/", "default/shop")], None).into(),
+            ),
             ..rig::plan(&[at])
         });
         let mut client = client(&rig).await;
         let response = client.send_request(grpc("/x.Y/Z"), true).unwrap().0;
         assert_eq!(answer(response).await.0.headers()["grpc-status"], "14");
+        let response = client.send_request(grpc("/no"), true).unwrap().0;
+        assert_eq!(answer(response).await.0.headers()["grpc-status"], "12");
         let response = client.send_request(get("/"), true).unwrap().0;
         assert_eq!(answer(response).await.0.status(), 503);
         let report = reporter.report(None);
@@ -169,8 +174,15 @@ fn what_we_say_of_a_call_is_what_is_counted() {
             let o = r.outcome;
             (o.status, o.grpc, o.code, o.failure)
         };
-        let all: Vec<_> = report.series[0].responses.iter().map(told).collect();
+        let all = report.series.iter().flat_map(|s| &s.responses).map(told);
+        let mut all: Vec<_> = all.collect();
+        all.sort_unstable();
         let code = Refusal::NoConnection.code();
-        assert_eq!(all, [(503, None, code, true), (200, Some(14), code, true)]);
+        // UNIMPLEMENTED is no failure.
+        let routed = (200, Some(12), Refusal::NoRoute.code(), false);
+        assert_eq!(
+            all,
+            [routed, (200, Some(14), code, true), (503, None, code, true)]
+        );
     });
 }

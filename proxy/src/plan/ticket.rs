@@ -71,10 +71,13 @@ impl Ticket {
     }
 
     /// What protects the destination refuses it, which its own worker would have counted.
-    pub(super) fn denied(&mut self, why: Refusal) {
+    pub(super) fn denied(mut self, why: Refusal, grpc: bool) {
         let now_ns = self.now_ns();
-        for seen in [&mut self.seen, &mut self.attempt].into_iter().flatten() {
-            seen.cut(why, why.status(), now_ns);
+        for seen in [self.seen.take(), self.attempt.take()]
+            .into_iter()
+            .flatten()
+        {
+            seen.refuse(why, grpc, now_ns);
         }
     }
 
