@@ -77,6 +77,17 @@ codes! {
     208 ADDRESS_DIALED "the application dialed an address that is no service's" "";
     209 NOTHING_TO_DECIDE "neither end is guarded by a policy" "";
     210 STILL_OPEN "the connection has not ended" "";
+    211 ROUTE_ATTACHED "an HTTPRoute is attached to the service, so that a worker routes each request" "";
+    212 OBSERVED "the annotation `underpass.dev/observe: http` asks for figures of requests" "";
+    213 RATE_LIMIT "the annotation `underpass.dev/rate-limit` of a service that leads here bounds its requests" "";
+    214 REQUEST_RULES "a rule of an authorization policy judges each request (`methods`, `paths`)" "";
+    215 NO_DOOR "the layer Http is asked for, and no worker listens in the workload's network namespace (yet); rules about requests allow nothing meanwhile"
+        "is underpass-vend running? `underpass status` shows it and its workers";
+    216 SHARED_NAMESPACE_NO_HTTP "the layer Http is asked for, and the workload shares its network namespace; rules about requests allow nothing"
+        "give the workload a network namespace of its own";
+    217 NOT_HTTP_PORT "the layer Http is asked for, and the port is UDP or its `appProtocol` says that it speaks no plain HTTP"
+        "correct the service port's `appProtocol`, or leave the port out of the route";
+    218 ON_OTHER_NODE "the layer Http is asked for, and the workload's own node decides on that" "ask that node's agent";
     // 220-239: why bytes of a connection stayed on TCP (in order of `sock::counter::SHORTCUT_OFF`…)
     220 SHORTCUT_OFF "the shortcut is off for this connection"
         "--shortcut, and the annotation `underpass.dev/shortcut` of both ends, switch it on";
@@ -116,6 +127,7 @@ codes! {
     310 DANGLING_REFERENCE "an object refers to one that does not exist" "create it or fix the name";
     311 TOO_LARGE "a file or directory is larger than the reader accepts" "split it; the limits are in docs/reference/limits.md";
     312 UNREADABLE "a file cannot be read" "check its path and its permissions";
+    313 NEVER_MATCHES "a part of a route can never match a request" "see the message; the rest of the route is obeyed";
     // 400-499: the node
     401 NO_BPF_CAPABILITY "the process may not load BPF programs"
         "run as root or with CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE";

@@ -26,8 +26,12 @@ macro_rules! counters {
 counters! {
     /// From clients.
     Accepted "connections_accepted",
+    /// Closed, also those that were not accepted for long.
+    Ended "connections_ended",
     /// Closed at once: there were as many as there may be.
     NoRoom "connections_no_room",
+    /// Closed at once: nobody knows where it was going.
+    NoOriginal "connections_no_original",
     /// accept(2) failed, as it does without file descriptors.
     AcceptFailed "connections_accept_failed",
     /// Heads that were judged good.

@@ -11,8 +11,10 @@
 
 mod active;
 mod answer;
+mod ending;
 mod exchange;
 mod first;
+mod handed;
 mod opaque;
 mod pump;
 mod tunnel;
@@ -72,14 +74,17 @@ pub async fn listen(shard: Rc<Shard>, listener: TcpListener) {
     }
 }
 
-/// Serves a connection in a task of its own, which ends with its workload at the latest.
-pub fn spawn(shard: &Rc<Shard>, client: TcpStream, arrived: Arrived) {
+/// Serves a connection in a task of its own, which ends with its workload at the latest. False if it may
+/// not be.
+pub fn spawn(shard: &Rc<Shard>, client: TcpStream, arrived: Arrived) -> bool {
     let workload = arrived.workload.clone();
-    if let Some(admitted) = shard.admit(arrived) {
-        let at = admitted.at;
-        let task = tokio::task::spawn_local(serve(admitted, client));
-        workload.started(at, task.abort_handle());
-    }
+    let Some(admitted) = shard.admit(arrived) else {
+        return false;
+    };
+    let at = admitted.at;
+    let task = tokio::task::spawn_local(serve(admitted, client));
+    workload.started(at, task.abort_handle());
+    true
 }
 
 /// Serves one connection until its end.

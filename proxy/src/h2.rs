@@ -14,6 +14,7 @@
 pub mod watch;
 
 mod answer;
+mod body;
 mod call;
 mod ends;
 mod exchange;

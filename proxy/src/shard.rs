@@ -179,14 +179,19 @@ impl Shard {
             self.settings.shards,
         ));
         numbers.keep(books.values().map(Rc::as_ref));
+        self.close_unwanted(books);
+        self.turned.notify_waiters();
+    }
+
+    /// Closes waiting connections for which there is no use, also since they waited too long.
+    fn close_unwanted(&self, books: &HashMap<Str, Rc<Book>>) {
         let workloads = self.workloads.borrow();
         let wanted = |key: &Key| {
             let workload = workloads.get(&key.workload);
-            workload.is_some_and(|w| books.values().any(|b| b.wants(key, w)))
+            books.values().any(|b| b.wants(key, workload))
         };
         self.pool.sweep(&self.counters, wanted);
         self.upstreams.sweep(wanted);
-        self.turned.notify_waiters();
     }
 
     /// What this shard has of a tenant.
@@ -286,14 +291,18 @@ impl Shard {
         let mut ticks = tokio::time::interval(SWEEP_EVERY);
         loop {
             ticks.tick().await;
-            self.pool.sweep(&self.counters, |_| true);
-            self.upstreams.sweep(|_| true);
+            self.close_unwanted(&self.books.borrow());
             self.metrics.sweep();
             // What was not needed all this time goes bit by bit.
             let mut spare = self.spare.borrow_mut();
             let half = spare.len() / 2;
             spare.truncate(half);
         }
+    }
+
+    /// A connection that was given to this shard is over.
+    pub(crate) fn count_over(&self) {
+        self.counters.add(Count::Ended);
     }
 
     /// Clients' connections that are open.
@@ -362,5 +371,6 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.arrived.workload.leave(self.at);
         self.shard.open.set(self.shard.open.get() - 1);
+        self.shard.count_over();
     }
 }

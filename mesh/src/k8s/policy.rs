@@ -5,7 +5,11 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::{Labels, Locator, Meta, Protocol, field, value};
+use super::{
+    IpBlock, Labels, Locator, Meta, Protocol,
+    field::{self, NOT_IMPLEMENTED},
+    value,
+};
 use crate::Str;
 
 /// Who may connect to what. There are allow rules only: a connection to a selected destination is
@@ -24,12 +28,21 @@ use crate::Str;
 ///   - sources:                       # absent: everybody
 ///     - serviceAccounts: [{ name: web }]
 ///     ports: [{ port: 8080 }]        # absent: every port
+///     methods: [GET]                 # absent: each
+///     paths: [/accounts, /rates/*]   # absent: each
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[serde(try_from = "RawPolicy")]
 pub struct AuthorizationPolicy {
     pub metadata: Meta,
     pub spec: PolicySpec,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawPolicy {
+    metadata: Meta,
+    spec: PolicySpec,
     #[serde(default, rename = "status", deserialize_with = "field::ignored")]
     _status: (),
     // Read before; they are here again if they are written after the rest.
@@ -54,6 +67,39 @@ pub struct PolicySpec {
     /// Without rules nobody is allowed.
     #[serde(default)]
     pub rules: Vec<Rule>,
+}
+
+impl PolicySpec {
+    /// Some rule is about requests.
+    pub fn of_requests(&self) -> bool {
+        self.rules.iter().any(Rule::of_requests)
+    }
+}
+
+impl TryFrom<RawPolicy> for AuthorizationPolicy {
+    type Error = String;
+
+    /// With what a rule about requests needs, so that somebody can judge it.
+    fn try_from(raw: RawPolicy) -> Result<Self, String> {
+        let RawPolicy { metadata, spec, .. } = raw;
+        let of_service = |t: &PolicyTarget| matches!(t, PolicyTarget::Service { .. });
+        for (i, rule) in spec.rules.iter().enumerate() {
+            let of_tcp = rule.ports.iter().all(|p| p.protocol == Protocol::TCP);
+            let why = match rule.of_requests() {
+                true if spec.audit => format!("{NOT_IMPLEMENTED}methods and paths in audit mode"),
+                true if spec.target_refs.iter().any(of_service) => {
+                    format!("{NOT_IMPLEMENTED}methods and paths with a Service as target")
+                }
+                // A port that is not steered to the worker would be judged by nobody.
+                true if rule.ports.is_empty() || !of_tcp => {
+                    "methods and paths need `ports`, of TCP: those that speak HTTP".into()
+                }
+                _ => continue,
+            };
+            return Err(format!("spec.rules[{i}]: {why}"));
+        }
+        Ok(Self { metadata, spec })
+    }
 }
 
 /// One target: `Service` by name (its port is checked, whatever endpoint is chosen), or Pods or
@@ -125,7 +171,8 @@ impl TryFrom<RawTarget> for PolicyTarget {
     }
 }
 
-/// Allows every listed source on every listed port.
+/// Allows every listed source on every listed port; with `methods` or `paths` only requests that
+/// satisfy them, and nothing that is no HTTP. A worker judges those; without one the rule allows nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Rule {
@@ -135,6 +182,19 @@ pub struct Rule {
     /// Empty: every port.
     #[serde(default)]
     pub ports: Vec<PolicyPort>,
+    /// Empty: each.
+    #[serde(default, deserialize_with = "value::methods")]
+    pub methods: Vec<Str>,
+    /// Exact, or a prefix of the text with `*` at its end; in normal form. Empty: each.
+    #[serde(default, deserialize_with = "value::paths")]
+    pub paths: Vec<Str>,
+}
+
+impl Rule {
+    /// Requests must be judged.
+    pub fn of_requests(&self) -> bool {
+        !self.methods.is_empty() || !self.paths.is_empty()
+    }
 }
 
 /// Everybody who matches at least one of the fields.
@@ -208,102 +268,6 @@ pub struct ServiceAccountRef {
     pub namespace: Option<Str>,
     #[serde(deserialize_with = "field::subdomain")]
     pub name: Str,
-}
-
-/// A CIDR without some CIDRs inside it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "RawBlock")]
-pub struct IpBlock {
-    pub cidr: Cidr,
-    pub except: Vec<Cidr>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawBlock {
-    cidr: Cidr,
-    #[serde(default)]
-    except: Vec<Cidr>,
-}
-
-impl TryFrom<RawBlock> for IpBlock {
-    type Error = String;
-
-    fn try_from(RawBlock { cidr, except }: RawBlock) -> Result<Self, String> {
-        match except.iter().find(|e| !cidr.covers(e)) {
-            Some(e) => Err(format!("except {e} is not inside {cidr}")),
-            None => Ok(Self { cidr, except }),
-        }
-    }
-}
-
-/// `address/prefix`, with the bits after the prefix zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Cidr {
-    pub ip: IpAddr,
-    pub prefix: u8,
-}
-
-impl Cidr {
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.ip, ip) {
-            (IpAddr::V4(net), IpAddr::V4(ip)) => {
-                let shift = 32 - u32::from(self.prefix);
-                net.to_bits().checked_shr(shift) == ip.to_bits().checked_shr(shift)
-            }
-            (IpAddr::V6(net), IpAddr::V6(ip)) => {
-                let shift = 128 - u32::from(self.prefix);
-                net.to_bits().checked_shr(shift) == ip.to_bits().checked_shr(shift)
-            }
-            _ => false,
-        }
-    }
-
-    /// True if every address of `other` is in it.
-    pub fn covers(&self, other: &Cidr) -> bool {
-        self.prefix <= other.prefix && self.contains(other.ip)
-    }
-}
-
-impl<'de> Deserialize<'de> for Cidr {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        value::cidr(d)
-    }
-}
-
-impl Cidr {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let bad = || format!("`{text}` is no CIDR as 10.0.0.0/8 or fd00::/8");
-        let (ip, prefix) = text.split_once('/').ok_or_else(bad)?;
-        let ip: IpAddr = ip.parse().map_err(|_| bad())?;
-        let prefix: u8 = prefix.parse().map_err(|_| bad())?;
-        let (bits, host_bits) = match ip {
-            IpAddr::V4(v4) => (
-                32,
-                v4.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) != 0,
-            ),
-            IpAddr::V6(v6) => (
-                128,
-                v6.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) != 0,
-            ),
-        };
-        if matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
-            return Err(format!("write `{text}` as an IPv4 CIDR"));
-        }
-        if prefix > bits {
-            return Err(bad());
-        }
-        if host_bits {
-            return Err(format!("`{text}` has bits set after its prefix"));
-        }
-        Ok(Self { ip, prefix })
-    }
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.ip, self.prefix)
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -15,10 +15,11 @@ use underpass_mesh::snapshot;
 
 use super::{
     ATTEMPTS,
+    body::{Fault, H1Sink, H1Source, Sink, Source},
     ends::{Awaited, Client, H1Awaited},
     exchange::{Exchange, Outcome},
     head::{self, Facts},
-    relay::{Fault, H1Sink, H1Source, Prepared, Relay, Sink, Source},
+    relay::{Prepared, Relay},
     translate,
     upstream::{Slot, Upstreams},
 };

@@ -11,9 +11,10 @@ use underpass_l7::Refusal;
 
 use super::{
     STREAM_IDLE, answer,
+    body::{Broken, Fault, Sink},
     ends::{Awaited, Client, Head},
     head::{self, Facts},
-    relay::{Broken, Fault, Flow, Relay, Sink},
+    relay::{Flow, Relay},
     upstream::Slot,
 };
 use crate::{

@@ -6,11 +6,11 @@ use tokio::net::TcpStream;
 use underpass_l7::framing::Framing;
 
 use super::{
+    body::{H1Source, Sink, Source},
     call::Call,
     ends::{Client, H1Client},
     exchange::Outcome,
     head::Facts,
-    relay::{H1Source, Sink, Source},
     translate,
 };
 use crate::{
