@@ -2,21 +2,19 @@
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
-use crate::{
-    Result,
-    process::{output, step},
-};
+use crate::process::{output, step};
 
 const VERSION: &str = "1.85.1";
 
-/// Unpacks it if it is missing.
-pub fn unpack(dir: &Path) -> Result<()> {
+/// Unpacks it if it is missing. A machine where it cannot be had is told so; the tests that need it then fail
+/// and say so themselves.
+pub fn unpack(dir: &Path) {
     let said = format!(
         "import sys; sys.path.insert(0, {:?}); import grpc; print(grpc.__version__)",
         dir.to_string_lossy()
     );
     if output("python3", &["-c", &said]).is_some_and(|said| said.contains(VERSION)) {
-        return Ok(());
+        return;
     }
     println!(
         "missing: grpcio {VERSION}; unpacking it into {}",
@@ -31,5 +29,7 @@ pub fn unpack(dir: &Path) -> Result<()> {
         .args(["--no-compile", "--only-binary=:all:", "--target"])
         .arg(dir)
         .arg(format!("grpcio=={VERSION}"));
-    step("pip install grpcio", &mut pip, Duration::from_secs(300))
+    if let Err(why) = step("pip install grpcio", &mut pip, Duration::from_secs(300)) {
+        println!("{why}");
+    }
 }

@@ -52,7 +52,7 @@ pub fn build_tools() -> Result<()> {
 /// Third-party servers, and gRPC's; without apt this says what is missing and goes on.
 pub fn servers() -> Result<()> {
     let _lock = lock()?;
-    grpcio::unpack(&workspace::tools().join("grpcio"))?;
+    grpcio::unpack(&workspace::tools().join("grpcio"));
     servers::unpack(&workspace::tools().join("debs-prefix"), servers::SERVERS)
 }
 
