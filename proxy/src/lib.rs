@@ -12,6 +12,7 @@ pub mod buffer;
 pub mod clock;
 pub mod connector;
 pub mod counters;
+pub mod detect;
 pub mod draft;
 pub mod forward;
 pub mod h1;

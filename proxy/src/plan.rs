@@ -1,5 +1,7 @@
 //! What a request is forwarded by: the routes of one service port, and the backends with their endpoints.
 
+mod ticket;
+
 use std::{
     cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration,
 };
@@ -22,6 +24,8 @@ use crate::{
     pool::{Identity, Key},
     port::Port,
 };
+
+pub use ticket::Ticket;
 
 /// By `namespace/name` and port of the service.
 pub type Backends = HashMap<(Str, u16), Rc<Backend>>;
@@ -185,8 +189,8 @@ impl Plan {
                 return Err(denied);
             }
         };
-        let id = pending.endpoint;
-        let to = Some((id, &endpoint));
+        let key = self.key(&pending, &endpoint);
+        let to = Some((pending.endpoint, &endpoint));
         // Its own worker would count it, if it were another.
         let attempt = endpoint.inbound.is_some();
         let mut ticket = Ticket {
@@ -202,17 +206,52 @@ impl Plan {
             return Err(denied);
         }
         Ok(Picked {
-            key: Key {
-                workload: self.workload,
-                source: self.source,
-                destination: endpoint.identity,
-                endpoint: id,
-            },
+            key,
             endpoint,
             protocol,
             ticket,
             timeout,
         })
+    }
+
+    /// An endpoint of the service's own backend, for a connection that is no HTTP.
+    ///
+    /// # Errors
+    /// `NotHttp` where rules must hold for each request.
+    pub fn pick_opaque(&self, random: u64, start: Instant) -> Result<Picked, Refusal> {
+        let now_ns = start.elapsed().as_nanos() as u64;
+        let backend = self.backends.get(&self.default);
+        let backend = backend.ok_or(Refusal::NoEndpoints)?;
+        let (pending, endpoint, protocol) = backend.pick(now_ns, random)?;
+        let key = self.key(&pending, &endpoint);
+        let ticket = Ticket {
+            backend: backend.clone(),
+            pending: Some(pending),
+            outcome: Outcome::Done,
+            start,
+            seen: None,
+            attempt: None,
+        };
+        let guarded = |port: &Option<Rc<Port>>| port.as_ref().is_some_and(|p| !p.is_open());
+        if guarded(&self.inbound) || guarded(&endpoint.inbound) {
+            return Err(Refusal::NotHttp);
+        }
+        Ok(Picked {
+            key,
+            endpoint,
+            protocol,
+            ticket,
+            timeout: None,
+        })
+    }
+
+    fn key(&self, pending: &Pending, endpoint: &Endpoint) -> Key {
+        Key {
+            workload: self.workload,
+            source: self.source,
+            destination: endpoint.identity,
+            endpoint: pending.endpoint,
+        }
     }
 
     fn peer(&self) -> Peer<'_> {
@@ -309,104 +348,4 @@ struct Chosen<'a> {
     rule: Option<&'a Rule>,
     service: (&'a Str, u16),
     backend: Option<&'a Rc<Backend>>,
-}
-
-/// A request under way, as the balancer and the metrics count it: over when this is dropped, however that
-/// comes.
-#[derive(Debug)]
-pub struct Ticket {
-    backend: Rc<Backend>,
-    /// `Some` until it is dropped.
-    pending: Option<Pending>,
-    outcome: Outcome,
-    start: Instant,
-    /// `Some` until it is dropped.
-    seen: Option<Seen>,
-    /// The same at the destination, if it is served in this hop: of a request that is sent again, each.
-    attempt: Option<Seen>,
-}
-
-impl Ticket {
-    /// The response's head is here.
-    pub fn answered(&mut self, status: u16) {
-        if status >= 500 {
-            self.failed();
-        }
-        let now_ns = self.now_ns();
-        for seen in [&mut self.seen, &mut self.attempt].into_iter().flatten() {
-            seen.answered(status, now_ns);
-        }
-        if let Some(pending) = &mut self.pending {
-            let inner = &mut *self.backend.inner.borrow_mut();
-            inner.balancer.answered(pending, now_ns);
-        }
-    }
-
-    /// What the response's trailers, or its head if there is no more, say in `grpc-status`.
-    pub fn grpc(&mut self, code: u32) {
-        for seen in [&mut self.seen, &mut self.attempt].into_iter().flatten() {
-            seen.grpc(code);
-        }
-    }
-
-    /// This worker ends it: `status` is what the client is told, if it can still be told anything.
-    pub fn refused(&mut self, why: Refusal, status: u16) {
-        let now_ns = self.now_ns();
-        if let Some(seen) = &mut self.seen {
-            seen.cut(why, status, now_ns);
-        }
-    }
-
-    /// What was seen of the request, for [`Plan::pick_again`]; this attempt is over.
-    pub fn take_seen(&mut self) -> Option<Seen> {
-        self.seen.take()
-    }
-
-    /// This worker ends a call of gRPC, by a response whose status is 200.
-    pub fn refused_grpc(&mut self, why: Refusal) {
-        self.refused(why, 200);
-        if let Some(seen) = &mut self.seen {
-            seen.grpc(why.grpc_status().into());
-        }
-    }
-
-    /// What protects the destination refuses it, which its own worker would have counted.
-    fn denied(&mut self, why: Refusal) {
-        let now_ns = self.now_ns();
-        for seen in [&mut self.seen, &mut self.attempt].into_iter().flatten() {
-            seen.cut(why, why.status(), now_ns);
-        }
-    }
-
-    /// The request goes out once more.
-    pub fn again(&mut self) {
-        let now_ns = self.now_ns();
-        if let Some(attempt) = self.attempt.take() {
-            self.attempt = Some(attempt.again(now_ns));
-        }
-    }
-
-    /// The endpoint did not do its part.
-    pub fn failed(&mut self) {
-        self.outcome = Outcome::Failed;
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let now_ns = self.now_ns();
-        for seen in [&mut self.seen, &mut self.attempt] {
-            if let Some(seen) = seen.take() {
-                seen.end(now_ns);
-            }
-        }
-        if let Some(pending) = self.pending.take() {
-            let inner = &mut *self.backend.inner.borrow_mut();
-            inner.balancer.end(pending, now_ns, self.outcome);
-        }
-    }
 }

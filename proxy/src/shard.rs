@@ -17,6 +17,7 @@ use crate::{
     book::{Arrived, Book, Numbers},
     connector::Connector,
     counters::{Count, Counters},
+    detect::{Begin, Learnt, PROBES},
     draft::Draft,
     forward::Active,
     h2::Upstreams,
@@ -95,6 +96,10 @@ pub struct Shard {
     pub counters: Arc<Counters>,
     metrics: Rc<Metrics>,
     pub connector: Connector,
+    /// Who speaks first.
+    pub learnt: Learnt,
+    /// Connections for whose silent client a server is asked.
+    probes: Cell<usize>,
     /// By tenant: one, but where a worker is shared.
     books: RefCell<HashMap<Str, Rc<Book>>>,
     numbers: RefCell<Numbers>,
@@ -132,6 +137,8 @@ impl Shard {
             counters,
             metrics,
             connector,
+            learnt: Learnt::default(),
+            probes: Cell::new(0),
             books: RefCell::default(),
             numbers: RefCell::default(),
             turned: Notify::new(),
@@ -202,6 +209,23 @@ impl Shard {
             }
         }
         Err(why)
+    }
+
+    /// How a connection begins; without a plan its requests are told why.
+    pub(crate) fn begin(&self, arrived: &Arrived) -> Begin {
+        let plan = self.plan(arrived);
+        plan.map_or(Begin::Http, |plan| self.learnt.begin(&plan))
+    }
+
+    /// Counts a server that is asked for a silent client, until the result is dropped; `None` if there
+    /// are too many.
+    pub(crate) fn probe(self: &Rc<Self>) -> Option<Probe> {
+        if self.probes.get() >= PROBES {
+            self.counters.add(Count::ProbesFull);
+            return None;
+        }
+        self.probes.set(self.probes.get() + 1);
+        Some(Probe(self.clone()))
     }
 
     /// Until there is a plan for what has arrived, or it is too late for one.
@@ -308,6 +332,14 @@ impl Shard {
             active.reset();
             spare.push(active);
         }
+    }
+}
+
+pub(crate) struct Probe(Rc<Shard>);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.0.probes.set(self.0.probes.get() - 1);
     }
 }
 
