@@ -18,6 +18,7 @@ use crate::{BenchError, Context as _, Result, lab::Lab};
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 const WATCHED_WITHIN: Duration = Duration::from_secs(10);
+const DOORS_WITHIN: Duration = Duration::from_secs(15);
 
 /// What went past TCP, of all connections so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,9 @@ impl Agent {
             .arg("--api")
             .arg(&api)
             .args(["--metrics", &metrics.to_string()])
+            // Without a vendor there is nothing at it.
+            .arg("--vend")
+            .arg(lab.vendor_control())
             .args(["--shortcut", if shortcut { "on" } else { "off" }])
             // The first lines of a panic say more than its last ones.
             .env("RUST_BACKTRACE", "0")
@@ -176,6 +180,20 @@ impl Agent {
         }
         let why = format!("the watch for splice is not attached: {said}");
         Err(BenchError::Agent(why))
+    }
+
+    /// Until all workers that are wanted stand ready, with what they must know.
+    pub fn wait_workers(&self) -> Result<()> {
+        let begin = Instant::now();
+        let mut said = Value::Null;
+        while begin.elapsed() < DOORS_WITHIN {
+            said = self.status()?["workers_http"].take();
+            if doors_stand(&said) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(BenchError::Agent(format!("no workers: {said}")))
     }
 
     /// By its metrics.
@@ -283,6 +301,18 @@ fn total(text: &str, name: &str) -> Option<u64> {
     })
 }
 
+/// Of `status`: listeners in all namespaces, and no worker that runs has an older snapshot than the newest.
+fn doors_stand(workers: &Value) -> bool {
+    let number = |of: &Value, name: &str| of[name].as_u64().unwrap_or(0);
+    let wanted = number(workers, "doors_wanted");
+    let tenants = workers["tenants"].as_array().map_or(&[][..], Vec::as_slice);
+    let told = |t: &Value| {
+        let sent = number(t, "sent");
+        sent > 0 && (number(t, "applied") == sent || number(t, "worker") == 0)
+    };
+    wanted > 0 && number(workers, "doors") == wanted && tenants.iter().all(told)
+}
+
 /// A port that was free a moment ago.
 fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a free port")?;
@@ -291,6 +321,8 @@ fn free_address() -> Result<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -301,6 +333,17 @@ mod tests {
         assert_eq!(total(text, "b_total"), Some(5));
         assert_eq!(total(text, "c_total"), Some(0), "no series yet");
         assert_eq!(total(text, "d_total"), None);
+    }
+
+    #[test]
+    fn workers_stand_once_all_doors_do_and_all_know_the_newest() {
+        let said = |doors, applied, worker| {
+            let tenant = json!({ "sent": 3, "applied": applied, "worker": worker });
+            doors_stand(&json!({ "doors": doors, "doors_wanted": 2, "tenants": [tenant] }))
+        };
+        assert!(said(2, 3, 77) && said(2, 0, 0));
+        assert!(!said(1, 3, 77) && !said(2, 2, 77));
+        assert!(!doors_stand(&Value::Null));
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod report;
 pub mod rig;
 pub mod stats;
 pub mod systems;
+pub mod vendor;
 pub mod way;
 pub mod web;
 

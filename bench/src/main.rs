@@ -127,17 +127,14 @@ fn comparison(args: &Comparison) -> Result<()> {
         usage("--rounds from 3 to 1000; --quick is the smoke test");
     }
     bounded(seconds);
-    let mut names = args.case.clone();
-    if names.is_empty() && args.quick {
-        names.extend(systems::cases::QUICK.iter().map(|name| (*name).to_owned()));
-    }
-    let cases = systems::cases::wanted(&names, &args.rate).unwrap_or_else(|why| usage(&why));
+    let cases = systems::cases::wanted(&args.case, &args.rate, args.quick);
+    let cases = cases.unwrap_or_else(|why| usage(&why));
     let options = rounds::Options {
-        systems: chosen(&args.system),
+        systems: chosen(&args.system, args.wire),
         rounds,
         seconds,
-        wire: args.layout.wire,
-        cpus: args.layout.cpus,
+        wire: args.wire,
+        cpus: args.cpus,
         quick: args.quick,
     };
     let report = rounds::run(&cases, &options, &mut progress())?;
@@ -156,12 +153,12 @@ fn comparison(args: &Comparison) -> Result<()> {
 }
 
 /// The named systems in the list's order, `none` among them; without names all.
-fn chosen(names: &[String]) -> Vec<System> {
+fn chosen(names: &[String], wire: Wire) -> Vec<System> {
     for name in names {
         match System::find(name) {
             None => usage(&format!("no system {name:?}; --list names them")),
             Some(system) => {
-                if let Some(refusal) = system.refused() {
+                if let Some(refusal) = system.refused(wire) {
                     usage(&format!("{name}: {}", refusal.line()));
                 }
             }
@@ -169,7 +166,11 @@ fn chosen(names: &[String]) -> Vec<System> {
     }
     let named = |s: &System| *s == System::None || names.iter().any(|name| name == s.name());
     let all = System::ALL.iter().copied();
-    all.filter(|s| names.is_empty() || named(s)).collect()
+    all.filter(|s| match names.is_empty() {
+        true => s.by_default(),
+        false => named(s),
+    })
+    .collect()
 }
 
 fn compare(args: &Compare, suite: &Suite, null: bool) -> Result<()> {

@@ -12,7 +12,7 @@ use underpass_bench::{
 /// interleaved, total CPU of all parties. Needs root and a release build of `underpass-agent` and
 /// `underpass` beside it.
 ///
-/// Exit codes: 0 every row was measured (but what is not built yet), 1 a row could not be measured, 2 bad
+/// Exit codes: 0 every row was measured (but what this wire cannot have), 1 a row could not be measured, 2 bad
 /// usage.
 #[derive(Parser)]
 #[command(
@@ -44,9 +44,13 @@ pub struct Comparison {
     /// Seconds of each run
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     pub seconds: f64,
-    #[command(flatten)]
-    pub layout: Layout,
-    /// Smoke test: a few cases, one round of 0.2 seconds; the figures mean nothing
+    /// How client and server are joined; HTTP workers need a namespace for each
+    #[arg(long, value_enum, default_value = "veth")]
+    pub wire: Wire,
+    /// Where the parties run
+    #[arg(long, value_enum, default_value = "one")]
+    pub cpus: Cpus,
+    /// Smoke test: one or two cases of each family, one round of 0.2 seconds; the figures mean nothing
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     pub quick: bool,
     /// Writes the rows and the environment

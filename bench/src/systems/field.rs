@@ -1,7 +1,7 @@
 //! Where all systems of one family are measured: the lab, client and server with and without mesh, and the
 //! proxies, which stay up between runs.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 use underpass_abi::reason::code;
@@ -11,15 +11,17 @@ use super::{
     cases::{Case, Family},
     load::{self, Run, Web, differs},
     proxy::{self, Proxy},
+    sidecar::{self, Capture},
 };
 use crate::{
     BenchError, Result,
-    cpu::{Clocks, Cpu},
+    cpu::{self, Clocks, Cpu},
     generator::{Latency, Outcome, Targets, protocol::Command},
     lab::{Side, Wire},
     manifests::{self, Size},
     rig::{Cpus, Rig},
-    way::Way,
+    vendor::Vendor,
+    way::Workers,
 };
 
 const SIZE: Size = Size {
@@ -34,6 +36,8 @@ const COUNTER_AGE: Duration = Duration::from_millis(210);
 /// so many seconds late: the last answers may take a moment on a busy machine.
 const KEPT: f64 = 0.97;
 const LATE: f64 = 0.05;
+/// Microseconds of CPU that a proxy needs for a request at the very least: two reads and two writes.
+const LEAST: f64 = 1.0;
 
 /// One run of one case through one system.
 #[derive(Clone, Debug, Serialize)]
@@ -84,6 +88,8 @@ impl Sample {
 pub struct Field {
     pub family: Family,
     proxies: BTreeMap<System, Vec<Proxy>>,
+    /// Sends both sides' connections to the proxies beside them, while those are measured.
+    capture: Option<Capture>,
     pub refused: BTreeMap<System, Refusal>,
     /// Off and on; none for TCP, whose parties the rig has.
     web: Vec<Web>,
@@ -93,9 +99,9 @@ pub struct Field {
 impl Field {
     /// Everything but the mesh, which comes and goes with the runs.
     pub fn start(family: Family, systems: &[System], wire: Wire, cpus: Cpus) -> Result<Self> {
-        let mesh = systems.iter().any(|s| s.way() != Way::NoMesh);
+        let mesh = systems.iter().any(|s| s.mesh().is_some());
         let mut rig = Rig::of_size(SIZE, wire, cpus, mesh)?;
-        rig.turn(Way::NoMesh)?;
+        rig.turn_to(None)?;
         let mut web = Vec::new();
         if family.protocol().is_some() {
             manifests::add_app(&rig.lab)?;
@@ -105,18 +111,26 @@ impl Field {
         let mut field = Self {
             family,
             proxies: BTreeMap::new(),
+            capture: None,
             refused: BTreeMap::new(),
             web,
             rig,
         };
         let server = field.targets(System::None).at(0);
         for &system in systems {
-            let started = match system.refused() {
+            let lab = &field.rig.lab;
+            let started = match system.refused(wire) {
                 Some(refusal) => Err(refusal),
-                None => proxy::start(&field.rig.lab, system, family, server, cpus),
+                None if system == System::Sidecar => sidecar::start(lab, cpus),
+                None => proxy::start(lab, system, family, server, cpus),
             };
             match started {
-                Ok(proxies) => drop(field.proxies.insert(system, proxies)),
+                Ok(proxies) => {
+                    if system == System::Sidecar {
+                        field.capture = Some(Capture::new(lab));
+                    }
+                    field.proxies.insert(system, proxies);
+                }
                 Err(refusal) => drop(field.refused.insert(system, refusal)),
             }
         }
@@ -131,9 +145,12 @@ impl Field {
         };
         let mut lines = vec![format!("underpass-bench party {client}")];
         lines.extend(self.proxies_of(system).map(|p| p.command_line.clone()));
-        if let Some(shortcut) = system.way().shortcut() {
-            let shortcut = if shortcut { "on" } else { "off" };
+        if let Some(mesh) = system.mesh() {
+            let shortcut = if mesh.shortcut { "on" } else { "off" };
             lines.push(format!("underpass-agent --shortcut {shortcut}"));
+            if mesh.workers != Workers::None {
+                lines.push("underpass-vend --worker underpass-proxy --idle 0".to_owned());
+            }
         }
         lines.push(format!("underpass-bench party {server}"));
         lines
@@ -156,10 +173,15 @@ impl Field {
             ..*case
         };
         self.run(&warm_up, system, WARM_UP)?;
-        let before = self.passed()?;
+        let (before, hops) = (self.passed()?, self.hops(system)?);
         let (outcome, cpu) = self.run(case, system, seconds)?;
+        let worked = worked(&hops, &self.hops(system)?, outcome.operations);
+        if worked != system.proxies() {
+            let why = format!("requests passed {worked} proxies, not {}", system.proxies());
+            return Err(wrong(case, system, why));
+        }
         let passed = self.passed_since(before)?;
-        let may = system == System::KernelShortcut;
+        let may = system.mesh().is_some_and(|mesh| mesh.shortcut);
         // Else the row would not show what it says.
         if (passed > 0 && !may) || (passed == 0 && may && case.takes_shortcut()) {
             let why = format!("{passed} messages took the shortcut");
@@ -180,23 +202,45 @@ impl Field {
 
     /// Brings the mesh to what the system needs.
     fn prepare(&mut self, system: System) -> Result<()> {
-        let way = system.way();
-        if way == Way::Shortcut {
+        let mesh = system.mesh();
+        if mesh.is_some_and(|mesh| mesh.shortcut) {
             // What the mesh has learnt from another case would keep this one out.
-            self.rig.turn(Way::NoMesh)?;
+            self.rig.turn_to(None)?;
         }
-        if !self.rig.turn(way)? {
+        if let Some(capture) = &mut self.capture {
+            capture.set(system == System::Sidecar)?;
+        }
+        let Some(mesh) = mesh else {
+            self.rig.turn_to(None)?;
+            return Ok(());
+        };
+        if !self.rig.turn_to(Some(mesh))? {
             return Ok(());
         }
         // An agent that has just started knows a listener only if it sees it begin to listen.
-        match self.web.get_mut(way.side() as usize) {
+        match self.web.get_mut(Side::On as usize) {
             Some(web) => web.order(&Command::Listen)?,
-            None => self.rig.side(way.side()).listen_anew()?,
+            None => self.rig.on.listen_anew()?,
         }
-        if way == Way::Shortcut {
+        if mesh.shortcut {
             self.rig.agent()?.wait_watched()?;
         }
+        if mesh.workers != Workers::None {
+            self.rig.agent()?.wait_workers()?;
+        }
         Ok(())
+    }
+
+    /// CPU of each proxy so far, microseconds, by a name of its own.
+    fn hops(&self, system: System) -> Result<BTreeMap<String, f64>> {
+        if let Some(vendor) = self.rig.vendor() {
+            return vendor.tenants();
+        }
+        let of = |proxy: &Proxy| {
+            let used = cpu::usage(&proxy.cgroup.join("cpu.stat"))?;
+            Ok((proxy.cgroup.display().to_string(), used))
+        };
+        self.proxies_of(system).map(of).collect()
     }
 
     fn passed(&self) -> Result<Option<u64>> {
@@ -212,10 +256,11 @@ impl Field {
     }
 
     fn memory(&self, system: System) -> Result<u64> {
-        if system.way() != Way::NoMesh {
-            return Ok(self.rig.agent()?.memory()?.pss);
+        if system.mesh().is_none() {
+            return self.proxies_of(system).map(Proxy::pss).sum();
         }
-        self.proxies_of(system).map(Proxy::pss).sum()
+        let vendor = self.rig.vendor().map_or(Ok(0), Vendor::pss)?;
+        Ok(self.rig.agent()?.memory()?.pss + vendor)
     }
 
     fn run(&mut self, case: &Case, system: System, seconds: f64) -> Result<(Outcome, Cpu)> {
@@ -226,7 +271,7 @@ impl Field {
             seconds,
             clocks: &self.clocks(system)?,
         };
-        let side = system.way().side();
+        let side = system.side();
         let (outcome, cpu, counted) = match self.web.get_mut(side as usize) {
             Some(web) => web.run(&run)?,
             None => {
@@ -241,40 +286,47 @@ impl Field {
     }
 
     fn clocks(&self, system: System) -> Result<Clocks> {
-        let side = system.way().side();
+        let side = system.side();
         let lab = &self.rig.lab;
         let agent = (side == Side::On).then(|| lab.agent_cgroup());
         let cgroup = |party: &str| lab.party_cgroup(side, party);
         let clocks = Clocks::new(&cgroup("client"), &cgroup("server"), agent.as_deref())?;
-        let proxies: Vec<&Path> = self
-            .proxies_of(system)
-            .map(|p| p.cgroup.as_path())
-            .collect();
-        Ok(clocks.with_proxies(proxies))
+        let workers = self.rig.vendor().into_iter().flat_map(Vendor::cgroups);
+        let proxies = self.proxies_of(system).map(|p| &p.cgroup);
+        Ok(clocks.with_proxies(proxies.chain(workers).map(PathBuf::as_path)))
     }
 
     /// Whom the client dials: the proxy beside it, or the server.
     fn dialed(&self, system: System) -> Targets {
         match self.proxies_of(system).next() {
-            Some(proxy) => Targets {
+            Some(proxy) if !system.dials_service() => Targets {
                 base: *proxy.at.ip(),
                 count: 1,
                 port: proxy.at.port(),
             },
-            None => self.targets(system),
+            _ => self.targets(system),
         }
     }
 
     /// The server, or under the mesh its service.
     fn targets(&self, system: System) -> Targets {
         let base = self.rig.lab.wire.base();
-        match (system.way(), self.family) {
-            (Way::NoMesh, Family::Tcp) => SIZE.endpoints(base),
-            (Way::NoMesh, _) => manifests::app_endpoint(base),
-            (_, Family::Tcp) => SIZE.services(),
-            (..) => manifests::app_service(),
+        match (system.dials_service(), self.family) {
+            (false, Family::Tcp) => SIZE.endpoints(base),
+            (false, _) => manifests::app_endpoint(base),
+            (true, Family::Tcp) => SIZE.services(),
+            (true, _) => manifests::app_service(),
         }
     }
+}
+
+/// How many proxies did something for the requests.
+fn worked(before: &BTreeMap<String, f64>, now: &BTreeMap<String, f64>, requests: u64) -> usize {
+    let least = LEAST * requests as f64;
+    let used = |(name, now): &(&String, &f64)| {
+        **now - before.get(*name).copied().unwrap_or_default() > least
+    };
+    now.iter().filter(used).count()
 }
 
 /// True if an open loop did not keep its schedule, or half of its requests took longer than the connections
@@ -305,6 +357,15 @@ pub fn refusal(error: &BenchError) -> Refusal {
 mod tests {
     use super::*;
     use crate::systems::cases::CASES;
+
+    #[test]
+    fn a_proxy_that_did_nothing_is_not_counted() {
+        let clocks = |a: f64, b: f64| [("a".to_owned(), a), ("b".to_owned(), b)].into();
+        assert_eq!(worked(&clocks(5.0, 5.0), &clocks(2005.0, 2005.0), 1000), 2);
+        assert_eq!(worked(&clocks(5.0, 5.0), &clocks(2005.0, 905.0), 1000), 1);
+        let none = BTreeMap::new();
+        assert_eq!(worked(&none, &clocks(2005.0, 2005.0), 1000), 2, "new since");
+    }
 
     #[test]
     fn a_schedule_that_was_not_kept_is_told() {

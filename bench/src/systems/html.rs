@@ -48,7 +48,7 @@ fn glance(report: &Report) -> String {
         "<h2>CPU per request, compared with no mesh</h2>\n<div class=\"wide\"><table class=\"glance\">\n\
          <tr><th>case</th>",
     );
-    let shown = |system: &&System| system.refused().is_none();
+    let shown = |system: &&System| system.refused(report.options.wire).is_none();
     let systems: Vec<System> = report
         .options
         .systems
