@@ -141,18 +141,8 @@ impl Agent {
         self.child.id()
     }
 
-    /// `underpass status -o json`.
     pub fn status(&self) -> Result<Value> {
-        let done = Command::new(beside("underpass")?)
-            .args(["status", "-o", "json", "--api"])
-            .arg(&self.api)
-            .output()
-            .context("underpass status")?;
-        // It exits with 1 if the node has problems, and answers all the same.
-        serde_json::from_slice(&done.stdout).map_err(|e| {
-            let said = String::from_utf8_lossy(&done.stderr);
-            BenchError::Agent(format!("underpass status: {e}: {said}"))
-        })
+        status(&self.api)
     }
 
     /// Fails if the agent reports an error: what it did not take in would not be measured.
@@ -187,7 +177,7 @@ impl Agent {
         let begin = Instant::now();
         let mut said = Value::Null;
         while begin.elapsed() < DOORS_WITHIN {
-            said = self.status()?["workers_http"].take();
+            said = self.status()?["workers"].take();
             if doors_stand(&said) {
                 return Ok(());
             }
@@ -271,6 +261,20 @@ pub fn beside(name: &str) -> Result<PathBuf> {
     )))
 }
 
+/// `underpass status -o json`, of the agent that serves this socket.
+pub fn status(api: &Path) -> Result<Value> {
+    let done = Command::new(beside("underpass")?)
+        .args(["status", "-o", "json", "--api"])
+        .arg(api)
+        .output()
+        .context("underpass status")?;
+    // It exits with 1 if the node has problems, and answers all the same.
+    serde_json::from_slice(&done.stdout).map_err(|e| {
+        let said = String::from_utf8_lossy(&done.stderr);
+        BenchError::Agent(format!("underpass status: {e}: {said}"))
+    })
+}
+
 fn ready(metrics: SocketAddr) -> bool {
     get(metrics, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
@@ -302,13 +306,13 @@ fn total(text: &str, name: &str) -> Option<u64> {
 }
 
 /// Of `status`: listeners in all namespaces, and no worker that runs has an older snapshot than the newest.
-fn doors_stand(workers: &Value) -> bool {
+pub fn doors_stand(workers: &Value) -> bool {
     let number = |of: &Value, name: &str| of[name].as_u64().unwrap_or(0);
     let wanted = number(workers, "doors_wanted");
     let tenants = workers["tenants"].as_array().map_or(&[][..], Vec::as_slice);
     let told = |t: &Value| {
-        let sent = number(t, "sent");
-        sent > 0 && (number(t, "applied") == sent || number(t, "worker") == 0)
+        let sent = number(t, "snapshot_sent");
+        sent > 0 && (number(t, "snapshot_applied") == sent || number(t, "worker") == 0)
     };
     wanted > 0 && number(workers, "doors") == wanted && tenants.iter().all(told)
 }
@@ -338,7 +342,8 @@ mod tests {
     #[test]
     fn workers_stand_once_all_doors_do_and_all_know_the_newest() {
         let said = |doors, applied, worker| {
-            let tenant = json!({ "sent": 3, "applied": applied, "worker": worker });
+            let tenant =
+                json!({ "snapshot_sent": 3, "snapshot_applied": applied, "worker": worker });
             doors_stand(&json!({ "doors": doors, "doors_wanted": 2, "tenants": [tenant] }))
         };
         assert!(said(2, 3, 77) && said(2, 0, 0));

@@ -4,6 +4,7 @@
 pub mod net;
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -87,7 +88,7 @@ impl Lab {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let id = format!("up-bench-{}-{number}", std::process::id());
         let cgroup = cgroup_root()?.join(&id);
-        let guard = start_guard(&id)?;
+        let guard = start_guard(&id, &[])?;
         let dir = std::env::temp_dir().join(&id);
         let lab = Self {
             id,
@@ -209,10 +210,18 @@ impl Drop for Lab {
     }
 }
 
-/// What the guard process does: waits until its input ends, then removes the lab.
-pub fn guard(id: &str) -> Result<()> {
+/// What the guard process does: waits until its input ends, then removes the lab, and what else is named.
+pub fn guard(id: &str, cgroup: Option<&Path>, file: Option<&Path>) -> Result<()> {
     std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).context("guard's input")?;
-    let problems = remove(id);
+    let mut problems = Vec::new();
+    if let Some(file) = file.filter(|file| file.exists()) {
+        let gone = fs::remove_file(file).context(file.display());
+        problems.extend(gone.err().map(|e| e.to_string()));
+    }
+    if let Some(cgroup) = cgroup {
+        problems.extend(remove_cgroup(cgroup).err().map(|e| e.to_string()));
+    }
+    problems.extend(remove(id));
     if problems.is_empty() {
         Ok(())
     } else {
@@ -220,11 +229,13 @@ pub fn guard(id: &str) -> Result<()> {
     }
 }
 
-fn start_guard(id: &str) -> Result<Child> {
+/// `more`: its other arguments.
+pub fn start_guard(id: &str, more: &[&OsStr]) -> Result<Child> {
     use std::os::unix::process::CommandExt as _;
     let program = std::env::current_exe().context("own executable")?;
     Command::new(program)
         .args(["guard", id])
+        .args(more)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         // Ctrl-C at a terminal must not reach it.

@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use underpass_bench::{
-    lab::{Place, Wire},
-    rig::Cpus,
-};
+use underpass_bench::{backstage::Backstage, lab::Wire, rig::Cpus};
 
 /// Compares systems between the same client and server: none, the mesh, and the proxies of others;
 /// interleaved, total CPU of all parties. Needs root and a release build of `underpass-agent` and
@@ -157,44 +154,6 @@ pub enum Verb {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
-    #[command(hide = true)]
-    Party {
-        #[command(flatten)]
-        place: PlaceArgs,
-        #[arg(long, default_value_t = 0)]
-        port: u16,
-        /// The server's second listener
-        #[arg(long)]
-        unix: Option<PathBuf>,
-        role: String,
-    },
-    #[command(hide = true)]
-    Exec {
-        #[command(flatten)]
-        place: PlaceArgs,
-        #[arg(last = true, required = true)]
-        command: Vec<String>,
-    },
-    #[command(hide = true)]
-    Guard { id: String },
-}
-
-#[derive(Args)]
-pub struct PlaceArgs {
-    #[arg(long)]
-    pub cgroup: Option<PathBuf>,
-    #[arg(long)]
-    pub netns: Option<String>,
-    #[arg(long)]
-    pub cpu: Option<usize>,
-}
-
-impl From<PlaceArgs> for Place {
-    fn from(args: PlaceArgs) -> Self {
-        Self {
-            cgroup: args.cgroup,
-            netns: args.netns,
-            cpu: args.cpu,
-        }
-    }
+    #[command(flatten)]
+    Backstage(Backstage),
 }

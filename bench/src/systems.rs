@@ -4,7 +4,7 @@
 pub mod cases;
 mod cdf;
 mod envoy;
-mod field;
+pub mod field;
 mod haproxy;
 mod html;
 mod load;
@@ -14,6 +14,7 @@ pub mod rounds;
 pub mod rows;
 mod sidecar;
 mod table;
+mod words;
 
 use serde::{Serialize, Serializer};
 use underpass_abi::reason::{self, code};
@@ -25,6 +26,7 @@ use crate::{
 
 pub use html::page;
 pub use table::text;
+use words::text_of;
 
 /// What stands between client and server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +48,9 @@ pub enum System {
     /// The workers without the shortcut.
     HttpPlain,
     HttpBothPlain,
+    /// Of `underpass bench`: a client that the mesh does not know, and one that is in it.
+    Outside,
+    Inside,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +90,8 @@ impl System {
             Self::NginxHop => "nginx-hop",
             Self::HttpPlain => "http-plain",
             Self::HttpBothPlain => "http-both-plain",
+            Self::Outside => "outside",
+            Self::Inside => "inside",
         }
     }
 
@@ -104,11 +111,18 @@ impl System {
             Self::NginxHop => "one nginx between client and server",
             Self::HttpPlain => "`http` with --shortcut off (only by name)",
             Self::HttpBothPlain => "`http-both` with --shortcut off (only by name)",
+            Self::Outside => "a client that is no workload of the mesh: the baseline",
+            Self::Inside => "the same client as a workload of the mesh",
         }
     }
 
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|s| s.name() == name)
+    }
+
+    /// What the others of its round are compared with.
+    pub const fn is_baseline(self) -> bool {
+        matches!(self, Self::None | Self::Outside)
     }
 
     /// Of the table, unless it is asked for.
@@ -179,7 +193,9 @@ impl System {
 
     /// A number for its ports and its color.
     pub fn index(self) -> usize {
-        Self::ALL.iter().position(|s| *s == self).unwrap_or(0)
+        // Those of `underpass bench` look like nothing and the kernel.
+        let own = Self::ALL.iter().position(|s| *s == self);
+        own.unwrap_or(usize::from(self == Self::Inside))
     }
 }
 

@@ -45,6 +45,23 @@ fn join(server: &str, device: &str, netns: &str, own: Ipv4Addr) -> Result<()> {
     limit_time_waits(netns)
 }
 
+/// Makes a namespace that is joined to this process's by a veth pair, with this end's name, and whose way to
+/// everything it is.
+pub fn join_here(device: &str, netns: &str, own: Ipv4Addr) -> Result<()> {
+    ip(&["netns", "add", netns], "")?;
+    let next = Ipv4Addr::from_bits(own.to_bits() - 1);
+    let joined = format!(
+        "link add {device} type veth peer name eth0 netns {netns}\n\
+         link set {device} up\naddr add {next}/30 dev {device}\n"
+    );
+    ip(&["-batch", "-"], &joined)?;
+    let routes = format!(
+        "link set lo up\nlink set eth0 up\naddr add {own}/30 dev eth0\nroute add default via {next}\n"
+    );
+    ip(&["-n", netns, "-batch", "-"], &routes)?;
+    limit_time_waits(netns)
+}
+
 fn limit_time_waits(netns: &str) -> Result<()> {
     let script = format!("echo {TIME_WAITS} > /proc/sys/net/ipv4/tcp_max_tw_buckets");
     ip(&["netns", "exec", netns, "sh", "-c", &script], "")
