@@ -9,9 +9,10 @@ pub mod shortcut;
 pub mod sock;
 pub mod tables;
 pub mod verdict;
+pub mod worker;
 
 pub use addr::Ip;
 
 /// Version of everything in this crate; part of the pin directory's path. Two agents with the same
 /// version can adopt each other's maps.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;

@@ -1,6 +1,6 @@
 //! Views of abi types as bytes, for batched map writes and reads.
 
-use crate::{addr::Ip, shortcut::*, sock::*, tables::*, verdict::*};
+use crate::{addr::Ip, shortcut::*, sock::*, tables::*, verdict::*, worker::Peer};
 
 /// Types without padding that accept any bit pattern, so that they can cross to the kernel as bytes.
 ///
@@ -36,6 +36,10 @@ plain!(
     ListenKey,
     FlowKey,
     FlowSlot,
+    OwnAddresses,
+    SteerKey,
+    Original,
+    Peer,
     UdpReverseKey,
     UdpReverse,
     BlockKey,

@@ -43,6 +43,10 @@ codes! {
         "allow both workloads, or let the process that connects make its own sockets";
     107 FLOW_TABLE_FULL "the table of connections under way is full, so the source could not be proven"
         "see `flows_full` in `underpass status`; too many connects hang in SYN_SENT";
+    108 NOT_INVITED "a connection to the port of a worker that the mesh did not send there"
+        "dial the service's or the workload's own port";
+    109 DOOR_CLOSED "the port is served through the workload's worker, and none listens there"
+        "is underpass-vend running, and does `underpass status` show the tenant's worker as ready?";
     110 PEER_REFUSED "the peer answered with a reset"
         "nothing listens on that port, or the peer's policy refused";
     111 TIMED_OUT "no answer to the SYN, or no acknowledgement in time"
@@ -77,6 +81,17 @@ codes! {
     208 ADDRESS_DIALED "the application dialed an address that is no service's" "";
     209 NOTHING_TO_DECIDE "neither end is guarded by a policy" "";
     210 STILL_OPEN "the connection has not ended" "";
+    211 ROUTE_ATTACHED "an HTTPRoute is attached to the service, so that a worker routes each request" "";
+    212 OBSERVED "the annotation `underpass.dev/observe: http` asks for figures of requests" "";
+    213 RATE_LIMIT "the annotation `underpass.dev/rate-limit` of a service that leads here bounds its requests" "";
+    214 REQUEST_RULES "a rule of an authorization policy judges each request (`methods`, `paths`)" "";
+    215 NO_DOOR "the layer Http is asked for, and no worker listens in the workload's network namespace (yet); rules about requests allow nothing meanwhile"
+        "is underpass-vend running? `underpass status` shows it and its workers";
+    216 SHARED_NAMESPACE_NO_HTTP "the layer Http is asked for, and the workload shares its network namespace; rules about requests allow nothing"
+        "give the workload a network namespace of its own";
+    217 NOT_HTTP_PORT "the layer Http is asked for, and the port is UDP or its `appProtocol` says that it speaks no plain HTTP"
+        "correct the service port's `appProtocol`, or leave the port out of the route";
+    218 ON_OTHER_NODE "the layer Http is asked for, and the workload's own node decides on that" "ask that node's agent";
     // 220-239: why bytes of a connection stayed on TCP (in order of `sock::counter::SHORTCUT_OFF`…)
     220 SHORTCUT_OFF "the shortcut is off for this connection"
         "--shortcut, and the annotation `underpass.dev/shortcut` of both ends, switch it on";
@@ -116,6 +131,7 @@ codes! {
     310 DANGLING_REFERENCE "an object refers to one that does not exist" "create it or fix the name";
     311 TOO_LARGE "a file or directory is larger than the reader accepts" "split it; the limits are in docs/reference/limits.md";
     312 UNREADABLE "a file cannot be read" "check its path and its permissions";
+    313 NEVER_MATCHES "a part of a route can never match a request" "see the message; the rest of the route is obeyed";
     // 400-499: the node
     401 NO_BPF_CAPABILITY "the process may not load BPF programs"
         "run as root or with CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE";
@@ -166,6 +182,11 @@ codes! {
     444 VENDOR_UNREACHABLE "the vendor does not answer on its control socket" "is underpass-vend running? --control PATH names its socket";
     445 VENDOR_CAPABILITY "the vendor lacks a capability" "run it as root, or with what docs/reference/capabilities.md lists";
     446 STAGE_FAILED "a new process of the vendor could not give up what it must, so it ended" "the message names the step; is the kernel older than 6.1, or the vendor without a capability?";
+    447 SNAPSHOT_FORMAT "a worker was given a snapshot of another format, or an older one than it has; it keeps the one it has"
+        "are agent and worker of one version?";
+    448 SNAPSHOT_UNREADABLE "what a worker was given as a snapshot is none: not sealed, too large, or malformed; it keeps the one it has"
+        "are agent and worker of one version?";
+    458 NAMESAKE "another workload of that name is with the vendor, in another network namespace" "the agent lets it go first; by hand: `underpass-vend ctl gone NAME`";
     // 500-599: command line
     501 BAD_FILTER "a filter is not understood" "see --help";
     502 NOT_FOUND "no such object" "`underpass status -o wide` lists the workloads, `underpass stat` the services";
@@ -226,6 +247,16 @@ codes! {
     667 BAD_STATUS_LINE "502: what the endpoint sent is no response of HTTP/1" "";
     668 INTERIM_COUNT "502: the endpoint sent more interim responses (1xx) than the limit" "";
     669 UNASKED_UPGRADE "502: the endpoint switched protocols and was not asked to" "";
+    680 NO_SNAPSHOT "503: the worker has not been told of the workload that asks" "is underpass-agent running? `underpass status` shows what the worker has";
+    681 UNKNOWN_DESTINATION "503: the worker has not been told of the address that was dialed, also a second later" "`underpass status` shows which snapshot the worker has";
+    682 NO_WORKER_SOCKET "503: the vendor gave the worker no socket for a new connection" "`underpass-vend ctl status` has the reason; --memory-max bounds a tenant's sockets too";
+    690 RATE_LIMITED "429: the port has had as many requests as its limit allows" "`underpass.dev/rate-limit` of the service has the limit; Retry-After says when there is room";
+    691 NOT_ALLOWED "403: no rule of the port's AuthorizationPolicies allows this method and path to this source"
+        "add a rule with `methods` and `paths` that hold for it";
+    692 PEER_UNKNOWN "403: a rule would allow this method and path to some sources, and the worker was not told who asks"
+        "rules with `methods` or `paths` hold for every source only, as long as `underpass status` says so";
+    693 NOT_HTTP "400: the connection does not begin as HTTP does, and the port's rules are about requests"
+        "remove the rules, or declare another protocol by the Service's appProtocol";
 }
 
 impl Code {

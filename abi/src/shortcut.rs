@@ -34,6 +34,8 @@ pub enum Mode {
 impl Mode {
     /// Bit position in a `WORKLOADS` word.
     pub const SHIFT: u32 = 32;
+    /// Its bits there, shifted down.
+    pub const MASK: u32 = 0xff;
 
     pub fn parse(text: &str) -> Option<Self> {
         match text {

@@ -70,6 +70,16 @@ pub mod flag {
     pub const SHORTCUT: u32 = 1 << 13;
     /// The `FLOWS` entry is in the hash; else in a slot.
     pub const FLOW_HASHED: u32 = 1 << 14;
+    /// A worker dialed for its workload: counted apart from what applications dial.
+    pub const LEG: u32 = 1 << 15;
+    /// Sent to the worker's outbound door: `remote` is the source's own address. On an accepted socket:
+    /// it is the worker's end of such a connection, no row and not counted; `dialed` is what was asked for.
+    pub const DOOR: u32 = 1 << 16;
+    /// The source probes the health of workloads.
+    pub const PROBE: u32 = 1 << 17;
+    /// An accepted socket of the worker's: the connection was steered to it. Not a row of its own unless
+    /// `OPENED`.
+    pub const STEERED: u32 = 1 << 18;
 }
 
 /// Per-socket state in `SOCKS` (`BPF_MAP_TYPE_SK_STORAGE`) and the body of every event.
@@ -203,7 +213,7 @@ pub struct TotalKey {
     pub direction: u8,
     pub layer: u8,
     pub verdict: u8,
-    /// Only [`flag::SOURCE_HOST`] and [`flag::SOURCE_OUTSIDE`].
+    /// Only [`flag::SOURCE_HOST`], [`flag::SOURCE_OUTSIDE`] and [`flag::LEG`].
     pub source_kind: u32,
 }
 
@@ -229,6 +239,11 @@ pub struct Total {
 }
 
 impl TotalKey {
+    /// A worker dialed for the source.
+    pub const fn is_leg(&self) -> bool {
+        self.source_kind & flag::LEG != 0
+    }
+
     /// The source is on this node.
     pub const OUTBOUND: u8 = 1;
     /// The source is not on this node.
@@ -239,7 +254,12 @@ impl TotalKey {
     pub const fn of(s: &SockState) -> Self {
         Self {
             source: s.source as u32,
-            destination: s.destination as u32,
+            // Which workload answers what goes to the worker is the leg's to say.
+            destination: if s.flags & flag::DOOR != 0 {
+                0
+            } else {
+                s.destination as u32
+            },
             service: s.service as u32,
             proto: s.proto,
             direction: if s.flags & flag::ACTIVE != 0 {
@@ -249,7 +269,7 @@ impl TotalKey {
             },
             layer: s.layer,
             verdict: s.verdict,
-            source_kind: s.flags & (flag::SOURCE_HOST | flag::SOURCE_OUTSIDE),
+            source_kind: s.flags & (flag::SOURCE_HOST | flag::SOURCE_OUTSIDE | flag::LEG),
         }
     }
 }

@@ -11,9 +11,13 @@
 //!   after a grace period and the inserts of the next change after another one;
 //! * hashes that programs themselves write carry a check of their key in the 8-byte value.
 
-pub use self::learnt::*;
+pub use self::{
+    door::{Original, OwnAddresses, SteerKey, workload},
+    learnt::*,
+};
 use crate::addr::Ip;
 
+pub mod door;
 mod learnt;
 
 /// Names of the pinned maps, as in the object and below `<pin dir>/maps/`.
@@ -31,6 +35,8 @@ pub mod maps {
     pub const WORKLOADS: &str = "WORKLOADS";
     pub const IDENTITIES: &str = "IDENTITIES";
     pub const HOMES: &str = "HOMES";
+    pub const OWN: &str = "OWN";
+    pub const STEERED: &str = "STEERED";
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const BLOCKS: &str = "BLOCKS";
@@ -38,6 +44,8 @@ pub mod maps {
     pub const LISTENERS: &str = "LISTENERS";
     pub const FLOW_SLOTS: &str = "FLOW_SLOTS";
     pub const FLOWS: &str = "FLOWS";
+    pub const ORIGINALS: &str = "ORIGINALS";
+    pub const DOORS: &str = "DOORS";
     pub const UDP_REVERSE: &str = "UDP_REVERSE";
     pub const SOCKS: &str = "SOCKS";
     pub const EVENTS: &str = "EVENTS";
@@ -52,7 +60,7 @@ pub mod maps {
     pub const LEARNT: &str = "LEARNT";
 
     /// All of them, for pinning, `status` and uninstall.
-    pub const ALL: [&str; 32] = [
+    pub const ALL: [&str; 36] = [
         SETTINGS,
         SERVICE_IDS,
         SERVICES,
@@ -66,6 +74,8 @@ pub mod maps {
         WORKLOADS,
         IDENTITIES,
         HOMES,
+        OWN,
+        STEERED,
         POLICIES,
         RULES,
         BLOCKS,
@@ -73,6 +83,8 @@ pub mod maps {
         LISTENERS,
         FLOW_SLOTS,
         FLOWS,
+        ORIGINALS,
+        DOORS,
         UDP_REVERSE,
         SOCKS,
         EVENTS,
@@ -105,6 +117,11 @@ pub mod limits {
     // Few, so that they stay in a CPU's cache: successive connections walk over all of them.
     pub const FLOW_SLOTS: usize = 2_048;
     pub const FLOWS: usize = 32_768;
+    /// Connections on their way to a worker: from the SYN until both ends are established.
+    pub const ORIGINALS: usize = 8_192;
+    /// Listeners of workers for steered ports: one in a namespace.
+    pub const DOORS: usize = 4_096;
+    pub const STEERED: usize = 32_768;
     pub const UDP_REVERSE: usize = 32_768;
     pub const EVENTS_BYTES: usize = 1 << 20;
     pub const TOTALS: usize = 16_384;
@@ -140,6 +157,14 @@ pub mod setting {
     /// [`FlowKey::check`] of the connection that the agent reset last. What its other end's kernel answers
     /// finds no socket; it is no attempt to connect.
     pub const RESET_FLOW: u32 = 9;
+    /// Id of the cgroup below which the workers are, 0: there is none. This one and the next two are the
+    /// agent's, not the plan's.
+    pub const VENDOR_CGROUP: u32 = 10;
+    /// Its level below the cgroup2 root.
+    pub const VENDOR_LEVEL: u32 = 11;
+    /// Id of the cgroup whose processes probe the health of workloads; what they dial is not steered.
+    /// Its level is in the upper 16 bits.
+    pub const PROBE_CGROUP: u32 = 12;
     pub const COUNT: usize = 16;
 }
 
@@ -188,8 +213,9 @@ pub struct SlotHeader(pub u64);
 impl SlotHeader {
     /// `count` slots; `affinity_secs` > 0 keeps a client on its endpoint for that long after its
     /// last connect (Kubernetes `sessionAffinityConfig.clientIP.timeoutSeconds`).
-    pub const fn new(count: u32, affinity_secs: u32) -> Self {
-        Self((affinity_secs as u64) << 32 | count as u64)
+    pub const fn new(count: u32, affinity_secs: u32, http: bool) -> Self {
+        let affinity = (affinity_secs as u64) << 32 & !Self::HTTP;
+        Self(affinity | count as u64 | if http { Self::HTTP } else { 0 })
     }
     #[inline(always)]
     pub const fn count(self) -> u32 {
@@ -206,25 +232,6 @@ impl SlotHeader {
     pub const fn http(self) -> bool {
         self.0 & Self::HTTP != 0
     }
-}
-
-/// Bits of a `WORKLOADS` word above the policy table (0-31) and the shortcut's mode (32-39).
-pub mod workload {
-    /// The worker listens in its namespace, so that its connections can be sent there.
-    pub const DOOR: u64 = 1 << 40;
-    /// All services that it dials are dialed through the worker.
-    pub const OUTBOUND: u64 = 1 << 41;
-    /// Some of its ports are steered to the worker (`STEERED`).
-    pub const INBOUND: u64 = 1 << 42;
-}
-
-/// Where the worker listens in the namespaces of its workloads. Host byte order.
-pub mod door {
-    /// Connections that its workload dials: the kernel rewrites their destination to the workload's own
-    /// address and this port, and remembers what was dialed.
-    pub const OUTBOUND: u16 = 15_001;
-    /// Connections to ports that are steered.
-    pub const INBOUND: u16 = 15_006;
 }
 
 /// One slot of Vose's alias method: uniform slot choice, then `backend` with probability

@@ -6,15 +6,19 @@
 mod before;
 mod connections;
 mod counts;
+mod files;
 mod install;
 mod jobs;
 mod namespaces;
 mod recheck;
 mod shortcut;
+mod workers;
+mod workers_status;
 
 use std::{
     collections::BTreeMap,
     os::fd::AsFd,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,10 +32,7 @@ use underpass_abi::{
     sock::EventKind,
     tables::{NameKind, maps},
 };
-use underpass_mesh::{
-    Facts, Locator, Model, Plan, Tables,
-    model::{NetnsRef, Outcome},
-};
+use underpass_mesh::{Facts, Model, Plan, Tables};
 
 use self::install::{adopt, version_in};
 pub use self::{
@@ -40,7 +41,7 @@ pub use self::{
     jobs::{Handle, Unavailable, queue},
 };
 use crate::{
-    discover::{self, Discovery, Host, Spec},
+    discover::{Discovery, Host},
     kernel::{EventRing, Kernel, KernelError, caps, events::Told},
     last_good::LastGood,
     log,
@@ -48,7 +49,8 @@ use crate::{
     problem::Problem,
     sys,
     telemetry::{self, Names, table::Table},
-    watch::{FileChange, Watch},
+    watch::Watch,
+    workers::Workers,
 };
 
 /// Events that one turn of the loop takes, at most.
@@ -86,6 +88,9 @@ pub struct Control {
     pub(crate) facts: Facts,
     pub(crate) watch: Watch,
     pub(crate) discovery: Discovery,
+    pub(crate) workers: Workers,
+    /// Below which workers are, as the kernel was told.
+    vendor_cgroup: Option<PathBuf>,
     pub(crate) table: Table,
     pub(crate) default_policy: DefaultPolicy,
     pub(crate) started: Instant,
@@ -136,6 +141,14 @@ impl Control {
         let dump = kernel.dump()?;
         let version = version_in(dump.get(maps::SETTINGS).into_iter().flatten()).unwrap_or(0);
         let tables = adopt(&dump)?;
+        let doors = workers::doors_in(&dump, &tables);
+        let workers = Workers::new(&options.vend, doors.clone()).map_err(|e| {
+            ControlError(Problem::error(
+                code::FEATURE_OFF,
+                format!("eventfd: {e}"),
+                "",
+            ))
+        })?;
         let ring = kernel.take_events()?;
         let host = Host::current()?;
         let root = kernel.cgroup().path();
@@ -160,6 +173,8 @@ impl Control {
                     DefaultPolicy::Audit => underpass_mesh::DefaultPolicy::Audit,
                 },
                 host_netns: host.cookie,
+                // So that no connection changes its layer because the agent was started again.
+                doors,
                 ..Facts::default()
             },
             kernel,
@@ -168,6 +183,8 @@ impl Control {
             plan: Arc::default(),
             watch,
             discovery,
+            workers,
+            vendor_cgroup: None,
             table: Table::default(),
             default_policy: options.default_policy,
             started: Instant::now(),
@@ -191,6 +208,7 @@ impl Control {
 
     /// Runs until the queue of jobs is closed. Detaches nothing.
     pub fn run(mut self, jobs: jobs::Jobs) {
+        self.start_workers();
         self.read_addresses();
         self.read_all();
         // Starting needs more than running: parsers, the object, the first plan.
@@ -209,6 +227,9 @@ impl Control {
             }
             if ready.places && self.discovery.changes() {
                 self.update();
+            }
+            if ready.workers {
+                self.hear_workers();
             }
             if ready.events {
                 self.take_events();
@@ -232,7 +253,8 @@ impl Control {
         let ring = self.ring.as_fd();
         let (wake, files, places) = (jobs.fd(), self.watch.fd(), self.discovery.fd());
         let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut fds = vec![readable(wake), readable(files), readable(places)];
+        let workers = readable(self.workers.fd());
+        let mut fds = vec![readable(wake), readable(files), readable(places), workers];
         if !resting {
             fds.push(readable(ring));
         }
@@ -242,7 +264,8 @@ impl Control {
         Ready {
             files: is(1),
             places: is(2),
-            events: is(3),
+            workers: is(3),
+            events: is(4),
         }
     }
 
@@ -257,6 +280,8 @@ impl Control {
             self.namespaces.prune(&self.kernel);
             // So that those that end leave a row with what was seen last.
             self.older_connections();
+            self.want_doors();
+            self.expire_reports();
             if std::mem::take(&mut self.give_back) {
                 sys::memory::give_back();
             }
@@ -265,73 +290,6 @@ impl Control {
         if self.discovery.sweep(slow) || addresses_changed || (self.retry && slow) {
             self.update();
         }
-    }
-
-    fn read(&mut self, changes: Vec<FileChange>) {
-        if changes.is_empty() {
-            return;
-        }
-        let before = self.model.problems();
-        let mut good = Vec::new();
-        for change in changes {
-            match change {
-                FileChange::Content { name, text } => {
-                    if self.model.set_file(&name, &text) == Outcome::Changed {
-                        good.push((name, text));
-                    }
-                }
-                FileChange::Removed { name } => {
-                    self.model.remove_file(&name);
-                    self.last_good.forget(&name);
-                }
-            }
-        }
-        for problem in self.model.problems().iter().filter(|p| !before.contains(p)) {
-            log::warn(problem.code, &problem.to_string());
-        }
-        let wanted = self.model.wanted().into_iter().map(|w| {
-            let spec = match w.locator {
-                Locator::Cgroup(path) => Spec::Cgroup(path.to_string()),
-                Locator::SystemdUnit(unit) => Spec::Unit(unit.to_string()),
-                Locator::Netns(NetnsRef::Path(path)) => Spec::Netns(path.to_string()),
-                Locator::Netns(NetnsRef::Pid(pid)) => Spec::Netns(format!("/proc/{pid}/ns/net")),
-            };
-            (w.full_name, spec)
-        });
-        self.discovery.want(wanted.collect());
-        sys::memory::has_read();
-        self.update();
-        // Not before the change is in force.
-        for (name, text) in good {
-            self.last_good.keep(&name, &text);
-        }
-    }
-
-    /// The first look at the directory. A file that is broken now has what it said before.
-    fn read_all(&mut self) {
-        for (name, text) in self.last_good.load() {
-            if self.watch.exists(&name) {
-                self.model.set_file(&name, &text);
-            } else {
-                self.last_good.forget(&name);
-            }
-        }
-        let changes = self.watch.sweep();
-        if changes.is_empty() {
-            self.update();
-        }
-        self.read(changes);
-    }
-
-    /// True if they changed.
-    fn read_addresses(&mut self) -> bool {
-        let addresses = discover::addresses();
-        if addresses == self.facts.addresses {
-            return false;
-        }
-        self.node.addresses = addresses.iter().copied().collect();
-        self.facts.addresses = addresses;
-        true
     }
 
     fn take_events(&mut self) {
@@ -381,6 +339,7 @@ impl Control {
 struct Ready {
     files: bool,
     places: bool,
+    workers: bool,
     events: bool,
 }
 

@@ -239,6 +239,11 @@ impl Discovery {
         found.map(|n| (n.cookie, n)).collect()
     }
 
+    /// The namespace of a workload, unless that is the node's own or not known yet.
+    pub fn namespace_of(&self, workload: &str) -> Option<&Netns> {
+        self.entries.get(workload)?.found.as_ref()?.netns.as_ref()
+    }
+
     /// Workload by cgroup id, for every cgroup at or below one of a workload.
     pub fn cgroup_owners(&self) -> HashMap<u64, Str> {
         let mut owners = HashMap::new();
@@ -327,10 +332,13 @@ impl Discovery {
             id: meta.ino(),
             level: self.root_level + level,
         };
-        // A cgroup's namespace does not change by itself, so it is looked up only until it is known.
+        // A cgroup's namespace does not change by itself, so it is looked up only until it is known, and
+        // again when the process by which it was found has ended.
+        let leads = |netns: &Netns| netns.path.exists();
         if let Some(old) = old
             && old.place.cgroups == [id]
             && old.place.netns.is_some()
+            && old.netns.as_ref().is_none_or(leads)
         {
             return Some(old.clone());
         }
@@ -345,7 +353,12 @@ impl Discovery {
                 place.netns = Some(own.cookie);
                 netns = Some(own);
             }
-            cgroups::Namespace::Unknown => {}
+            cgroups::Namespace::Unknown => {
+                // No process is left to say otherwise.
+                if let Some(old) = old.filter(|old| old.place.cgroups == [id]) {
+                    return Some(old.clone());
+                }
+            }
         }
         Some(Found {
             place,

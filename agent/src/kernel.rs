@@ -52,6 +52,7 @@ pub mod splice_watch;
 pub mod totals;
 mod uninstall;
 pub mod usage;
+mod workers;
 
 /// Where and what to load.
 #[derive(Clone, Debug)]
@@ -186,6 +187,24 @@ impl Kernel {
 
     fn guards(&self) -> std::sync::MutexGuard<'_, guard::Guards> {
         self.guards.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Makes the processes below a cgroup workers: what they dial is their workload's, and they are told
+    /// what was dialed of the connections that they accept. Stays in force when the agent ends; doing it
+    /// again changes nothing.
+    pub fn set_vendor(&self, cgroup: &Path) -> Result<(), KernelError> {
+        workers::set_vendor(cgroup, &self.cgroup, &self.source, &self.maps)
+    }
+
+    /// Nobody is a worker any more.
+    pub fn forget_vendor(&self) -> Result<(), KernelError> {
+        workers::forget_vendor(&self.source, &self.maps)
+    }
+
+    /// Says below which cgroup processes probe the health of workloads, as the kubelet does; what they
+    /// dial is not steered to workers. `None`: nobody does.
+    pub fn set_probes(&self, cgroup: Option<&Path>) -> Result<(), KernelError> {
+        workers::set_probes(cgroup, &self.cgroup, &self.maps)
     }
 
     /// Every socket that the programs keep state of, in all namespaces, with its counts so far.

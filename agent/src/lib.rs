@@ -17,3 +17,4 @@ pub mod status;
 pub mod sys;
 pub mod telemetry;
 pub mod watch;
+pub mod workers;

@@ -5,6 +5,7 @@
 //! what it read: the source's for direction `outbound`, the destination's for `inbound`.
 
 pub mod http;
+pub mod requests;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -33,6 +34,8 @@ pub const MAX_SERIES: usize = 8_192;
 #[derive(Clone, Debug, Default)]
 pub struct Scrape {
     pub sums: Sums,
+    /// What workers have counted.
+    pub requests: requests::Requests,
     pub maps: Vec<MapUse>,
     /// Kernel counters by name.
     pub counters: Vec<(&'static str, u64)>,
@@ -110,6 +113,7 @@ impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let scrape = self.0.lock().expect("no panic while held");
         connections(&mut encoder, &scrape.sums)?;
+        requests::encode(&mut encoder, &scrape.requests)?;
         for (name, help, value) in &scrape.own {
             single(&mut encoder, name, help, &ConstCounter::new(*value))?;
         }
@@ -221,6 +225,35 @@ const TCP_OPEN: Column = (
     Total::open,
 );
 
+/// What workers dialed in their workloads' place: apart, so that no sum counts a byte twice.
+const LEG_COUNTERS: [Column; 5] = [
+    (
+        "underpass_leg_open",
+        "Connections of workers that were established.",
+        |s| s.opened,
+    ),
+    (
+        "underpass_leg_close",
+        "Connections of workers that ended.",
+        |s| s.closed,
+    ),
+    (
+        "underpass_leg_refused",
+        "Connects of workers that were denied, refused or never established.",
+        |s| s.refused,
+    ),
+    (
+        "underpass_leg_read_bytes",
+        "Payload that workers read from endpoints.",
+        |s| s.received,
+    ),
+    (
+        "underpass_leg_write_bytes",
+        "Payload that workers sent to endpoints.",
+        |s| s.sent,
+    ),
+];
+
 const UDP_COUNTERS: [Column; 3] = [
     (
         "udp_open",
@@ -245,12 +278,16 @@ const UDP_OPEN: Column = (
 );
 
 fn connections(encoder: &mut DescriptorEncoder<'_>, sums: &Sums) -> fmt::Result {
-    let tcp: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP).collect();
+    let tcp: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP, false).collect();
     for column in &TCP_COUNTERS {
         counter(encoder, column, &tcp)?;
     }
     gauge(encoder, &TCP_OPEN, &tcp)?;
-    let udp: Vec<(Labels<'_>, &Total)> = labeled(sums, UDP).collect();
+    let legs: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP, true).collect();
+    for column in &LEG_COUNTERS {
+        counter(encoder, column, &legs)?;
+    }
+    let udp: Vec<(Labels<'_>, &Total)> = labeled(sums, UDP, false).collect();
     for column in &UDP_COUNTERS {
         counter(encoder, column, &udp)?;
     }
@@ -262,9 +299,10 @@ type Labels<'a> = [(&'static str, &'a str); 6];
 fn labeled(
     sums: &BTreeMap<Series, Total>,
     proto: u8,
+    leg: bool,
 ) -> impl Iterator<Item = (Labels<'_>, &Total)> {
     sums.iter()
-        .filter(move |(series, _)| series.proto == proto)
+        .filter(move |(series, _)| series.proto == proto && series.leg == leg)
         .map(|(s, sum)| {
             let labels = [
                 ("source", &*s.source),
@@ -317,6 +355,7 @@ mod tests {
             direction: "outbound",
             layer: "kernel",
             verdict: "allowed",
+            leg: false,
         }
     }
 

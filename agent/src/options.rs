@@ -42,6 +42,11 @@ pub struct Options {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9464")]
     pub metrics: SocketAddr,
 
+    /// Control socket of the vendor, which starts HTTP workers; where none answers, connections stay in
+    /// the kernel and `status` says why
+    #[arg(long, value_name = "PATH", default_value = underpass_api::vend::DEFAULT_CONTROL)]
+    pub vend: PathBuf,
+
     /// What holds for a meshed workload that no policy selects
     #[arg(long, value_enum, value_name = "POLICY", default_value = "allow")]
     pub default_policy: DefaultPolicy,

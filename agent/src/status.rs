@@ -49,6 +49,7 @@ impl Control {
             cgroup_root: self.kernel.cgroup().path().display().to_string(),
             pin_dir: self.kernel.options().pin_dir.display().to_string(),
             default_policy: self.default_policy.name().into(),
+            workers_http: Some(self.workers_status()),
         }
     }
 
@@ -77,6 +78,7 @@ impl Control {
         problems.extend(self.watch.problems().cloned());
         problems.extend(self.model.check().iter().map(of_model));
         problems.extend(self.discovery.problems());
+        problems.extend(self.worker_problems());
         let foreign = checks::foreign(self.kernel.cgroup());
         if !foreign.is_empty() {
             let text = foreign.join(", ");
@@ -100,7 +102,7 @@ impl Control {
     }
 
     fn counters(&self) -> std::collections::BTreeMap<String, u64> {
-        let kernel = self.kernel.counters().unwrap_or_default();
+        let kernel = self.kernel.counters().unwrap_or([0; counter::COUNT]);
         let mut counters: std::collections::BTreeMap<String, u64> = counter::NAMES
             .iter()
             .map(ToString::to_string)
@@ -125,6 +127,11 @@ impl Control {
             self.counts.older_left_out,
         );
         counters.insert("plans_failed".into(), self.counts.plans_failed);
+        let workers = self.worker_counters();
+        counters.extend(
+            workers
+                .map(|(name, _, value)| (name.trim_start_matches("underpass_").to_owned(), value)),
+        );
         counters
     }
 

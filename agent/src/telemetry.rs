@@ -6,6 +6,7 @@ pub mod filter;
 pub mod hash;
 pub mod histogram;
 pub mod labels;
+pub mod reports;
 pub mod row;
 pub mod sums;
 pub mod table;

@@ -87,7 +87,7 @@ fn one_service(port: u16) -> Change {
         ..Backend::default()
     };
     let table = [
-        (8, SlotHeader::new(1, 0).0),
+        (8, SlotHeader::new(1, 0, false).0),
         (9, 0),
         (10, AliasSlot::new(1, 1, 0).0),
     ];

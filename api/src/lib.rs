@@ -1,6 +1,6 @@
 //! What the processes of a node say to each other. The node API, served by the agent over a Unix socket
 //! (`proto/underpass/v1alpha1/node.proto`), is the feature `node`; the vendor's protocol, which has
-//! nothing of HTTP, is [`vend`].
+//! nothing of HTTP, is [`vend`]; what a worker has counted is the feature `report`.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "node")]
@@ -10,6 +10,8 @@ pub use node::*;
 
 #[cfg(feature = "node")]
 pub mod check;
+#[cfg(feature = "report")]
+pub mod report;
 pub mod vend;
 
 /// Where the agent's socket is unless `--api` says otherwise.

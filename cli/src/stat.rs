@@ -37,7 +37,33 @@ struct Service {
     srtt_p99_us: Option<u32>,
     retransmits: u64,
     segments_out: u64,
+    /// Of the last minute; null: no worker saw a request (NOT_OBSERVED).
+    requests: Option<Requests>,
+    /// Why there are none: a name of docs/reference/codes.md.
+    requests_reason: Option<String>,
+    by_route: Vec<Route>,
     by_endpoint: Vec<Endpoint>,
+}
+
+/// HTTP requests of the last minute.
+#[derive(Debug, Serialize)]
+struct Requests {
+    responses: u64,
+    failures: u64,
+    success_percent: Option<f64>,
+    per_second: f64,
+    latency_p50_us: u64,
+    latency_p95_us: u64,
+    latency_p99_us: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Route {
+    /// Null: no route matched.
+    route: Option<String>,
+    rule: Option<String>,
+    backend: Option<String>,
+    requests: Option<Requests>,
 }
 
 #[derive(Debug, Serialize)]
@@ -101,8 +127,11 @@ async fn fetch(
 fn print(options: &Stat, services: Vec<api::ServiceStats>) -> String {
     let look = Look::of_stdout(!options.rows.no_headers);
     match options.rows.output.output {
-        Format::Table => table(&services, false, look),
-        Format::Wide => table(&services, true, look) + "\n" + &endpoints(&services, look),
+        Format::Table => table(&services, false, look) + &routes(&services, look),
+        Format::Wide => {
+            let tables = table(&services, true, look) + &routes(&services, look);
+            tables + "\n" + &endpoints(&services, look)
+        }
         Format::Json => render::json(&ServiceList::from(services)),
         Format::Yaml => render::yaml(&ServiceList::from(services)),
     }
@@ -117,6 +146,11 @@ fn table(services: &[api::ServiceStats], wide: bool, look: Look) -> String {
         ("OPEN", Right),
         ("OPENED", Right),
         ("REFUSED", Right),
+        ("SUCCESS", Right),
+        ("RPS", Right),
+        ("P50", Right),
+        ("P95", Right),
+        ("P99", Right),
         ("SENT", Right),
         ("RECEIVED", Right),
         ("SRTT_P50", Right),
@@ -164,19 +198,84 @@ fn table(services: &[api::ServiceStats], wide: bool, look: Look) -> String {
             Cell::new(s.open.to_string()),
             Cell::new(s.opened.to_string()),
             count(s.refused, Tone::Warn),
+        ];
+        let unseen = match s.requests_reason.as_str() {
+            why if wide && !why.is_empty() => format!("-({why})"),
+            _ => "-".to_owned(),
+        };
+        row.extend(requests(s.requests.as_ref(), &unseen));
+        row.extend([
             Cell::new(render::bytes(s.bytes_sent)),
             Cell::new(render::bytes(s.bytes_received)),
             Cell::new(srtt(s.srtt_p50_us)),
             Cell::new(srtt(s.srtt_p99_us)),
             Cell::new(s.retransmits.to_string()),
             Cell::new(retrans),
-        ];
+        ]);
         if wide {
             row.push(Cell::new(s.segments_out.to_string()));
         }
         table.push(row);
     }
     table.take()
+}
+
+/// Success, rate and latency; `missing` in the place of each if nobody saw a request.
+fn requests(requests: Option<&api::RequestStats>, missing: &str) -> [Cell; 5] {
+    let Some(r) = requests.filter(|r| r.responses > 0) else {
+        return [missing; 5].map(Cell::new);
+    };
+    let good = r.responses.saturating_sub(r.failures);
+    let tone = if r.failures == 0 {
+        Tone::Plain
+    } else {
+        Tone::Warn
+    };
+    let [p50, p95, p99] = [r.latency_p50_us, r.latency_p95_us, r.latency_p99_us];
+    [
+        Cell::toned(render::percent(good, r.responses), tone),
+        Cell::new(format!("{:.1}", r.per_second)),
+        Cell::new(render::micros(p50)),
+        Cell::new(render::micros(p95)),
+        Cell::new(render::micros(p99)),
+    ]
+}
+
+/// Empty if no request was seen.
+fn routes(services: &[api::ServiceStats], look: Look) -> String {
+    use Align::{Left, Right};
+    if services.iter().all(|s| s.by_route.is_empty()) {
+        return String::new();
+    }
+    let columns = [
+        ("SERVICE", Left),
+        ("ROUTE", Left),
+        ("RULE", Left),
+        ("BACKEND", Left),
+        ("RESPONSES", Right),
+        ("SUCCESS", Right),
+        ("RPS", Right),
+        ("P50", Right),
+        ("P95", Right),
+        ("P99", Right),
+    ];
+    let mut table = Table::new(&columns, look);
+    let name = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
+    for s in services {
+        for r in &s.by_route {
+            let responses = r.requests.as_ref().map_or(0, |h| h.responses);
+            let mut row = vec![
+                Cell::new(&s.service),
+                Cell::new(name(&r.route)),
+                Cell::new(name(&r.rule)),
+                Cell::new(name(&r.backend)),
+                Cell::new(responses.to_string()),
+            ];
+            row.extend(requests(r.requests.as_ref(), "-"));
+            table.push(row);
+        }
+    }
+    "\n".to_owned() + &table.take()
 }
 
 fn endpoints(services: &[api::ServiceStats], look: Look) -> String {
@@ -229,18 +328,26 @@ impl From<Vec<api::ServiceStats>> for ServiceList {
 
 impl From<api::ServiceStats> for Service {
     fn from(s: api::ServiceStats) -> Self {
-        let by_endpoint = s.by_endpoint.iter().map(|e| {
-            let (part, whole) = share(&s, e);
-            Endpoint {
-                endpoint: e.endpoint.clone(),
-                workload: some(e.workload.clone()),
-                weight: e.weight,
-                share_percent: (whole > 0).then(|| part as f64 * 100.0 / whole as f64),
-                state: e.state.clone(),
-            }
-        });
+        let by_endpoint: Vec<Endpoint> = s
+            .by_endpoint
+            .iter()
+            .map(|e| {
+                let (part, whole) = share(&s, e);
+                Endpoint {
+                    endpoint: e.endpoint.clone(),
+                    workload: some(e.workload.clone()),
+                    weight: e.weight,
+                    share_percent: (whole > 0).then(|| part as f64 * 100.0 / whole as f64),
+                    state: e.state.clone(),
+                }
+            })
+            .collect();
+        let by_route = s.by_route.into_iter().map(Route::from);
         Self {
-            by_endpoint: by_endpoint.collect(),
+            by_route: by_route.collect(),
+            requests_reason: some(s.requests_reason),
+            requests: s.requests.map(Requests::from),
+            by_endpoint,
             service: some(s.service).filter(|name| name != "-"),
             protocol: s.protocol,
             endpoints: s.endpoints,
@@ -253,6 +360,32 @@ impl From<api::ServiceStats> for Service {
             srtt_p99_us: s.srtt_p99_us,
             retransmits: s.retransmits,
             segments_out: s.segments_out,
+        }
+    }
+}
+
+impl From<api::RequestStats> for Requests {
+    fn from(h: api::RequestStats) -> Self {
+        let good = h.responses.saturating_sub(h.failures);
+        Self {
+            responses: h.responses,
+            failures: h.failures,
+            success_percent: (h.responses > 0).then(|| good as f64 * 100.0 / h.responses as f64),
+            per_second: h.per_second,
+            latency_p50_us: h.latency_p50_us,
+            latency_p95_us: h.latency_p95_us,
+            latency_p99_us: h.latency_p99_us,
+        }
+    }
+}
+
+impl From<api::RouteStats> for Route {
+    fn from(r: api::RouteStats) -> Self {
+        Self {
+            route: some(r.route),
+            rule: some(r.rule),
+            backend: some(r.backend),
+            requests: r.requests.map(Requests::from),
         }
     }
 }

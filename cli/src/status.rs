@@ -13,6 +13,10 @@ use crate::{
     row::some,
 };
 
+mod workers;
+
+use workers::Workers;
+
 /// A map fuller than this is shown without being asked for, in percent.
 const FULL_FROM: u64 = 50;
 /// Fuller than this, a map is a worry.
@@ -35,6 +39,7 @@ struct Document {
     maps: Vec<Map>,
     counters: BTreeMap<String, u64>,
     workloads: Vec<Workload>,
+    workers: Workers,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -88,6 +93,7 @@ pub async fn run(options: &Status) -> Result<bool, CliError> {
 
 fn text(status: &Document, wide: bool, look: Look) -> String {
     let mut sections = vec![head(status)];
+    sections.push(workers::table(&status.workers, look));
     sections.push(features(&status.features, look));
     sections.push(maps(&status.maps, wide, look));
     sections.push(counters(&status.counters, look));
@@ -114,6 +120,7 @@ fn head(status: &Document) -> String {
         ("plan", plan),
         ("default policy", status.default_policy.clone()),
         ("workloads", workload_counts(&status.workloads)),
+        ("workers", status.workers.text()),
         ("maps", fullest(&status.maps)),
         ("problems", problem_counts(&status.problems)),
         ("cgroup root", status.cgroup_root.clone()),
@@ -348,6 +355,7 @@ impl From<api::Status> for Document {
             maps: maps.collect(),
             counters: s.counters.into_iter().collect(),
             workloads: workloads.collect(),
+            workers: s.workers_http.map(Workers::from).unwrap_or_default(),
         }
     }
 }

@@ -12,26 +12,41 @@ use crate::{
     workload::{ip_words, words_ip},
 };
 
-/// Who is asking, as far as it is proven.
+/// Who is asking, as far as it is proven. Numbers alone, all of them always set: of an enum, LLVM reads
+/// words that only another variant has, which the verifier refuses.
 #[derive(Clone, Copy)]
-pub enum Source {
-    Workload(u32),
-    /// A process of this node outside the mesh.
-    Host,
-    /// On this node, but no connect of it was seen.
-    UnknownLocal,
-    /// Off this node and no workload; the address may match an IP block.
-    Outside(Ip),
+pub struct Source {
+    /// A workload index, or one of the kinds below.
+    number: u64,
+    /// Of a source off this node that is no workload: the address may match an IP block.
+    high: u64,
+    low: u64,
 }
 
+/// A process of this node outside the mesh.
+const HOST: u64 = 1 << 32;
+/// On this node, but no connect of it was seen.
+const UNKNOWN_LOCAL: u64 = 2 << 32;
+/// Off this node and no workload.
+const OUTSIDE: u64 = 3 << 32;
+
 impl Source {
+    #[inline(always)]
+    const fn plain(number: u64) -> Self {
+        Self {
+            number,
+            high: 0,
+            low: 0,
+        }
+    }
+
     /// A source on this node: its workload, or the node itself.
     #[inline(always)]
     pub fn local(workload: u32) -> Self {
         if workload == 0 {
-            Self::Host
+            Self::plain(HOST)
         } else {
-            Self::Workload(workload)
+            Self::plain(u64::from(workload))
         }
     }
 
@@ -39,35 +54,38 @@ impl Source {
     #[inline(always)]
     pub fn by_address(ip: &Ip, to: &Ip) -> Self {
         if ip.is_loopback() || ip == to {
-            return Self::UnknownLocal;
+            return Self::plain(UNKNOWN_LOCAL);
         }
         match entry_word!(ADDRESSES, ip).map(AddressWord) {
-            Some(a) if a.flags() & AddressWord::LOCAL != 0 => Self::UnknownLocal,
-            Some(a) if a.workload() != 0 => Self::Workload(a.workload()),
-            _ => Self::Outside(*ip),
+            Some(a) if a.flags() & AddressWord::LOCAL != 0 => Self::plain(UNKNOWN_LOCAL),
+            Some(a) if a.workload() != 0 => Self::plain(u64::from(a.workload())),
+            _ => {
+                let (high, low) = ip_words(ip);
+                Self {
+                    number: OUTSIDE,
+                    high,
+                    low,
+                }
+            }
         }
     }
 
+    /// 0 for what is none.
     #[inline(always)]
     pub fn workload(&self) -> u32 {
-        if let Self::Workload(w) = self { *w } else { 0 }
+        self.number as u32
     }
 
-    /// Kind and workload as one number, for [`up_ask`].
     #[inline(always)]
-    fn number(&self) -> u64 {
-        match self {
-            Self::Workload(w) => u64::from(*w),
-            Self::Host => HOST,
-            Self::UnknownLocal => UNKNOWN_LOCAL,
-            Self::Outside(_) => OUTSIDE,
-        }
+    pub fn is_unknown_local(&self) -> bool {
+        self.number == UNKNOWN_LOCAL
+    }
+
+    #[inline(always)]
+    pub fn is_outside(&self) -> bool {
+        self.number == OUTSIDE
     }
 }
-
-const HOST: u64 = 1 << 32;
-const UNKNOWN_LOCAL: u64 = 2 << 32;
-const OUTSIDE: u64 = 3 << 32;
 
 #[inline(always)]
 fn subjects(source: u64, ip: &Ip, block_set: u8) -> Subjects {
@@ -111,12 +129,8 @@ pub fn by_table(table: u32, source: &Source, port: u16, proto: u8) -> Decision {
     if table == 0 {
         return ALLOWED;
     }
-    let (high, low) = match source {
-        Source::Outside(ip) => ip_words(ip),
-        _ => (0, 0),
-    };
     let question = u64::from(table) | u64::from(port) << 32 | u64::from(proto) << 48;
-    let answer = up_ask(question, source.number(), high, low);
+    let answer = up_ask(question, source.number, source.high, source.low);
     let verdict = match answer >> 32 {
         2 => Verdict::Denied,
         3 => Verdict::Audited,

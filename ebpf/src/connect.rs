@@ -10,12 +10,13 @@ use underpass_abi::{
     Ip,
     reason::code,
     sock::{EventKind, Layer, SockState, TotalKey, counter, flag},
-    tables::{Backend, setting},
+    tables::{Backend, door::OUTBOUND as OUTBOUND_DOOR, setting},
     verdict::{Decision, Verdict},
 };
 
 use crate::{
     authorize::{self, Source},
+    door,
     kernel::{self, TCP, UDP, ip6},
     maps::{HOMES, SETTINGS, SOCKS, count, word},
     record, service,
@@ -96,6 +97,8 @@ pub struct Dial {
     pub netns: u64,
     pub cgroup: u64,
     pub source: u32,
+    /// The caller is a worker, which dials for the source.
+    pub leg: bool,
     pub service: service::Table,
     pub place: workload::Place,
 }
@@ -111,7 +114,7 @@ impl Dial {
                 h::bpf_get_current_cgroup_id(),
             )
         };
-        let source = workload::of_caller(netns);
+        let (source, leg) = workload::of_caller(netns);
         let service = service::table(&ip, port, proto);
         let mut place = workload::Place {
             workload: 0,
@@ -127,6 +130,7 @@ impl Dial {
             netns,
             cgroup,
             source,
+            leg,
             service,
             place,
         }
@@ -174,7 +178,7 @@ impl Dial {
             && maker != 0
             && maker != self.source
         {
-            let made_by = Source::Workload(maker);
+            let made_by = Source::local(maker);
             decision = authorize::stricter(decision, self.decide_for(&made_by, destination, port));
             reason = code::SOCKET_CGROUP_DENIED;
         }
@@ -204,6 +208,8 @@ impl Dial {
             verdict: verdict as u8,
             source_kind: if self.source == 0 {
                 flag::SOURCE_HOST
+            } else if self.leg {
+                flag::LEG
             } else {
                 0
             },
@@ -260,7 +266,13 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     let mut destination = dial.place.workload;
     let mut flags = flag::ACTIVE;
     let mut local = dial.place.local;
-    if dial.service.is_some() {
+    let door = door::outbound(a, &dial, &mut remote.0);
+    if door {
+        remote.1 = OUTBOUND_DOOR;
+        destination = dial.source;
+        local = true;
+        flags |= flag::SERVICE | flag::REWRITTEN | flag::DOOR;
+    } else if dial.service.is_some() {
         flags |= flag::SERVICE;
         let Some(backend) = dial.service.pick(dial.client()) else {
             return refuse(&dial, code::NO_ENDPOINTS, ECONNREFUSED);
@@ -271,9 +283,11 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
         local = place.local;
         flags |= flag::REWRITTEN;
     }
-    let (decision, reason) = dial.decide(&socket, destination, remote.1);
+    // At the door the service's policies are asked; those of an endpoint's workload when the worker dials it.
+    let judged = if door { 0 } else { destination };
+    let (decision, reason) = dial.decide(&socket, judged, remote.1);
     if decision.verdict as u8 == Verdict::Denied as u8 {
-        dial.refuse(decision.verdict, decision.policy, reason, destination);
+        dial.refuse(decision.verdict, decision.policy, reason, judged);
         return DENY;
     }
     if local {
@@ -281,6 +295,8 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     }
     if dial.source == 0 {
         flags |= flag::SOURCE_HOST;
+    } else if dial.leg {
+        flags |= flag::LEG;
     }
     if !remember(a, &dial, &remote, destination, flags, decision) {
         count(counter::STORAGE_FAILED);
@@ -338,7 +354,11 @@ fn remember(
     s.remote_port = remote.1;
     s.dialed_port = dial.port;
     s.proto = dial.proto;
-    s.layer = Layer::Kernel as u8;
+    s.layer = if flags & flag::DOOR != 0 {
+        Layer::Http
+    } else {
+        Layer::Kernel
+    } as u8;
     s.source = dial.source as u16;
     s.destination = destination as u16;
     s.service = dial.service.service as u16;

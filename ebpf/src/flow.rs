@@ -11,7 +11,10 @@ use underpass_abi::{
     tables::{FlowKey, FlowSlot, FlowWord, checked, setting, unchecked},
 };
 
-use crate::maps::{FLOW_SLOTS, FLOWS, HOMES, SETTINGS, count, entry, word};
+use crate::{
+    door,
+    maps::{FLOW_SLOTS, FLOWS, HOMES, SETTINGS, count, entry, word},
+};
 
 /// The namespace in which this source's SYN arrives, if its destination is on this node.
 #[inline(always)]
@@ -38,6 +41,22 @@ pub fn key(s: &SockState) -> FlowKey {
     }
 }
 
+/// What the entry proves.
+#[inline(always)]
+fn proof(s: &SockState) -> FlowWord {
+    let leg = if s.flags & flag::LEG != 0 {
+        FlowWord::LEG
+    } else {
+        0
+    };
+    let probe = if s.flags & flag::PROBE != 0 {
+        FlowWord::PROBE
+    } else {
+        0
+    };
+    FlowWord::new(s.source.into(), s.destination.into(), leg | probe)
+}
+
 /// Changes a slot's state from one to another if it is the one; gives what it was. Also the ordered way to
 /// read it: compare-and-swap is a barrier on every architecture, a load is not.
 ///
@@ -53,7 +72,7 @@ unsafe fn swap(slot: *mut FlowSlot, from: u64, to: u64) -> u64 {
 #[inline(never)]
 pub fn begin(s: &mut SockState) {
     let key = key(s);
-    let word = FlowWord::new(s.source.into(), s.destination.into());
+    let word = proof(s);
     if let Some(slot) = FLOW_SLOTS.get_ptr_mut(key.slot()) {
         // SAFETY: nobody else writes a slot that is claimed, and nobody believes its key.
         unsafe {
@@ -146,8 +165,11 @@ pub fn has_ended(key: &FlowKey) -> bool {
 #[inline(never)]
 pub fn forget(s: &SockState) {
     let key = key(s);
+    if s.flags & flag::DOOR != 0 {
+        door::forget(s, &key);
+    }
     if s.flags & flag::FLOW_HASHED == 0 {
-        let word = FlowWord::new(s.source.into(), s.destination.into());
+        let word = proof(s);
         if let Some(slot) = FLOW_SLOTS.get_ptr_mut(key.slot()) {
             // SAFETY: as in `swap`.
             unsafe { swap(slot, FlowSlot::held(word, s.cookie), FlowSlot::ENDED) };

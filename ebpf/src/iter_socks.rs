@@ -4,6 +4,7 @@ use aya_ebpf::{bindings::seq_file, helpers::generated as h};
 use underpass_abi::sock::{SockState, TcpCounts, flag};
 
 use crate::{
+    door,
     kernel::{TCP, offset, read, tcp_counts, zeroed},
     shortcut,
 };
@@ -34,7 +35,7 @@ fn up_iter_socks(ctx: *mut Context) -> i32 {
     }
     // SAFETY: checked for null; the element is as large as a `SockState`.
     let mut s = unsafe { *value };
-    if s.proto != TCP || s.flags & flag::FAILED != 0 {
+    if s.proto != TCP || s.flags & flag::FAILED != 0 || door::is_record(&s) {
         return 0;
     }
     if s.tcp_sock != 0 && s.flags & flag::OPENED != 0 {

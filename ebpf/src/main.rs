@@ -17,7 +17,11 @@ mod authorize;
 #[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
+mod door;
+#[cfg(target_arch = "bpf")]
 mod flow;
+#[cfg(target_arch = "bpf")]
+mod getsockopt;
 #[cfg(target_arch = "bpf")]
 mod iter_candidates;
 #[cfg(target_arch = "bpf")]

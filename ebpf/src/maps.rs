@@ -49,6 +49,10 @@ pub static IDENTITIES: Array<IdentityPair, { limits::WORKLOADS }, MAPPED> = Arra
 #[btf_map]
 pub static HOMES: Array<u64, { limits::WORKLOADS }, MAPPED> = Array::new();
 #[btf_map]
+pub static OWN: Array<OwnAddresses, { limits::WORKLOADS }, MAPPED> = Array::new();
+#[btf_map]
+pub static STEERED: HashMap<SteerKey, Entry, { limits::STEERED }, LAZY> = HashMap::new();
+#[btf_map]
 pub static POLICIES: Array<u64, { limits::POLICIES }> = Array::new();
 #[btf_map]
 pub static RULES: HashMap<RuleKey, u64, { limits::RULES }, LAZY> = HashMap::new();
@@ -64,6 +68,12 @@ pub static FLOW_SLOTS: Array<FlowSlot, { limits::FLOW_SLOTS }> = Array::new();
 /// Preallocated: an insert must not fail for want of memory while there is room.
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, u64, { limits::FLOWS }> = HashMap::new();
+/// Preallocated, as `FLOWS` is.
+#[btf_map]
+pub static ORIGINALS: HashMap<FlowKey, Original, { limits::ORIGINALS }> = HashMap::new();
+/// By namespace: the worker's listener for steered ports.
+#[btf_map]
+pub static DOORS: SockHash<u64, { limits::DOORS }> = SockHash::new();
 #[btf_map]
 pub static UDP_REVERSE: LruHashMap<UdpReverseKey, UdpReverse, { limits::UDP_REVERSE }> =
     LruHashMap::new();

@@ -58,6 +58,12 @@ impl Table {
         self.service != 0
     }
 
+    /// New connections of workloads with a door go to the worker.
+    #[inline(always)]
+    pub fn http(&self) -> bool {
+        self.header.http()
+    }
+
     /// Picks an endpoint for a new connection of `client`; `None` if there is none.
     #[inline(always)]
     pub fn pick(&self, client: u64) -> Option<&'static Backend> {

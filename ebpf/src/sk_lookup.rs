@@ -4,17 +4,18 @@
 use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
 use underpass_abi::{
     Ip,
+    reason::code,
     sock::{EventKind, Layer, TotalKey, counter, flag},
-    tables::{FlowKey, setting},
+    tables::{FlowKey, door, setting, workload as bits},
     verdict::Verdict,
 };
 
 use crate::{
     authorize::{Source, by_workload},
     connect::denial,
-    flow,
+    door as doors, flow,
     kernel::{TCP, ip6},
-    maps::{NETNS_COOKIE, SETTINGS, count, word},
+    maps::{NETNS_COOKIE, SETTINGS, WORKLOADS, count, word},
     record, workload,
 };
 
@@ -42,50 +43,80 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         destination_port: local_port,
         pad: 0,
     };
+    let uninvited = local_port == door::OUTBOUND
+        && word!(WORKLOADS, owner) & bits::DOOR != 0
+        && !doors::expected(&key);
     let source = match flow::of(&key) {
         // The connect hook has judged this very source, destination and port.
-        Some(word) if word.destination() == owner => return SK_PASS,
+        Some(word) if word.destination() == owner && !uninvited => return SK_PASS,
         Some(word) => Source::local(word.source()),
         None => Source::by_address(&remote, &local),
     };
-    let decision = by_workload(owner, &source, local_port, TCP);
+    judge(&key, owner, &source, uninvited)
+}
+
+#[inline(always)]
+fn judge(key: &FlowKey, owner: u32, source: &Source, uninvited: bool) -> u32 {
+    let kind = match source.workload() {
+        0 if source.is_outside() => flag::SOURCE_OUTSIDE,
+        0 => flag::SOURCE_HOST,
+        _ => 0,
+    };
+    let ends = Ends {
+        source: source.workload(),
+        kind,
+        owner,
+    };
+    if uninvited {
+        return refuse(key, &ends, Verdict::Refused as u8, 0, code::NOT_INVITED);
+    }
+    let decision = by_workload(owner, source, key.destination_port, TCP);
     if decision.verdict as u8 != Verdict::Denied as u8 {
         return SK_PASS;
     }
+    let verdict = decision.verdict as u8;
+    refuse(key, &ends, verdict, decision.policy, denial(decision))
+}
+
+struct Ends {
+    source: u32,
+    /// [`TotalKey::source_kind`]
+    kind: u32,
+    owner: u32,
+}
+
+/// Answers a SYN with a reset, and tells of it.
+#[inline(never)]
+fn refuse(key: &FlowKey, ends: &Ends, verdict: u8, policy: u32, reason: u16) -> u32 {
     if word!(SETTINGS, setting::RESET_FLOW) == u64::from(key.check()) {
         return SK_DROP;
     }
     // The kernel looks for a listener too when a segment meets a socket that is just being replaced by
     // its TIME_WAIT (before Linux 6.19), or comes after that. Nobody is refused, so no row says so.
-    if flow::has_ended(&key) {
+    if flow::has_ended(key) {
         count(counter::LATE_SEGMENTS);
         return SK_DROP;
     }
-    let outside = matches!(source, Source::Outside(_));
     let about = TotalKey {
-        source: source.workload(),
-        destination: owner,
+        source: ends.source,
+        destination: ends.owner,
         service: 0,
         proto: TCP,
         direction: TotalKey::INBOUND,
         layer: Layer::Kernel as u8,
-        verdict: decision.verdict as u8,
-        source_kind: match source.workload() {
-            0 if outside => flag::SOURCE_OUTSIDE,
-            0 => flag::SOURCE_HOST,
-            _ => 0,
-        },
+        verdict,
+        source_kind: ends.kind,
     };
     record::refused(EventKind::Refused, 0, &about, |s| {
-        s.netns = netns;
+        s.netns = key.netns;
         s.local = key.destination;
-        s.local_port = local_port;
+        s.local_port = key.destination_port;
         s.remote = key.source;
-        s.remote_port = remote_port;
+        s.remote_port = key.source_port;
         s.dialed = key.destination;
-        s.dialed_port = local_port;
-        s.policy = decision.policy as u16;
-        s.reason = denial(decision);
+        s.dialed_port = key.destination_port;
+        s.policy = policy as u16;
+        s.reason = reason;
     });
     SK_DROP
 }

@@ -13,7 +13,7 @@ use underpass_abi::{
 
 use crate::{
     authorize::{Source, by_workload},
-    flow,
+    door, flow,
     kernel::{
         self, STATE_CB, TCP, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, load, offset, tcp, tcp_counts,
         zeroed,
@@ -79,6 +79,9 @@ fn connecting(ops: *mut bpf_sock_ops) {
     if s.flags & flag::LOCAL_DESTINATION != 0 {
         flow::begin(s);
     }
+    if s.flags & flag::DOOR != 0 {
+        door::begin(s);
+    }
 }
 
 #[inline(never)]
@@ -113,6 +116,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         destination_port: local_port,
         pad: 0,
     };
+    door::accepted(ops, &key);
     if flow::end(&key) {
         shortcut::accepted(ops, &key);
         return;
@@ -122,7 +126,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
         return;
     }
     let source = Source::by_address(&remote, &local);
-    if matches!(source, Source::UnknownLocal) {
+    if source.is_unknown_local() {
         // Its own end reports it, or `sk_lookup` has already judged it as unknown.
         return;
     }
@@ -186,8 +190,9 @@ fn state_changed(ops: *mut bpf_sock_ops) {
         return;
     }
     let s = state(ops, false);
-    // Accepted ends of this node's connections have no state.
-    if fin && s.as_ref().is_none_or(|s| s.flags & flag::SHORTCUT != 0) {
+    // Accepted ends of this node's connections have no state of their own.
+    let passive = |s: &SockState| door::is_record(s) || s.flags & flag::SHORTCUT != 0;
+    if fin && s.as_ref().is_none_or(|s| passive(s)) {
         shortcut::close::closing(ops, new == TCP_LAST_ACK);
     }
     let Some(s) = s else { return };

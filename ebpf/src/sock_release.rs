@@ -7,7 +7,7 @@ use underpass_abi::{
 };
 
 use crate::{
-    flow,
+    door, flow,
     kernel::{STATE_CB, TCP, TCP_CLOSE, TCP_ESTABLISHED, offset, tcp, tcp_counts, zeroed},
     maps::SOCKS,
     record, shortcut,
@@ -47,7 +47,7 @@ pub extern "C" fn up_retire(s: *mut SockState, redial: u32) -> u32 {
 
 #[inline(always)]
 fn end(s: &mut SockState, redial: bool) {
-    if s.flags & flag::RELEASED != 0 {
+    if s.flags & flag::RELEASED != 0 || door::is_record(s) {
         return;
     }
     if s.flags & flag::OPENED == 0 {

@@ -7,6 +7,7 @@ use underpass_abi::{
 };
 
 use crate::{
+    door,
     kernel::{offset, read, zeroed},
     maps::{ADDRESSES, CGROUPS, LISTENERS, NETNS, SETTINGS, count, entry, entry_word, word},
 };
@@ -101,10 +102,16 @@ pub fn of_netns(cookie: u64) -> Option<u32> {
 }
 
 /// The source of a connection: the caller's workload by cgroup, else by namespace; 0 = a process of
-/// this node outside the mesh.
+/// this node outside the mesh. And whether a worker dials in its place.
 #[inline(always)]
-pub fn of_caller(netns: u64) -> u32 {
-    else_of_netns(up_of_current_cgroup(), netns)
+pub fn of_caller(netns: u64) -> (u32, bool) {
+    match up_of_current_cgroup() {
+        0 => match of_netns(netns).unwrap_or(0) {
+            0 => (0, false),
+            source => (source, door::up_is_worker() != 0),
+        },
+        source => (source, false),
+    }
 }
 
 #[inline(always)]

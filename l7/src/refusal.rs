@@ -76,6 +76,13 @@ refusals! {
     BadStatusLine 502 BAD_STATUS_LINE,
     InterimCount 502 INTERIM_COUNT,
     UnaskedUpgrade 502 UNASKED_UPGRADE,
+    NoSnapshot 503 NO_SNAPSHOT,
+    UnknownDestination 503 UNKNOWN_DESTINATION,
+    NoSocket 503 NO_WORKER_SOCKET,
+    RateLimited 429 RATE_LIMITED,
+    NotAllowed 403 NOT_ALLOWED,
+    PeerUnknown 403 PEER_UNKNOWN,
+    NotHttp 400 NOT_HTTP,
     NoEndpoints 503 NO_ENDPOINTS,
     Http2 501 NOT_IMPLEMENTED,
 }

@@ -12,12 +12,14 @@ use crate::{
     Str,
     facts::{Facts, Place},
     k8s::{self, AuthorizationPolicy, Cidr, PolicyTarget, TargetKind},
-    plan::{self, EnrolledBy, Owner, PolicySet, SetPolicy},
+    plan::{self, Cause, EnrolledBy, Inbound, Owner, PolicySet, SetPolicy},
     split_name,
 };
 
+mod inbound;
 mod services;
 
+pub(crate) use inbound::{leads, steer};
 pub(crate) use services::service;
 
 /// Levels below the cgroup2 root at which programs look for workloads.
@@ -28,11 +30,27 @@ const CGROUP_LEVELS: std::ops::Range<u32> = 1..16;
 pub(crate) struct World<'a> {
     facts: &'a Facts,
     /// By namespace, sorted by name.
-    policies: BTreeMap<&'a str, Vec<SetPolicy>>,
-    sets: HashMap<Vec<Str>, u32>,
+    policies: BTreeMap<&'a str, Vec<Known>>,
+    /// By names, and whether rules about requests are left out.
+    sets: HashMap<(Vec<Str>, bool), u32>,
+    /// Workloads in each network namespace.
+    in_netns: HashMap<u64, u32>,
     /// By namespace and service account.
     identities: HashMap<(&'a str, &'a str), Str>,
     world: plan::World,
+}
+
+/// A policy, and without its rules about requests, if it has some.
+struct Known {
+    whole: SetPolicy,
+    closed: Option<SetPolicy>,
+}
+
+/// What the objects say of a workload beside its specification.
+pub(crate) struct Words {
+    pub enrolled: Option<EnrolledBy>,
+    pub shortcut: Option<Mode>,
+    pub observed: Option<Cause>,
 }
 
 impl<'a> World<'a> {
@@ -43,8 +61,13 @@ impl<'a> World<'a> {
             policy_sets: vec![PolicySet::default()],
             ..plan::World::default()
         };
+        let mut in_netns = HashMap::new();
+        for netns in facts.places.values().filter_map(|p| p.netns) {
+            *in_netns.entry(netns).or_default() += 1;
+        }
         let mut world = Self {
             facts,
+            in_netns,
             policies: BTreeMap::new(),
             sets: HashMap::new(),
             identities: HashMap::new(),
@@ -58,10 +81,18 @@ impl<'a> World<'a> {
 
     pub(crate) fn policy(&mut self, policy: &'a Arc<AuthorizationPolicy>) {
         let namespace = policy.metadata.namespace();
-        self.policies.entry(namespace).or_default().push(SetPolicy {
-            name: policy.metadata.full_name.clone(),
-            object: policy.clone(),
+        let named = |object: Arc<AuthorizationPolicy>| SetPolicy {
+            name: object.metadata.full_name.clone(),
+            object,
+        };
+        let closed = policy.spec.of_requests().then(|| {
+            let mut closed = (**policy).clone();
+            closed.spec.rules.retain(|rule| !rule.of_requests());
+            named(Arc::new(closed))
         });
+        let whole = named(policy.clone());
+        let known = Known { whole, closed };
+        self.policies.entry(namespace).or_default().push(known);
     }
 
     pub(crate) fn workload(
@@ -69,39 +100,64 @@ impl<'a> World<'a> {
         full_name: &'a Str,
         pod: Option<&'a k8s::Pod>,
         workload: Option<&'a k8s::Workload>,
-        enrolled_by: Option<EnrolledBy>,
-        shortcut: Option<Mode>,
+        words: Words,
     ) {
         let (namespace, name) = split_name(full_name);
         let account = workload.and_then(|w| w.spec.service_account_name.as_deref());
         let account = account.or_else(|| pod.and_then(|p| p.service_account_name.as_deref()));
-        let policies = match enrolled_by {
-            Some(_) => self
-                .set_of(namespace, |p| selects(p, name, pod, workload))
-                .unwrap_or(0),
-            None => 0,
-        };
         let place = self.facts.places.get(full_name);
+        let local = place.is_some() || workload.is_some_and(|w| w.spec.locator.is_some());
+        let enrolled = words.enrolled.is_some();
+        let door = enrolled && self.has_door(full_name);
+        // Without a worker nobody could judge requests, so that their rules allow nothing. Of a workload
+        // elsewhere its own node is the judge.
+        let closed = local && !door;
+        let selects = |p: &AuthorizationPolicy| selects(p, name, pod, workload);
+        let policies = match enrolled {
+            true => self.set_of(namespace, closed, selects).unwrap_or(0),
+            false => 0,
+        };
+        if local && enrolled {
+            let wanted = self.judged(namespace, selects);
+            if !wanted.is_empty() {
+                let position = self.world.workloads.len() as u32;
+                self.world.wanted.insert(position, wanted);
+            }
+        }
         let weight = workload.and_then(|w| w.metadata.annotations.weight);
         let mut found = plan::Workload {
             full_name: full_name.clone(),
             identity: self.identity(namespace, account.unwrap_or("default")),
-            enrolled_by,
-            local: place.is_some() || workload.is_some_and(|w| w.spec.locator.is_some()),
+            enrolled_by: words.enrolled,
+            local,
             addresses: Box::default(),
             place: place.map(|p| Box::new(within_levels(p))),
             policies,
             weight: weight.or_else(|| pod.and_then(|p| p.metadata.annotations.weight)),
-            shortcut,
+            shortcut: words.shortcut,
+            observed: words.observed,
+            inbound: Box::default(),
+            door,
         };
         found.addresses = self.own_addresses(&found, pod, workload);
         self.add(found);
     }
 
+    /// The worker listens in its namespace, in which it is alone.
+    fn has_door(&self, full_name: &str) -> bool {
+        let netns = self.facts.places.get(full_name).and_then(|p| p.netns);
+        netns.is_some_and(|netns| {
+            netns != 0
+                && netns != self.facts.host_netns
+                && self.in_netns.get(&netns) == Some(&1)
+                && self.facts.doors.contains(full_name)
+        })
+    }
+
     /// A service may have policies of its own: their set must be known before it is compiled.
     pub(crate) fn service(&mut self, full_name: &Str) {
         let (namespace, name) = split_name(full_name);
-        if let Some(set) = self.set_of(namespace, |p| names_service(p, name)) {
+        if let Some(set) = self.set_of(namespace, false, |p| names_service(p, name)) {
             self.world.service_sets.insert(full_name.clone(), set);
         }
     }
@@ -150,26 +206,44 @@ impl<'a> World<'a> {
             .clone()
     }
 
-    /// The set of a namespace's policies that match; `None` if none does.
+    /// The set of a namespace's policies that match; `None` if none does. `closed`: without rules about
+    /// requests.
     fn set_of(
         &mut self,
         namespace: &str,
+        closed: bool,
         matches: impl Fn(&AuthorizationPolicy) -> bool,
     ) -> Option<u32> {
         let all = self.policies.get(namespace)?;
-        let matching: Vec<&SetPolicy> = all.iter().filter(|p| matches(&p.object)).collect();
+        let matching: Vec<&Known> = all.iter().filter(|p| matches(&p.whole.object)).collect();
         if matching.is_empty() {
             return None;
         }
-        let key: Vec<Str> = matching.iter().map(|p| p.name.clone()).collect();
+        let closed = closed && matching.iter().any(|p| p.closed.is_some());
+        let names: Vec<Str> = matching.iter().map(|p| p.whole.name.clone()).collect();
         let sets = &mut self.world.policy_sets;
-        let set = self.sets.entry(key).or_insert_with(|| {
+        let set = self.sets.entry((names, closed)).or_insert_with(|| {
+            let policies = matching.into_iter().map(|p| match &p.closed {
+                Some(policy) if closed => policy.clone(),
+                _ => p.whole.clone(),
+            });
             sets.push(PolicySet {
-                policies: matching.into_iter().cloned().collect(),
+                policies: policies.collect(),
             });
             sets.len() as u32 - 1
         });
         Some(*set)
+    }
+
+    /// The ports at which matching policies judge requests.
+    fn judged(
+        &self,
+        namespace: &str,
+        matches: impl Fn(&AuthorizationPolicy) -> bool,
+    ) -> Box<[Inbound]> {
+        let all = self.policies.get(namespace).into_iter().flatten();
+        let whole = all.map(|p| &p.whole).filter(|p| matches(&p.object));
+        inbound::judged(&whole.collect::<Vec<_>>())
     }
 
     /// Addresses that belong to this workload and nobody else, as far as it says.

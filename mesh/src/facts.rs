@@ -1,6 +1,10 @@
 //! What only the node knows: the agent finds it, the compiler needs it.
 
-use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    str::FromStr,
+};
 
 use crate::Str;
 
@@ -55,4 +59,7 @@ pub struct Facts {
     pub addresses: Vec<IpAddr>,
     /// By `namespace/name` of the workload; one that is not here yet was not found.
     pub places: BTreeMap<Str, Place>,
+    /// Workloads (`namespace/name`) in whose network namespace the worker listens, on both ports of
+    /// `abi::tables::door`.
+    pub doors: BTreeSet<Str>,
 }

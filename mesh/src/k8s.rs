@@ -12,8 +12,11 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde::Deserialize;
 
-use crate::{Str, split_name};
+use crate::{Str, snapshot, split_name};
 
+mod annotation;
+mod app;
+mod cidr;
 mod field;
 mod locator;
 mod pod;
@@ -22,8 +25,10 @@ pub mod route;
 mod slice;
 mod value;
 
+pub use annotation::{Annotations, RateLimit};
+pub use cidr::{Cidr, IpBlock};
+pub use field::Labels;
 pub(crate) use field::NOT_IMPLEMENTED;
-pub use field::{Annotations, Labels};
 pub use locator::{Locator, NetnsRef};
 pub use pod::Pod;
 pub use policy::*;
@@ -38,6 +43,12 @@ pub const WEIGHT_ANNOTATION: &str = "underpass.dev/weight";
 /// The annotation that says who takes the shortcut past TCP (off, auto, on): on a Pod or Workload, else
 /// on its Namespace, else the node's mode holds.
 pub const SHORTCUT_ANNOTATION: &str = "underpass.dev/shortcut";
+/// The annotation that asks for the layer Http (`http`; `off`: not, whatever the namespace says): on a
+/// Service for who dials it, on a Pod or Workload for what it dials and serves, on a Namespace for all.
+pub const OBSERVE_ANNOTATION: &str = "underpass.dev/observe";
+/// The annotation on a Service that bounds the requests that each of its endpoints gets, as `100/s` or
+/// `100/m;burst=20`.
+pub const RATE_LIMIT_ANNOTATION: &str = "underpass.dev/rate-limit";
 /// The label that ties an EndpointSlice to its Service.
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Largest weight of an endpoint.
@@ -50,7 +61,6 @@ pub struct Meta {
     /// `namespace/name`; of a Namespace its name.
     pub full_name: Str,
     pub labels: Labels,
-    /// Only [`WEIGHT_ANNOTATION`] is read.
     pub annotations: Annotations,
 }
 
@@ -67,7 +77,6 @@ struct RawMeta {
     #[serde(default)]
     labels: Labels,
     #[serde(default)]
-    /// Only [`WEIGHT_ANNOTATION`] and [`SHORTCUT_ANNOTATION`] are read.
     annotations: Annotations,
 }
 
@@ -279,6 +288,9 @@ pub struct ServicePort {
     pub port: u16,
     #[serde(default)]
     pub protocol: Protocol,
+    /// What is spoken.
+    #[serde(default, deserialize_with = "app::protocol")]
+    pub app_protocol: snapshot::Protocol,
     /// Kubernetes resolves it into EndpointSlices; checked, then not needed.
     #[serde(
         default,
@@ -316,6 +328,7 @@ pub enum Object {
     EndpointSlice(Arc<EndpointSlice>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     Workload(Arc<Workload>),
+    HttpRoute(Arc<route::HttpRoute>),
 }
 
 impl Object {
@@ -327,17 +340,19 @@ impl Object {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
             Self::Workload(_) => Kind::Workload,
+            Self::HttpRoute(_) => Kind::HttpRoute,
         }
     }
 
-    pub fn metadata(&self) -> &Meta {
+    pub fn full_name(&self) -> &Str {
         match self {
-            Self::Namespace(o) => &o.metadata,
-            Self::Pod(o) => &o.metadata,
-            Self::Service(o) => &o.metadata,
-            Self::EndpointSlice(o) => &o.metadata,
-            Self::AuthorizationPolicy(o) => &o.metadata,
-            Self::Workload(o) => &o.metadata,
+            Self::Namespace(o) => &o.metadata.full_name,
+            Self::Pod(o) => &o.metadata.full_name,
+            Self::Service(o) => &o.metadata.full_name,
+            Self::EndpointSlice(o) => &o.metadata.full_name,
+            Self::AuthorizationPolicy(o) => &o.metadata.full_name,
+            Self::Workload(o) => &o.metadata.full_name,
+            Self::HttpRoute(o) => &o.full_name,
         }
     }
 }
@@ -351,6 +366,7 @@ pub enum Kind {
     Service,
     EndpointSlice,
     AuthorizationPolicy,
+    HttpRoute,
 }
 
 impl Kind {
@@ -362,6 +378,7 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::HttpRoute => "HTTPRoute",
         }
     }
 }

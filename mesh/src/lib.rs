@@ -9,6 +9,7 @@ pub mod facts;
 pub mod k8s;
 pub mod model;
 pub mod parse;
+pub mod path;
 pub mod plan;
 pub mod problem;
 pub mod snapshot;

@@ -5,25 +5,25 @@ use std::{
     sync::Arc,
 };
 
-use underpass_abi::{reason::code, shortcut::Mode};
+use underpass_abi::reason::code;
 
 pub use crate::k8s::{Locator, NetnsRef};
 use crate::{
-    Str, compile,
+    Str,
     facts::Facts,
     k8s::{
         AuthorizationPolicy, EndpointSlice, Kind, Namespace, Object, Pod, SERVICE_LABEL, Service,
-        Workload,
+        Workload, route::HttpRoute,
     },
     parse::{Parsed, parse},
-    plan::{EnrolledBy, Plan},
+    plan::Plan,
     problem::{Problem, Severity},
-    split_name,
 };
 use share::Shared;
 use store::{Held, Store};
 
 mod check;
+mod compile;
 mod share;
 mod store;
 
@@ -57,8 +57,11 @@ pub struct Model {
     services: Store<Service>,
     slices: Store<EndpointSlice>,
     policies: Store<AuthorizationPolicy>,
+    routes: Store<HttpRoute>,
     /// Names of the slices that a service has, sorted.
     slices_of: HashMap<Str, Vec<Str>>,
+    /// Names of the routes that are attached to a service, sorted.
+    routes_of: HashMap<Str, Vec<Str>>,
     shared: Shared,
     dirty: Dirty,
     last: Option<(Arc<Plan>, Facts)>,
@@ -142,34 +145,6 @@ impl Model {
         found.collect()
     }
 
-    /// The plan for these objects and facts. Without a change since the last call, the same plan.
-    pub fn compile(&mut self, facts: &Facts) -> Arc<Plan> {
-        let dirty = std::mem::take(&mut self.dirty);
-        let plan = match self.last.take() {
-            Some((last, seen)) if !dirty.world && seen == *facts => {
-                if dirty.services.is_empty() {
-                    self.last = Some((last.clone(), seen));
-                    return last;
-                }
-                let mut services = (*last.services).clone();
-                for name in dirty.services {
-                    match self.service(&last.world, &name) {
-                        Some(service) => services.insert(name, Arc::new(service)),
-                        None => services.remove(&name),
-                    };
-                }
-                Plan {
-                    world: last.world.clone(),
-                    services: Arc::new(services),
-                }
-            }
-            _ => self.compile_all(facts),
-        };
-        let plan = Arc::new(plan);
-        self.last = Some((plan.clone(), facts.clone()));
-        plan
-    }
-
     /// What is wrong with single files, by file and line.
     pub fn problems(&self) -> Vec<Problem> {
         self.files
@@ -178,89 +153,9 @@ impl Model {
             .collect()
     }
 
-    fn compile_all(&self, facts: &Facts) -> Plan {
-        let mut world = compile::World::new(facts);
-        for (_, held) in self.policies.iter() {
-            world.policy(&held.object);
-        }
-        let mut pods = self.pods.iter().peekable();
-        let mut workloads = self.workloads.iter().peekable();
-        loop {
-            // Both are sorted; a Pod and a Workload of one name are one workload.
-            let name = match (pods.peek(), workloads.peek()) {
-                (Some((a, _)), Some((b, _))) => std::cmp::min(*a, *b),
-                (Some((a, _)), None) => *a,
-                (None, Some((b, _))) => *b,
-                (None, None) => break,
-            };
-            let pod = pods.next_if(|(n, _)| *n == name).map(|(_, h)| &*h.object);
-            let workload = workloads
-                .next_if(|(n, _)| *n == name)
-                .map(|(_, h)| &*h.object);
-            let (enrolled, shortcut) = (
-                self.enrolled(name, pod, workload),
-                self.shortcut(name, pod, workload),
-            );
-            world.workload(name, pod, workload, enrolled, shortcut);
-        }
-        for (name, _) in self.services.iter() {
-            world.service(name);
-        }
-        let world = world.finish();
-        let all = self.services.iter();
-        let services =
-            all.filter_map(|(name, _)| Some((name.clone(), Arc::new(self.service(&world, name)?))));
-        let services = Arc::new(services.collect());
-        Plan {
-            world: Arc::new(world),
-            services,
-        }
-    }
-
-    fn service(&self, world: &crate::plan::World, name: &str) -> Option<crate::plan::Service> {
-        let service = self.services.get(name)?;
-        let slices = self.slices_of(name).map(|held| &*held.object);
-        Some(compile::service(
-            world,
-            &service.object,
-            &slices.collect::<Vec<_>>(),
-        ))
-    }
-
     fn slices_of(&self, service: &str) -> impl Iterator<Item = &Held<EndpointSlice>> {
         let names = self.slices_of.get(service).into_iter().flatten();
         names.filter_map(|slice| self.slices.get(slice))
-    }
-
-    /// Whose label joins a workload to the mesh.
-    fn enrolled(
-        &self,
-        name: &str,
-        pod: Option<&Pod>,
-        workload: Option<&Workload>,
-    ) -> Option<EnrolledBy> {
-        let own = workload.and_then(|w| w.metadata.mesh());
-        let of_pod = pod.and_then(|p| p.metadata.mesh());
-        let (by, joined) = match (own, of_pod) {
-            (Some(joined), _) => (EnrolledBy::Workload, joined),
-            (None, Some(joined)) => (EnrolledBy::Pod, joined),
-            (None, None) => {
-                let namespace = self.namespaces.get(split_name(name).0)?;
-                let joined = namespace.object.metadata.mesh() == Some(true);
-                (EnrolledBy::Namespace, joined)
-            }
-        };
-        joined.then_some(by)
-    }
-
-    /// What the annotations of a workload, or of its namespace, say of the shortcut.
-    fn shortcut(&self, name: &str, pod: Option<&Pod>, workload: Option<&Workload>) -> Option<Mode> {
-        let own = workload.and_then(|w| w.metadata.annotations.shortcut);
-        own.or_else(|| pod?.metadata.annotations.shortcut)
-            .or_else(|| {
-                let namespace = self.namespaces.get(split_name(name).0)?;
-                namespace.object.metadata.annotations.shortcut
-            })
     }
 
     /// True if anything changed.
@@ -322,6 +217,10 @@ impl Model {
                 let changed = self.slices.put(name.clone(), held(file, line, o));
                 return self.slice_changed(&name, changed);
             }
+            Object::HttpRoute(o) => {
+                let changed = self.routes.put(name.clone(), held(file, line, o));
+                return self.route_changed(&name, changed);
+            }
         };
         self.dirty.world |= world;
         world
@@ -343,6 +242,11 @@ impl Model {
                 self.slice_changed(name, changed);
                 false
             }
+            Kind::HttpRoute => {
+                let changed = self.routes.remove(name, file);
+                self.route_changed(name, changed);
+                false
+            }
         };
     }
 
@@ -361,22 +265,46 @@ impl Model {
     ) -> bool {
         let Some(changed) = changed else { return false };
         if let Some(service) = changed.before.as_deref().and_then(service_of) {
-            if let Some(slices) = self.slices_of.get_mut(&service) {
-                slices.retain(|slice| slice != name);
-                if slices.is_empty() {
-                    self.slices_of.remove(&service);
-                }
-            }
+            forget(&mut self.slices_of, &service, name);
             self.dirty.services.insert(service);
         }
         if let Some(mut service) = changed.after.as_deref().and_then(service_of) {
             self.shared.text(&mut service);
-            let slices = self.slices_of.entry(service.clone()).or_default();
-            let at = slices.partition_point(|slice| slice < name);
-            slices.insert(at, name.clone());
+            note(&mut self.slices_of, &service, name);
             self.dirty.services.insert(service);
         }
         true
+    }
+
+    fn route_changed(&mut self, name: &Str, changed: Option<store::Changed<HttpRoute>>) -> bool {
+        let Some(changed) = changed else { return false };
+        for parent in changed.before.iter().flat_map(|r| &r.parents) {
+            forget(&mut self.routes_of, &parent.service, name);
+            self.dirty.services.insert(parent.service.clone());
+        }
+        for parent in changed.after.iter().flat_map(|r| &r.parents) {
+            note(&mut self.routes_of, &parent.service, name);
+            self.dirty.services.insert(parent.service.clone());
+        }
+        true
+    }
+}
+
+/// Takes a name from those that a service has.
+fn forget(of: &mut HashMap<Str, Vec<Str>>, service: &Str, name: &Str) {
+    if let Some(names) = of.get_mut(service) {
+        names.retain(|known| known != name);
+        if names.is_empty() {
+            of.remove(service);
+        }
+    }
+}
+
+/// Adds a name to those that a service has, once: a route may name a service for several ports.
+fn note(of: &mut HashMap<Str, Vec<Str>>, service: &Str, name: &Str) {
+    let names = of.entry(service.clone()).or_default();
+    if let Err(at) = names.binary_search(name) {
+        names.insert(at, name.clone());
     }
 }
 
@@ -387,7 +315,7 @@ fn service_of(slice: &EndpointSlice) -> Option<Str> {
 }
 
 fn key_of(object: &Object) -> ObjectKey {
-    (object.kind(), object.metadata().full_name.clone())
+    (object.kind(), object.full_name().clone())
 }
 
 #[cfg(test)]

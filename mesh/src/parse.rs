@@ -12,7 +12,7 @@ use crate::{
     k8s::{NOT_IMPLEMENTED, Object},
     problem::{Problem, Severity},
 };
-use document::{Document, KIND_LATER, Known};
+use document::{Document, HTTP_ROUTE, KIND_LATER, Known};
 
 mod document;
 
@@ -101,6 +101,7 @@ impl Reader {
             }
             match read_yaml(document) {
                 Ok(d) => self.take(line, "", d),
+                Err(_) if route_of_gateways(document) => self.not_ours(line, ""),
                 Err(error) => self.yaml_error(line, document, &error),
             }
         }
@@ -123,7 +124,7 @@ impl Reader {
                     Severity::Warning
                 };
                 let (code, message) = if routes(&api) {
-                    let message = format!("{kind} of {api}: requests are not routed yet");
+                    let message = format!("{kind} of {api} is not obeyed");
                     (code::NOT_IMPLEMENTED, message)
                 } else {
                     (code::UNKNOWN_KIND, format!("{kind} of {api} is not read"))
@@ -146,6 +147,11 @@ impl Reader {
                     .push(self.problem(Severity::Error, code::TOO_LARGE, line, "", message));
             }
             return;
+        }
+        if let Object::HttpRoute(route) = &object
+            && route.parents.is_empty()
+        {
+            return self.not_ours(line, path);
         }
         if let Object::Service(service) = &object {
             for (field, why) in service.spec.unbuilt() {
@@ -172,6 +178,20 @@ impl Reader {
             self.errors.push(p);
         }
         self.parsed.objects.push((line, object));
+    }
+
+    /// Of a route that other programs obey, whatever it holds.
+    fn not_ours(&mut self, line: u32, path: &str) {
+        let field = join(path, "spec.parentRefs");
+        let message = "a route with no Service as parent is not obeyed".into();
+        let problem = self.problem(
+            Severity::Warning,
+            code::NOT_IMPLEMENTED,
+            line,
+            &field,
+            message,
+        );
+        self.parsed.warnings.push(problem);
     }
 
     fn yaml_error(&mut self, line: u32, document: &str, error: &serde_yaml_ng::Error) {
@@ -297,6 +317,32 @@ fn read_yaml(document: &str) -> Result<Document, serde_yaml_ng::Error> {
         }
         read => read,
     }
+}
+
+/// An HTTPRoute that is attached to no Service.
+fn route_of_gateways(document: &str) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Head {
+        api_version: String,
+        kind: String,
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        parent_refs: Vec<Parent>,
+    }
+    #[derive(Deserialize)]
+    struct Parent {
+        kind: Option<String>,
+    }
+    let head: Result<Head, _> = serde_yaml_ng::from_str(document);
+    head.is_ok_and(|head| {
+        let mut parents = head.spec.parent_refs.iter();
+        (&*head.api_version, &*head.kind) == HTTP_ROUTE
+            && !parents.any(|p| p.kind.as_deref() == Some("Service"))
+    })
 }
 
 /// Groups of the Gateway API.

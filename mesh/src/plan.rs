@@ -12,11 +12,18 @@ use underpass_abi::{Ip, shortcut::Mode, sock::Layer, verdict::Verdict};
 use crate::{
     Str,
     facts::{DefaultPolicy, Place},
-    k8s::{AuthorizationPolicy, Cidr},
+    k8s::{AuthorizationPolicy, Cidr, route::HttpRoute},
+    snapshot::{Protocol, Rate},
     split_name,
 };
 
+mod http;
+mod layer;
+mod snapshots;
 mod verdict;
+
+pub use http::{Cause, Inbound, WantedDoor};
+pub use snapshots::Resting;
 
 /// A node's plan. Cheap to clone; parts that did not change are shared with the plan before.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +51,9 @@ pub struct World {
     pub(crate) service_sets: BTreeMap<Str, u32>,
     /// Every CIDR that a policy names, sorted.
     pub(crate) blocks: Vec<Cidr>,
+    /// Ports of this node's workloads that are to be steered, whether there is a door or not; by
+    /// position, none empty, each by number.
+    pub(crate) wanted: BTreeMap<u32, Box<[Inbound]>>,
 }
 
 /// A workload, local or remote, in the mesh or not.
@@ -65,6 +75,12 @@ pub struct Workload {
     pub(crate) weight: Option<u16>,
     /// Its own or its namespace's annotation; `None`: the node's mode.
     pub shortcut: Option<Mode>,
+    /// All services that it dials are dialed through the worker, once there is a door.
+    pub observed: Option<Cause>,
+    /// Its ports that are steered to the worker, by number; empty without a door.
+    pub inbound: Box<[Inbound]>,
+    /// The worker listens in its network namespace, which no other workload shares.
+    pub door: bool,
 }
 
 /// The object whose label joined a workload to the mesh.
@@ -130,6 +146,12 @@ pub struct Service {
     pub ports: Box<[ServicePort]>,
     /// Policies that name the service; `None`: none does.
     pub(crate) policies: Option<u32>,
+    /// Those that are attached to one of its ports, by name.
+    pub(crate) routes: Box<[Arc<HttpRoute>]>,
+    /// Who dials it shall do so through the worker.
+    pub(crate) observed: Option<Cause>,
+    /// Of each of its endpoints.
+    pub(crate) rate: Option<Rate>,
 }
 
 /// One port on one cluster address.
@@ -143,6 +165,10 @@ pub struct ServicePort {
     pub endpoints: Box<[Endpoint]>,
     /// Those that end but still serve, for `stat`; they are in `endpoints` too if none is ready.
     pub draining: Box<[Endpoint]>,
+    /// What its `appProtocol` says that it speaks.
+    pub protocol: Protocol,
+    /// Workloads with a door dial it through the worker.
+    pub http: Option<Cause>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Str, k8s::route::HttpRoute};
+use crate::{
+    Str,
+    k8s::{IpBlock, route::HttpRoute},
+};
 
 /// Of this structure. A worker refuses another one.
 pub const FORMAT: u32 = 1;
@@ -15,15 +18,16 @@ pub const FORMAT: u32 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     pub format: u32,
-    /// Rises with each that differs; a worker that has a newer one refuses it.
+    /// Rises with each that differs; a worker that has a newer one refuses it. 0 as a plan gives it.
     pub version: u64,
     /// The namespace.
     pub tenant: Str,
-    /// Enrolled workloads of the tenant on this node that have a door.
+    /// Enrolled workloads of the tenant on this node that have a door or shall get one.
     pub workloads: Vec<Workload>,
     /// What they dial through the worker.
     pub services: Vec<Service>,
-    /// Every service port that gets requests: those of `services`, and those that routes name.
+    /// Every service port that gets requests: those of `services`, and those that routes name, if they
+    /// exist. A rule's backend that is not here gets its share of the requests answered with 500.
     pub backends: Vec<Backend>,
 }
 
@@ -52,7 +56,7 @@ pub struct Service {
 }
 
 /// What a port speaks, as its `appProtocol` says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// Found out from the client's first bytes.
     #[default]
@@ -103,7 +107,7 @@ pub struct Inbound {
 }
 
 /// A token bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rate {
     pub requests: u32,
     pub per: Duration,
@@ -111,17 +115,31 @@ pub struct Rate {
     pub burst: u32,
 }
 
-/// What a rule of an AuthorizationPolicy allows.
+/// What a rule of an AuthorizationPolicy allows at one port. All three must hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allow {
     /// `namespace/name` of the policy.
     pub policy: Str,
-    /// SPIFFE ids; empty: whoever comes, also from outside the mesh.
-    pub identities: Vec<Str>,
-    /// Namespaces of the source's identity; one of `identities` or of these must hold.
-    pub namespaces: Vec<Str>,
-    /// Empty: each.
+    /// `None`: whoever comes.
+    pub sources: Option<Sources>,
+    /// Empty: each, and connections that are no HTTP.
     pub methods: Vec<Str>,
-    /// As an AuthorizationPolicy has them: exact, or a prefix with `*` at the end. Empty: each.
+    /// Exact, or a prefix of the text with `*` at its end; both in the normal form of `l7`. Empty: each,
+    /// and connections that are no HTTP.
     pub paths: Vec<Str>,
+}
+
+/// Who is meant: whoever one of the fields names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// SPIFFE ids of workloads.
+    pub identities: Vec<Str>,
+    /// Namespaces of workloads.
+    pub namespaces: Vec<Str>,
+    /// Sources off this node that are no workload, by address.
+    pub blocks: Vec<IpBlock>,
+    /// Processes of this node that are no workload.
+    pub host: bool,
+    /// Sources off this node that are no workload.
+    pub outside: bool,
 }

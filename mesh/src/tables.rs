@@ -99,7 +99,7 @@ impl Tables {
     }
 
     /// Elements in use of the arrays, which the kernel does not count.
-    pub fn in_use(&self) -> [(&'static str, u32); 8] {
+    pub fn in_use(&self) -> [(&'static str, u32); 9] {
         let workloads = self.names.workloads.indexes.in_use();
         let backends = self.services.backend_indexes.in_use();
         [
@@ -110,6 +110,7 @@ impl Tables {
             (maps::WORKLOADS, workloads),
             (maps::IDENTITIES, workloads),
             (maps::HOMES, workloads),
+            (maps::OWN, workloads),
             (maps::POLICIES, self.policies.indexes.in_use()),
         ]
     }

@@ -17,14 +17,20 @@ mod tunnel;
 
 pub use active::Active;
 
-use std::{future::poll_fn, io, pin::pin, rc::Rc, task::Poll, time::Duration};
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{Instant, sleep},
 };
 
-use crate::{clock::Clock, counters::Count, shard::Shard};
+use crate::{
+    book::{Arrived, Side},
+    clock::Clock,
+    counters::Count,
+    shard::{Admitted, Shard},
+    workload::Workload,
+};
 use active::Next;
 
 /// Bytes that one connection moves each way before the others have their turn.
@@ -35,13 +41,20 @@ pub const INTERIM_MAX: usize = 32;
 /// After accept(2) failed, which it does again at once while there are no file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
-/// Serves each connection in a task of its own. Runs on a [`tokio::runtime::LocalRuntime`], or within a
-/// [`tokio::task::LocalSet`]; never ends.
+/// Serves each connection in a task of its own, whatever its client meant to reach. Runs on a
+/// [`tokio::runtime::LocalRuntime`], or within a [`tokio::task::LocalSet`]; never ends.
 pub async fn listen(shard: Rc<Shard>, listener: TcpListener) {
+    let workload = Rc::new(Workload::default());
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::task::spawn_local(serve(shard.clone(), stream));
+        let accepted = listener.accept().await;
+        match accepted.and_then(|(stream, _)| Ok((stream.local_addr()?, stream))) {
+            Ok((original, stream)) => {
+                let arrived = Arrived {
+                    workload: workload.clone(),
+                    side: Side::Outbound,
+                    original,
+                };
+                spawn(&shard, stream, arrived);
             }
             Err(_) => {
                 shard.counters.add(Count::AcceptFailed);
@@ -51,27 +64,39 @@ pub async fn listen(shard: Rc<Shard>, listener: TcpListener) {
     }
 }
 
+/// Serves a connection in a task of its own, which ends with its workload at the latest.
+pub fn spawn(shard: &Rc<Shard>, client: TcpStream, arrived: Arrived) {
+    let workload = arrived.workload.clone();
+    if let Some(admitted) = shard.admit(arrived) {
+        let at = admitted.at;
+        let task = tokio::task::spawn_local(serve(admitted, client));
+        workload.started(at, task.abort_handle());
+    }
+}
+
 /// Serves one connection until its end.
 #[expect(
     clippy::manual_async_fn,
     reason = "an async fn keeps its arguments twice, and a parked connection is little else"
 )]
-pub fn serve(shard: Rc<Shard>, client: TcpStream) -> impl Future<Output = ()> {
+pub fn serve(admitted: Admitted, client: TcpStream) -> impl Future<Output = ()> {
     async move {
-        let Some(_admitted) = shard.admit() else {
-            return;
-        };
+        let Admitted { shard, arrived, .. } = &admitted;
         // Heads and small bodies are written at once; Nagle would only add a wait.
         if client.set_nodelay(true).is_err() {
             return;
         }
+        if shard.plan(arrived).is_err() {
+            // Rare, and no connection is to be larger for it.
+            Box::pin(shard.wait_for_plan(arrived)).await;
+        }
         let mut sleep = pin!(sleep(shard.settings.idle));
         let mut clock = Clock::new(sleep.as_mut());
-        while readable(&shard, &client, &mut clock).await {
+        while readable(&admitted, &client, &mut clock).await {
             let mut active = shard.activate();
-            let next = poll_fn(|cx| active.poll(cx, &shard, &client, &mut clock)).await;
+            let next = poll_fn(|cx| active.poll(cx, &admitted, &client, &mut clock)).await;
             shard.rest(active);
-            if next == Next::Close {
+            if next == Next::Close || arrived.workload.is_draining() {
                 return;
             }
         }
@@ -79,9 +104,11 @@ pub fn serve(shard: Rc<Shard>, client: TcpStream) -> impl Future<Output = ()> {
 }
 
 /// Waits for the first byte of the next request; not for ever.
-async fn readable(shard: &Shard, client: &TcpStream, clock: &mut Clock<'_>) -> bool {
+async fn readable(admitted: &Admitted, client: &TcpStream, clock: &mut Clock<'_>) -> bool {
+    let shard = &admitted.shard;
     let deadline = Instant::now() + shard.settings.idle;
-    poll_fn(|cx| {
+    admitted.park(true);
+    let is_readable = poll_fn(|cx| {
         if let Poll::Ready(ready) = client.poll_read_ready(cx) {
             return Poll::Ready(ready.is_ok());
         }
@@ -91,12 +118,7 @@ async fn readable(shard: &Shard, client: &TcpStream, clock: &mut Clock<'_>) -> b
         }
         Poll::Pending
     })
-    .await
-}
-
-/// A connection to an endpoint.
-pub(crate) async fn dial(address: std::net::SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+    .await;
+    admitted.park(false);
+    is_readable
 }

@@ -1,15 +1,21 @@
 //! The worker: HTTP between a client's connection and the endpoints that its requests go to.
 //!
 //! [`h1`] is the codec, without I/O; [`forward`] moves its bytes between sockets; a [`shard::Shard`] is
-//! what one thread's connections share: the [`plan::Plan`] to route by, the [`pool::Pool`] of connections
-//! to endpoints, [`counters`] and spare buffers. There is no lock: nothing is shared between shards.
+//! what one thread's connections share: the [`book::Book`] in which each finds the [`plan::Plan`] to route
+//! by, the [`pool::Pool`] of connections to endpoints, where new ones come from ([`connector`]),
+//! [`counters`] and spare buffers. There is no lock: nothing is shared between shards.
 #![forbid(unsafe_code)]
 
+pub mod book;
 pub mod buffer;
 pub mod clock;
+pub mod connector;
 pub mod counters;
+pub mod draft;
 pub mod forward;
 pub mod h1;
 pub mod plan;
 pub mod pool;
 pub mod shard;
+pub mod stock;
+pub mod workload;

@@ -42,7 +42,7 @@ fn run(options: &Options) -> Result<(), Problem> {
             why,
         };
         let listener = TcpListener::bind(at).await.map_err(failed)?;
-        let shard = Shard::new(options.settings(), plan);
+        let shard = Shard::of_one(options.settings(), plan);
         // Also the port, if it was 0.
         println!("listening on {}", listener.local_addr().map_err(failed)?);
         tokio::task::spawn_local(forward::listen(shard.clone(), listener));

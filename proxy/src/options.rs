@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -95,10 +96,10 @@ impl Options {
         });
         Ok(Plan {
             authority: self.listen.to_string(),
-            source: 0,
-            routes: routes.transpose()?,
+            routes: routes.transpose()?.map(Arc::new),
             default: (first.name.clone(), first.port),
-            backends,
+            backends: Rc::new(backends),
+            ..Plan::default()
         })
     }
 }

@@ -1,61 +1,108 @@
-//! What a shard forwards by: the routes of one service port, and its backends with their endpoints.
+//! What a request is forwarded by: the routes of one service port, and the backends with their endpoints.
 
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration,
+};
 
 use tokio::time::Instant;
 use underpass_l7::{
     Refusal,
-    balance::{Balancer, EndpointId, Outcome, Pending, Settings},
+    balance::{Balancer, EndpointId, Outcome, Pending},
     head::{Fields, Request},
     limit::Accepted,
     route::Table,
 };
-use underpass_mesh::Str;
+use underpass_mesh::{
+    Str,
+    snapshot::{Inbound, Protocol},
+};
 
 use crate::pool::{Identity, Key};
 
-/// Of one service port, for callers of one identity.
+/// By `namespace/name` and port of the service.
+pub type Backends = HashMap<(Str, u16), Rc<Backend>>;
+
+/// Of one service port, for one workload that calls it; or of a port of its own.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// What was dialed, as a Host field has it: for requests of HTTP/1.0 without one.
     pub authority: String,
+    /// The vendor's number of the workload in whose namespace connections to endpoints are made.
+    pub workload: u64,
     pub source: Identity,
+    /// Of what was dialed.
+    pub protocol: Protocol,
     /// `None`: no route is attached, and the service's own backend gets everything.
-    pub routes: Option<Table>,
+    pub routes: Option<Arc<Table>>,
     /// The service itself, as a key of `backends`.
     pub default: (Str, u16),
-    /// By `namespace/name` and port.
-    pub backends: HashMap<(Str, u16), Rc<Backend>>,
+    pub backends: Rc<Backends>,
+    /// What must hold for each request, if this is a port of the workload's own.
+    pub inbound: Option<Rc<Inbound>>,
 }
 
-/// The endpoints of one service port.
-#[derive(Debug)]
+/// The endpoints of one service port. It stays when a new snapshot has the same, so that what is known
+/// of its endpoints does.
+#[derive(Debug, Default)]
 pub struct Backend {
+    inner: RefCell<Endpoints>,
+}
+
+#[derive(Debug, Default)]
+struct Endpoints {
+    protocol: Protocol,
+    balancer: Balancer,
+    by_id: HashMap<EndpointId, Endpoint>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub address: SocketAddr,
     pub identity: Identity,
-    balancer: RefCell<Balancer>,
-    addresses: HashMap<EndpointId, SocketAddr>,
+    /// `namespace/name`, if it is known.
+    pub workload: Option<Str>,
+    /// What must hold for each request, if the destination's worker is this one: the connection goes past
+    /// its listener.
+    pub inbound: Option<Rc<Inbound>>,
 }
 
 impl Backend {
-    /// Of endpoints, their addresses and weights. Connections are shared by the endpoint's id: over all
-    /// backends of a shard one id is one endpoint.
+    /// Of endpoints of one identity, their addresses and weights. Connections are shared by the
+    /// endpoint's id: over all backends of a shard one id is one endpoint.
     pub fn new(
         identity: Identity,
         endpoints: impl IntoIterator<Item = (EndpointId, SocketAddr, u32)>,
     ) -> Self {
-        let endpoints: Vec<_> = endpoints.into_iter().collect();
-        let mut balancer = Balancer::new(Settings::default());
-        balancer.set(endpoints.iter().map(|(id, _, weight)| (*id, *weight)));
-        Self {
-            identity,
-            balancer: RefCell::new(balancer),
-            addresses: endpoints.iter().map(|(id, at, _)| (*id, *at)).collect(),
-        }
+        let endpoint = |(id, address, weight)| {
+            let known = Endpoint {
+                address,
+                identity,
+                workload: None,
+                inbound: None,
+            };
+            (id, known, weight)
+        };
+        let backend = Self::default();
+        backend.set(
+            Protocol::Detect,
+            endpoints.into_iter().map(endpoint).collect(),
+        );
+        backend
+    }
+
+    /// These are its endpoints from now on, with their weights.
+    pub fn set(&self, protocol: Protocol, endpoints: Vec<(EndpointId, Endpoint, u32)>) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.protocol = protocol;
+        inner
+            .balancer
+            .set(endpoints.iter().map(|(id, _, weight)| (*id, *weight)));
+        inner.by_id = endpoints.into_iter().map(|(id, e, _)| (id, e)).collect();
     }
 
     /// Requests to an endpoint that are not over.
     pub fn under_way(&self, endpoint: EndpointId) -> u32 {
-        self.balancer.borrow().under_way(endpoint)
+        self.inner.borrow().balancer.under_way(endpoint)
     }
 }
 
@@ -63,7 +110,9 @@ impl Backend {
 #[derive(Debug)]
 pub struct Picked {
     pub key: Key,
-    pub address: SocketAddr,
+    pub endpoint: Endpoint,
+    /// What the endpoint speaks.
+    pub protocol: Protocol,
     pub ticket: Ticket,
     /// Over the whole of request and response.
     pub timeout: Option<Duration>,
@@ -89,25 +138,27 @@ impl Plan {
         };
         let backend = backend.ok_or(Refusal::NoEndpoints)?;
         let now_ns = start.elapsed().as_nanos() as u64;
-        let pending = backend.balancer.borrow_mut().pick(now_ns, random())?;
-        let endpoint = pending.endpoint;
+        let mut inner = backend.inner.borrow_mut();
+        let pending = inner.balancer.pick(now_ns, random())?;
+        let id = pending.endpoint;
+        let (found, protocol) = (inner.by_id.get(&id).cloned(), inner.protocol);
+        drop(inner);
         let ticket = Ticket {
             backend: backend.clone(),
             pending: Some(pending),
             outcome: Outcome::Done,
             start,
         };
-        let address = *backend
-            .addresses
-            .get(&endpoint)
-            .ok_or(Refusal::NoEndpoints)?;
+        let endpoint = found.ok_or(Refusal::NoEndpoints)?;
         Ok(Picked {
             key: Key {
+                workload: self.workload,
                 source: self.source,
-                destination: backend.identity,
-                endpoint,
+                destination: endpoint.identity,
+                endpoint: id,
             },
-            address,
+            endpoint,
+            protocol,
             ticket,
             timeout,
         })
@@ -132,7 +183,11 @@ impl Ticket {
         }
         if let Some(pending) = &mut self.pending {
             let now_ns = self.start.elapsed().as_nanos() as u64;
-            self.backend.balancer.borrow_mut().answered(pending, now_ns);
+            self.backend
+                .inner
+                .borrow_mut()
+                .balancer
+                .answered(pending, now_ns);
         }
     }
 
@@ -147,8 +202,9 @@ impl Drop for Ticket {
         if let Some(pending) = self.pending.take() {
             let now_ns = self.start.elapsed().as_nanos() as u64;
             self.backend
-                .balancer
+                .inner
                 .borrow_mut()
+                .balancer
                 .end(pending, now_ns, self.outcome);
         }
     }

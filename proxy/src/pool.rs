@@ -7,13 +7,15 @@ use underpass_l7::balance::EndpointId;
 
 use crate::counters::{Count, Counters};
 
-/// An identity's place in the snapshot that the worker was given.
-pub type Identity = u32;
+/// A number of an identity in this shard; 0 is nobody that is known.
+pub type Identity = u64;
 
 /// Who may share a connection: requests of one source to one endpoint, as long as both are who they are.
 /// A connection that authenticates its source is never used for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
+    /// From whose namespace it goes out.
+    pub workload: u64,
     pub source: Identity,
     pub destination: Identity,
     pub endpoint: EndpointId,

@@ -2,19 +2,25 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     rc::Rc,
     time::Duration,
 };
 
-use tokio::time::Instant;
-use underpass_l7::limit::Limits;
+use tokio::{sync::Notify, time::Instant};
+use underpass_l7::{Refusal, limit::Limits};
+use underpass_mesh::Str;
 
 use crate::{
+    book::{Arrived, Book, Numbers},
+    connector::Connector,
     counters::{Count, Counters},
+    draft::Draft,
     forward::Active,
     plan::Plan,
     pool::Pool,
+    workload::Workload,
 };
 
 /// Defaults of [`Settings`], where each is explained.
@@ -27,6 +33,9 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3600);
 pub const TUNNEL_TIMEOUT: Duration = Duration::from_secs(3600);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const LINGER: Duration = Duration::from_secs(2);
+/// How long a connection waits for a snapshot that knows where it was going. The kernel may have learnt of
+/// it a moment before the worker.
+pub const PLAN_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a shard waits, and for how many. The times of bodies, responses and tunnels are those in which
 /// not one byte moves: a stream may last for hours.
@@ -77,7 +86,14 @@ pub struct Shard {
     pub settings: Settings,
     pub pool: Pool,
     pub counters: Counters,
-    plan: RefCell<Rc<Plan>>,
+    pub connector: Connector,
+    /// By tenant: one, but where a worker is shared.
+    books: RefCell<HashMap<Str, Rc<Book>>>,
+    numbers: RefCell<Numbers>,
+    /// There is another book.
+    turned: Notify,
+    /// By the vendor's number, once a listener of theirs is known.
+    workloads: RefCell<HashMap<u64, Rc<Workload>>>,
     #[expect(
         clippy::vec_box,
         reason = "connections hold the box, which is to be used again"
@@ -89,13 +105,17 @@ pub struct Shard {
 }
 
 impl Shard {
-    pub fn new(settings: Settings, plan: Plan) -> Rc<Self> {
+    pub fn new(settings: Settings, connector: Connector) -> Rc<Self> {
         let seed = RandomState::new().hash_one(0);
         Rc::new(Self {
             settings,
             pool: Pool::default(),
             counters: Counters::default(),
-            plan: RefCell::new(Rc::new(plan)),
+            connector,
+            books: RefCell::default(),
+            numbers: RefCell::default(),
+            turned: Notify::new(),
+            workloads: RefCell::default(),
             spare: RefCell::default(),
             start: Instant::now(),
             random: Cell::new(seed | 1),
@@ -103,13 +123,95 @@ impl Shard {
         })
     }
 
-    /// From the next request on.
-    pub fn set_plan(&self, plan: Plan) {
-        *self.plan.borrow_mut() = Rc::new(plan);
+    /// One that makes its own sockets and has the same plan for whoever arrives.
+    pub fn of_one(settings: Settings, plan: Plan) -> Rc<Self> {
+        let shard = Self::new(settings, Connector::Own);
+        shard.set_plan(plan);
+        shard
     }
 
-    pub fn plan(&self) -> Rc<Plan> {
-        self.plan.borrow().clone()
+    /// For whoever arrives, from the next request on.
+    pub fn set_plan(&self, plan: Plan) {
+        let one = Rc::new(Book::of_one(plan));
+        self.books.borrow_mut().insert(Str::default(), one);
+        self.turned.notify_waiters();
+    }
+
+    /// From the next request on. Waiting connections that it has no use for are closed.
+    pub fn set_draft(&self, draft: &Draft) {
+        let (books, numbers) = (
+            &mut *self.books.borrow_mut(),
+            &mut *self.numbers.borrow_mut(),
+        );
+        let book = books.entry(draft.snapshot.tenant.clone()).or_default();
+        *book = Rc::new(Book::new(draft, book, numbers));
+        numbers.keep(books.values().map(Rc::as_ref));
+        let workloads = self.workloads.borrow();
+        self.pool.sweep(&self.counters, |key| {
+            let workload = workloads.get(&key.workload);
+            workload.is_some_and(|w| books.values().any(|b| b.wants(key, w)))
+        });
+        self.turned.notify_waiters();
+    }
+
+    /// What this shard has of a tenant.
+    pub fn book(&self, tenant: &str) -> Option<Rc<Book>> {
+        self.books.borrow().get(tenant).cloned()
+    }
+
+    /// How to forward what has arrived, as of now.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub fn plan(&self, arrived: &Arrived) -> Result<Rc<Plan>, Refusal> {
+        let books = self.books.borrow();
+        let numbers = &mut *self.numbers.borrow_mut();
+        let mut why = Refusal::NoSnapshot;
+        for book in books.values().filter(|b| b.knows(&arrived.workload)) {
+            match book.plan(arrived, numbers) {
+                Some(plan) => return Ok(plan),
+                None => why = Refusal::UnknownDestination,
+            }
+        }
+        Err(why)
+    }
+
+    /// Until there is a plan for what has arrived, or it is too late for one.
+    pub(crate) async fn wait_for_plan(&self, arrived: &Arrived) {
+        let known = async {
+            loop {
+                let turned = self.turned.notified();
+                if self.plan(arrived).is_ok() {
+                    break;
+                }
+                turned.await;
+            }
+        };
+        // Then its requests are told why.
+        let _ = tokio::time::timeout(PLAN_WITHIN, known).await;
+    }
+
+    /// A workload at whose listeners connections will arrive.
+    pub fn workload(&self, id: u64, name: &str) -> Rc<Workload> {
+        let workloads = &mut *self.workloads.borrow_mut();
+        let new = || Rc::new(Workload::new(id, name.into()));
+        workloads.entry(id).or_insert_with(new).clone()
+    }
+
+    /// The workload is about to end: what waits is closed, the rest when its request is over.
+    pub fn drain(&self, workload: u64) {
+        if let Some(workload) = self.workloads.borrow().get(&workload) {
+            workload.drain();
+        }
+    }
+
+    /// Closes everything of a workload that has ended; done when it has no connection that is open.
+    pub fn close(&self, workload: u64) -> Option<Rc<Workload>> {
+        let ended = self.workloads.borrow_mut().remove(&workload);
+        self.connector.forget(workload);
+        self.pool
+            .sweep(&self.counters, |key| key.workload != workload);
+        ended.inspect(|w| w.close())
     }
 
     pub fn start(&self) -> Instant {
@@ -144,15 +246,24 @@ impl Shard {
         self.open.get()
     }
 
-    /// Counts a client's connection until the result is dropped; `None` if there are too many.
-    pub(crate) fn admit(self: &Rc<Self>) -> Option<Admitted> {
+    /// Counts a client's connection until the result is dropped; `None` if there are too many, or its
+    /// workload ends.
+    pub fn admit(self: &Rc<Self>, arrived: Arrived) -> Option<Admitted> {
         if self.open.get() >= self.settings.connections {
             self.counters.add(Count::NoRoom);
             return None;
         }
+        if arrived.workload.is_draining() {
+            return None;
+        }
         self.open.set(self.open.get() + 1);
         self.counters.add(Count::Accepted);
-        Some(Admitted(self.clone()))
+        self.connector.expect(arrived.workload.id);
+        Some(Admitted {
+            shard: self.clone(),
+            at: arrived.workload.enter(),
+            arrived,
+        })
     }
 
     pub(crate) fn activate(&self) -> Box<Active> {
@@ -169,10 +280,24 @@ impl Shard {
     }
 }
 
-pub(crate) struct Admitted(Rc<Shard>);
+/// A connection that is counted as open.
+pub struct Admitted {
+    pub(crate) shard: Rc<Shard>,
+    pub(crate) arrived: Arrived,
+    /// Its place among the workload's.
+    pub(crate) at: usize,
+}
+
+impl Admitted {
+    /// Whether it waits for a request of which nothing has come.
+    pub(crate) fn park(&self, parked: bool) {
+        self.arrived.workload.park(self.at, parked);
+    }
+}
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
+        self.arrived.workload.leave(self.at);
+        self.shard.open.set(self.shard.open.get() - 1);
     }
 }

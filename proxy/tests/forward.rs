@@ -28,14 +28,11 @@ fn requests_of_one_connection_go_to_different_endpoints() {
             ((name.into(), 80), Rc::new(backend))
         };
         rig.shard.set_plan(Plan {
-            routes: Some(rig::routes(
-                &[("/a/b", "default/a"), ("/b", "default/b")],
-                None,
-            )),
-            backends: HashMap::from([
+            routes: Some(rig::routes(&[("/a/b", "default/a"), ("/b", "default/b")], None).into()),
+            backends: Rc::new(HashMap::from([
                 service("default/a", 0, &rig.endpoints[0]),
                 service("default/b", 1, &rig.endpoints[1]),
-            ]),
+            ])),
             ..Plan::default()
         });
         let mut client = rig.client().await;

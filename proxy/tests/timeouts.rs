@@ -130,16 +130,12 @@ fn the_route_bounds_a_request() {
     run_paused(async {
         let rig = Rig::start().await;
         let timeout = Duration::from_secs(7);
-        let plan = rig.shard.plan();
+        let plan = rig.plan();
         rig.shard.set_plan(Plan {
             authority: plan.authority.clone(),
-            routes: Some(rig::routes(&[("/a", "default/shop")], Some(timeout))),
+            routes: Some(rig::routes(&[("/a", "default/shop")], Some(timeout)).into()),
             default: plan.default.clone(),
-            backends: plan
-                .backends
-                .iter()
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect(),
+            backends: plan.backends.clone(),
             ..Plan::default()
         });
         let mut client = rig.client().await;
@@ -154,13 +150,7 @@ fn the_route_bounds_a_request() {
         client.say(&GET.replace("/a", "/b")).await;
         client.expect("HTTP/1.1 404 Not Found\r\n").await;
         assert_eq!(rig.count(Count::RequestTimeout), 1);
-        assert!(
-            rig.shard
-                .plan()
-                .backends
-                .values()
-                .all(|b| b.under_way(0) == 0)
-        );
+        assert!(rig.plan().backends.values().all(|b| b.under_way(0) == 0));
     });
 }
 

@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 pub mod bytes;
+pub mod doors;
 pub mod ends;
 pub mod equivalence;
 pub mod foreign;
+pub mod http;
 pub mod installed;
 pub mod lab;
 pub mod manifest;

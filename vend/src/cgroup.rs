@@ -118,6 +118,11 @@ impl Base {
         Ok(Self { dir, old, new })
     }
 
+    /// In cgroup2, below which all tenants' groups are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Controllers that are in neither version.
     pub fn missing(&self) -> Vec<Controller> {
         let there = |c: &Controller| self.new.contains(c) || self.old.iter().any(|(o, _)| o == c);

@@ -12,7 +12,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use underpass_abi::reason::code;
 use underpass_api::vend::{
-    Family, Malformed, ToVendor, ToWorker,
+    Family, Frame, Malformed, ToVendor, ToWorker,
     channel::{Broken, Channel, Received},
 };
 
@@ -37,6 +37,8 @@ struct Child {
     worker: Option<Worker>,
     desk: Desk,
     rooms: BTreeMap<u64, Room>,
+    /// The last of each tenant.
+    snapshots: BTreeMap<String, Snapshot>,
     /// `Need` was said, and no worker has come.
     asked: bool,
     counts_told: Instant,
@@ -46,6 +48,12 @@ struct Worker {
     pid: u32,
     channel: Channel,
     out: Outbox,
+}
+
+/// What a tenant's requests go by, and where its worker reports.
+struct Snapshot {
+    version: u64,
+    files: Vec<OwnedFd>,
 }
 
 /// What is held of a workload.
@@ -69,6 +77,7 @@ pub fn run(setup: &ChildStage) -> Result<()> {
         worker: None,
         desk: Desk::new(setup.tenant.clone(), setup.idle_ms, setup.allowed),
         rooms: BTreeMap::new(),
+        snapshots: BTreeMap::new(),
         asked: false,
         counts_told: Instant::now(),
     };
@@ -175,6 +184,17 @@ impl Child {
             ToChild::Drain { id } => self.desk.drain(id),
             ToChild::Remove { id } => self.desk.remove(now, id),
             ToChild::Listen { id, port, address } => self.listen(id, port, address),
+            ToChild::Snapshot { tenant, version } => {
+                let files = vec![descriptor()?, descriptor()?];
+                let snapshot = Snapshot { version, files };
+                self.snapshots.insert(tenant.clone(), snapshot);
+                self.desk.snapshot(now, tenant, version)
+            }
+            ToChild::Forget { tenant } => {
+                self.snapshots.remove(&tenant);
+                self.desk.forget(&tenant);
+                Vec::new()
+            }
             ToChild::Adopt { pid } => {
                 let channel = Channel::from_fd(descriptor()?)?;
                 let out = Outbox::default();
@@ -254,6 +274,7 @@ impl Child {
                     count,
                 } => self.vend(workload, family, count),
                 Do::Give { workload, port } => self.give(workload, port),
+                Do::Hand { tenant } => self.hand(tenant),
                 Do::Close { workload } => {
                     self.close(workload);
                     Ok(())
@@ -337,10 +358,25 @@ impl Child {
         self.tell(&ToWorker::Listener { workload, port }, vec![another])
     }
 
+    fn hand(&mut self, tenant: String) -> io::Result<()> {
+        let Some(Snapshot { version, files }) = self.snapshots.get(&tenant) else {
+            return Ok(());
+        };
+        let version = *version;
+        let again = files.iter().map(OwnedFd::try_clone).collect();
+        let Ok(files) = again else {
+            // As above; a worker that never answers is ended, and the next one gets it.
+            self.desk.vended(Instant::now(), 0, 1);
+            return Ok(());
+        };
+        self.tell(&ToWorker::Snapshot { tenant, version }, files)
+    }
+
     fn close(&mut self, workload: u64) {
         self.rooms.remove(&workload);
         if let Some(worker) = &mut self.worker {
-            worker.out.forget(|frame| frame.id == workload);
+            let stale = |f: &Frame| f.id == workload && ToWorker::is_about_workload(f);
+            worker.out.forget(stale);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Who talks to the vendor on its control socket: root only, a bounded number, one question at a time.
 
-use std::io;
+use std::{io, os::fd::OwnedFd};
 
 use underpass_abi::reason::code;
 use underpass_api::vend::{
@@ -40,8 +40,8 @@ impl Client {
         !self.out.is_empty()
     }
 
-    /// The next question, if it is this client's turn to ask.
-    pub fn ask(&mut self) -> Option<Request> {
+    /// The next question with its descriptors, if it is this client's turn to ask.
+    pub fn ask(&mut self) -> Option<(Request, Vec<OwnedFd>)> {
         if self.waits_for.is_some() || self.over {
             return None;
         }
@@ -57,15 +57,15 @@ impl Client {
                 self.over = true;
                 None
             }
-            Ok(Received::Frame(frame, _)) => match Request::read(&frame) {
-                Ok(request) => Some(request),
+            Ok(Received::Frame(frame, fds)) => match Request::read(&frame, fds.len()) {
+                Ok(request) => Some((request, fds)),
                 Err(e) => self.not_understood(&e),
             },
             Err(Broken::Malformed(e)) => self.not_understood(&e),
         }
     }
 
-    fn not_understood(&mut self, e: &underpass_api::vend::Malformed) -> Option<Request> {
+    fn not_understood<T>(&mut self, e: &underpass_api::vend::Malformed) -> Option<T> {
         self.refuse(code::VEND_PROTOCOL, e.to_string());
         None
     }

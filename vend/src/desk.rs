@@ -13,6 +13,11 @@ use underpass_api::vend::{Family, ToVendor, ToWorker};
 
 use crate::inner::Report;
 
+mod snapshots;
+
+pub use snapshots::ANSWER_WITHIN;
+use snapshots::Snapshots;
+
 /// What is gone must be closed by then: one socket left open keeps a namespace alive. With the time that
 /// it takes to end a worker this stays below a second.
 pub const GONE_WITHIN: Duration = Duration::from_millis(800);
@@ -37,6 +42,10 @@ pub enum Do {
     Give {
         workload: u64,
         port: u16,
+    },
+    /// Send the snapshot of a tenant, as it is now.
+    Hand {
+        tenant: String,
     },
     /// Close the namespace and the listeners, and what waits to be sent of them.
     Close {
@@ -75,6 +84,7 @@ pub struct Desk {
     pid: u32,
     /// What the worker has not confirmed yet.
     gone: BTreeMap<u64, Instant>,
+    snapshots: Snapshots,
     counts: Counts,
 }
 
@@ -100,6 +110,7 @@ impl Desk {
             worker: Worker::Absent,
             pid: 0,
             gone: BTreeMap::new(),
+            snapshots: Snapshots::default(),
             counts: Counts::default(),
         }
     }
@@ -203,14 +214,15 @@ impl Desk {
     /// The worker's process is gone: it holds nothing any more.
     pub fn ended(&mut self) -> Vec<Do> {
         self.worker = Worker::Absent;
+        self.snapshots.ended();
         let gone = std::mem::take(&mut self.gone).into_keys();
         gone.map(|id| Do::Report(Report::Done { id })).collect()
     }
 
     /// `proven`: what the kernel says is missing of the worker's restrictions; looked at for `Hello` only.
     pub fn hear(&mut self, now: Instant, said: &ToVendor, proven: u32) -> Vec<Do> {
-        match (*said, self.worker) {
-            (ToVendor::Hello { missing }, Worker::Strange) => self.hello(missing | proven),
+        match (said.clone(), self.worker) {
+            (ToVendor::Hello { missing }, Worker::Strange) => self.hello(now, missing | proven),
             (
                 ToVendor::Want {
                     workload,
@@ -240,12 +252,23 @@ impl Desk {
                 let pid = self.pid;
                 vec![Do::Report(Report::Leaving { pid }), Do::HangUp]
             }
+            (ToVendor::Applied { tenant, version }, Worker::Ready) => {
+                self.answered(now, tenant, version, 0)
+            }
+            (
+                ToVendor::Rejected {
+                    tenant,
+                    version,
+                    code,
+                },
+                Worker::Ready,
+            ) if code != 0 => self.answered(now, tenant, version, code),
             (_, Worker::Left) => Vec::new(),
             _ => self.unruly(format!("{said:?} out of order")),
         }
     }
 
-    fn hello(&mut self, missing: u32) -> Vec<Do> {
+    fn hello(&mut self, now: Instant, missing: u32) -> Vec<Do> {
         let report = Do::Report(Report::Hello {
             pid: self.pid,
             missing: missing & !self.allowed,
@@ -263,6 +286,8 @@ impl Desk {
                 tenant: self.tenant.clone(),
             }),
         ];
+        // Before the first connection can come.
+        all.extend(self.snapshots.begin(now));
         for (id, workload) in &self.workloads {
             all.push(Do::Tell(ToWorker::Workload {
                 id: *id,
@@ -302,7 +327,9 @@ impl Desk {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        self.gone.values().copied().chain(self.counts.due).min()
+        let gone = self.gone.values().copied();
+        let answer = self.snapshots.deadline();
+        gone.chain(self.counts.due).chain(answer).min()
     }
 
     pub fn tick(&mut self, now: Instant, told: &mut Instant) -> Vec<Do> {
@@ -321,11 +348,13 @@ impl Desk {
                 }));
             }
         }
-        if self.gone.values().any(|at| *at <= now) {
+        let hangs = self.snapshots.is_late(now);
+        if hangs || self.gone.values().any(|at| *at <= now) {
             // The vendor ends it; `ended` then says that all of them are closed.
             let pid = self.pid;
             all.extend([Do::Report(Report::Silent { pid }), Do::HangUp]);
             self.worker = Worker::Left;
+            self.snapshots.ended();
             for at in self.gone.values_mut() {
                 *at = now + GONE_WITHIN;
             }

@@ -16,6 +16,10 @@ pub enum ToChild {
     Remove { id: u64 },
     /// Answered by `Done` or `Failed`.
     Listen { id: u64, port: u16, address: IpAddr },
+    /// With two descriptors: the tenant's worker is to have them, also a later one.
+    Snapshot { tenant: String, version: u64 },
+    /// No worker is to have the tenant's snapshot any more.
+    Forget { tenant: String },
     /// With the vendor's end of a new worker's socket.
     Adopt { pid: u32 },
     /// The worker's process is gone.
@@ -59,7 +63,14 @@ pub enum Report {
         pid: u32,
         why: String,
     },
-    /// The worker has not closed what was gone a second ago.
+    /// The worker took a snapshot of the tenant, or (`code` is not 0) would not.
+    Snapshot {
+        pid: u32,
+        tenant: String,
+        version: u64,
+        code: u16,
+    },
+    /// The worker has not done in time what it has to.
     Silent {
         pid: u32,
     },
@@ -80,6 +91,8 @@ const ADOPT: u8 = 131;
 const STOP: u8 = 132;
 const ENDED: u8 = 133;
 const DRAIN: u8 = 134;
+const SNAPSHOT: u8 = 135;
+const FORGET: u8 = 136;
 const DONE: u8 = 160;
 const FAILED: u8 = 161;
 const NEED: u8 = 162;
@@ -89,6 +102,7 @@ const UNRULY: u8 = 165;
 const SILENT: u8 = 166;
 const COUNTS: u8 = 167;
 const CLOSED: u8 = 168;
+const ANSWERED: u8 = 169;
 
 impl ToChild {
     pub fn frame(&self) -> Frame {
@@ -111,6 +125,15 @@ impl ToChild {
                 a: (*port).into(),
                 text: address.to_string(),
                 ..Frame::of(LISTEN)
+            },
+            Self::Snapshot { tenant, version } => Frame {
+                id: *version,
+                text: tenant.clone(),
+                ..Frame::of(SNAPSHOT)
+            },
+            Self::Forget { tenant } => Frame {
+                text: tenant.clone(),
+                ..Frame::of(FORGET)
             },
             Self::Adopt { pid } => Frame {
                 a: *pid,
@@ -140,6 +163,11 @@ impl ToChild {
                 port: frame.a.try_into().map_err(|_| Malformed::Number)?,
                 address: frame.text.parse().map_err(|_| Malformed::Text)?,
             },
+            SNAPSHOT => Self::Snapshot {
+                tenant: frame.text,
+                version: id,
+            },
+            FORGET => Self::Forget { tenant: frame.text },
             ADOPT => Self::Adopt { pid: frame.a },
             ENDED => Self::Ended,
             STOP => Self::Stop { within_ms: frame.a },
@@ -184,6 +212,17 @@ impl Report {
                 ..about(UNRULY, (*pid).into())
             },
             Self::Silent { pid } => about(SILENT, (*pid).into()),
+            Self::Snapshot {
+                pid,
+                tenant,
+                version,
+                code,
+            } => Frame {
+                a: *pid,
+                b: (*code).into(),
+                text: tenant.clone(),
+                ..about(ANSWERED, *version)
+            },
             Self::Counts {
                 id,
                 refused,
@@ -224,6 +263,12 @@ impl Report {
                 why: frame.text,
             },
             SILENT => Self::Silent { pid: pid()? },
+            ANSWERED => Self::Snapshot {
+                pid: frame.a,
+                tenant: frame.text,
+                version: id,
+                code: frame.b.try_into().map_err(|_| Malformed::Number)?,
+            },
             COUNTS => Self::Counts {
                 id,
                 refused: frame.a,
@@ -254,6 +299,13 @@ mod tests {
                 port: 65535,
                 address,
             },
+            ToChild::Snapshot {
+                tenant: "blue".into(),
+                version: u64::MAX,
+            },
+            ToChild::Forget {
+                tenant: "blue".into(),
+            },
             ToChild::Adopt { pid: 42 },
             ToChild::Ended,
             ToChild::Stop { within_ms: 5 },
@@ -281,6 +333,12 @@ mod tests {
                 why: "x".into(),
             },
             Report::Silent { pid: 3 },
+            Report::Snapshot {
+                pid: u32::MAX,
+                tenant: "blue".into(),
+                version: 1 << 60,
+                code: 447,
+            },
             Report::Counts {
                 id: 1,
                 refused: 2,

@@ -6,6 +6,7 @@
 //! begins ([`enter`]).
 #![forbid(unsafe_code)]
 
+pub mod answers;
 pub mod caps;
 pub mod cgroup;
 pub mod child;

@@ -13,6 +13,7 @@ use underpass_abi::reason::code;
 use underpass_api::vend::channel::{Channel, Received};
 
 use crate::{
+    answers::Answers,
     cgroup::Group,
     enter::{ChildStage, WorkerStage},
     inner::{Report, ToChild},
@@ -46,6 +47,8 @@ pub struct Tenant {
     /// How a process ended, until what was said before is heard.
     ends: (Option<ExitStatus>, Option<ExitStatus>),
     pub life: Life,
+    /// What the worker that runs said to snapshots.
+    pub answers: Answers,
     /// What went wrong, for the status.
     codes: BTreeSet<u16>,
     /// Restrictions that are missing and may be.
@@ -83,6 +86,7 @@ impl Tenant {
             worker: None,
             ends: (None, None),
             life: Life::default(),
+            answers: Answers::default(),
             codes: BTreeSet::new(),
             missing: 0,
             refused: 0,
@@ -224,6 +228,7 @@ impl Tenant {
             | Report::Leaving { pid }
             | Report::Closed { pid }
             | Report::Unruly { pid, .. }
+            | Report::Snapshot { pid, .. }
             | Report::Silent { pid }
                 if Some(pid) != mine => {}
             Report::Hello {
@@ -261,10 +266,16 @@ impl Tenant {
             Report::Silent { .. } => {
                 self.trouble(
                     code::WORKER_SILENT,
-                    "the worker is ended: it holds what is gone",
+                    "the worker is ended: it holds what is gone, or does not answer",
                 );
                 self.kill_worker();
             }
+            Report::Snapshot {
+                tenant,
+                version,
+                code,
+                ..
+            } => self.answers.add(&self.name, tenant, version, code),
             Report::Counts {
                 id,
                 refused,
@@ -285,6 +296,11 @@ impl Tenant {
         }
     }
 
+    /// It could not be told everything.
+    pub fn lacks_descriptors(&mut self) {
+        self.trouble(code::VEND_LIMIT, "descriptors");
+    }
+
     /// Looks for processes that ended. Before [`Tenant::hear`], so that what was said before an end is
     /// heard before it is judged.
     pub fn look(&mut self) {
@@ -302,6 +318,7 @@ impl Tenant {
     pub fn reap(&mut self, now: Instant) -> bool {
         if let Some(status) = self.ends.0.take() {
             self.worker = None;
+            self.answers.clear();
             if self.stopping.is_none() && self.life.ended(now) {
                 self.trouble(code::WORKER_CRASHED, &format!("the worker ended: {status}"));
             }

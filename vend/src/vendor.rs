@@ -32,6 +32,9 @@ use crate::{
 };
 
 mod requests;
+mod snapshots;
+
+use snapshots::Snapshots;
 
 /// How often the paths of workloads are looked at: what has left its path has ended, also while nobody
 /// says so. With the time to close it this stays below a second.
@@ -52,6 +55,8 @@ pub const SHARED: &str = "shared";
 struct Workload {
     id: u64,
     known: Known,
+    /// Whose child and worker it has: its tenant's, or [`SHARED`].
+    seat: String,
     /// Its end is under way.
     removing: bool,
 }
@@ -69,6 +74,7 @@ struct Vendor {
     tenants: Vec<Tenant>,
     /// By name.
     workloads: BTreeMap<String, Workload>,
+    snapshots: Snapshots,
     /// Tenants whose child ended: when it ended last, and when it is started again.
     revive: BTreeMap<String, (Instant, Option<Instant>)>,
     next_id: u64,
@@ -156,6 +162,7 @@ impl Vendor {
             clients: Vec::new(),
             tenants: Vec::new(),
             workloads: BTreeMap::new(),
+            snapshots: Snapshots::default(),
             revive: BTreeMap::new(),
             next_id: 1,
             next_uid: 0,
@@ -299,7 +306,8 @@ impl Vendor {
         let group = self
             .base
             .tenant(&format!("{PREFIX}{name}.{uid}"), self.bounds)?;
-        let tenant = Tenant::start(name, uid, group, &self.setup)?;
+        let mut tenant = Tenant::start(name, uid, group, &self.setup)?;
+        self.snapshots.tell(&mut tenant);
         self.tenants.push(tenant);
         Ok(self.tenants.last_mut().expect("just pushed"))
     }

@@ -22,8 +22,14 @@ pub const SHORTCUT_TAKEN: u32 = 9;
 /// From here on one for each code from `SHORTCUT_OFF` (220): connections that did not enter the
 /// map, and messages of those in it that stayed on TCP.
 pub const SHORTCUT_OFF: u32 = 10;
-pub const COUNT: usize = 32;
-pub const NAMES: [&str; 29] = [
+/// `ORIGINALS` full: the connection is refused at the worker's door.
+pub const ORIGINALS_FULL: u32 = 29;
+/// Connections that a worker accepted and whose original destination could not be kept: it closes them.
+pub const ORIGINALS_LOST: u32 = 30;
+/// A worker's listener for steered ports could not be noted: what is steered there is refused.
+pub const DOORS_FULL: u32 = 31;
+pub const COUNT: usize = 40;
+pub const NAMES: [&str; 32] = [
     "events_lost",
     "totals_full",
     "flows_full",
@@ -53,4 +59,7 @@ pub const NAMES: [&str; 29] = [
     "shortcut_small_writes",
     "shortcut_overflows",
     "shortcut_short",
+    "originals_full",
+    "originals_lost",
+    "doors_full",
 ];

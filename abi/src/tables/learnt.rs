@@ -89,17 +89,28 @@ impl FlowSlot {
 pub struct FlowWord(pub u32);
 
 impl FlowWord {
-    /// Workload indexes; a `source` of 0 is a process of this node outside the mesh.
-    pub const fn new(source: u32, destination: u32) -> Self {
-        Self(source & 0xffff | destination << 16)
+    /// A worker dials for the source.
+    pub const LEG: u32 = 1 << 15;
+    /// The source probes the health of workloads ([`super::setting::PROBE_CGROUP`]).
+    pub const PROBE: u32 = 1 << 31;
+    const INDEX: u32 = (1 << 15) - 1;
+
+    /// Workload indexes; a `source` of 0 is a process of this node outside the mesh. `flags`:
+    /// [`FlowWord::LEG`] and [`FlowWord::PROBE`].
+    pub const fn new(source: u32, destination: u32, flags: u32) -> Self {
+        Self(source & Self::INDEX | (destination & Self::INDEX) << 16 | flags)
     }
     #[inline(always)]
     pub const fn source(self) -> u32 {
-        self.0 & 0xffff
+        self.0 & Self::INDEX
     }
     #[inline(always)]
     pub const fn destination(self) -> u32 {
-        self.0 >> 16
+        self.0 >> 16 & Self::INDEX
+    }
+    #[inline(always)]
+    pub const fn has(self, flag: u32) -> bool {
+        self.0 & flag != 0
     }
 }
 
@@ -130,7 +141,7 @@ pub struct UdpReverse {
 // A short check of a key is stored beside the payload in 8-byte values that programs write, because
 // the element behind a looked-up pointer can be given to another key at any moment.
 #[inline(always)]
-const fn mix(h: u32, word: u32) -> u32 {
+pub(super) const fn mix(h: u32, word: u32) -> u32 {
     let h = (h ^ word).wrapping_mul(0x0100_0193);
     h ^ h >> 15
 }
@@ -141,11 +152,11 @@ const fn mix_u64(h: u32, word: u64) -> u32 {
 }
 
 #[inline(always)]
-const fn mix_ip(h: u32, ip: &Ip) -> u32 {
+pub(super) const fn mix_ip(h: u32, ip: &Ip) -> u32 {
     mix(mix(mix(mix(h, ip.0[0]), ip.0[1]), ip.0[2]), ip.0[3])
 }
 
-const SEED: u32 = 0x811c_9dc5;
+pub(super) const SEED: u32 = 0x811c_9dc5;
 
 impl ListenKey {
     /// Never zero, like every check.
@@ -201,7 +212,7 @@ pub const fn unchecked(value: u64, check: u32) -> Option<u32> {
     }
 }
 
-const _: () = assert!(super::limits::WORKLOADS <= 1 << 16, "FlowWord has room");
+const _: () = assert!(super::limits::WORKLOADS <= 1 << 15, "FlowWord has room");
 const _: () = assert!(size_of::<AffinityKey>() == 16);
 const _: () = assert!(size_of::<ListenKey>() == 32);
 const _: () = assert!(size_of::<FlowKey>() == 48);

@@ -130,7 +130,8 @@ impl Control {
         let sums = self.sums(&sample);
         let mut rows: BTreeMap<(String, u8), api::ServiceStats> = self.planned_services();
         let mut by_service: BTreeMap<(String, u8), Total> = BTreeMap::new();
-        for (series, sum) in &sums {
+        // What workers dialed is the same traffic again.
+        for (series, sum) in sums.iter().filter(|(series, _)| !series.leg) {
             let name = if series.service.is_empty() {
                 "-"
             } else {
@@ -156,8 +157,10 @@ impl Control {
         self.add_round_trips(&mut rows, &sample, now);
         self.give_back = true;
         let mut items = Vec::new();
-        for ((name, _), row) in rows {
+        let observed = self.observed_ports();
+        for ((name, _), mut row) in rows {
             if filter::is_service(&name, &request.service)? {
+                self.add_requests(&mut row, observed.contains(&name));
                 items.push(row);
             }
         }
@@ -222,8 +225,10 @@ impl Control {
             ),
         ];
         own.extend(crate::api_server::own_counters());
+        own.extend(self.worker_counters());
         self.give_back = true;
         Ok(Scrape {
+            requests: self.requests(),
             sums: self.sums(&sample),
             maps: self.map_use(),
             counters: counter::NAMES.iter().copied().zip(counters).collect(),

@@ -59,6 +59,8 @@ impl Control {
             // Owners of ports are known before the rules that ask for them are in force.
             self.secure_namespaces(&plan);
         }
+        // What arrives at a worker that does not know of it yet has to wait.
+        self.want(&plan);
         let before = start.elapsed();
         let applied = self.kernel.apply(&change);
         if let Err(error) = &applied {

@@ -27,7 +27,7 @@ pub struct Applied {
 pub type Maps = HashMap<&'static str, Map>;
 
 /// Maps that only user space writes: together they are the plan.
-pub const PLAN: [&str; 16] = [
+pub const PLAN: [&str; 18] = [
     maps::SETTINGS,
     maps::SERVICE_IDS,
     maps::SERVICES,
@@ -40,6 +40,8 @@ pub const PLAN: [&str; 16] = [
     maps::WORKLOADS,
     maps::IDENTITIES,
     maps::HOMES,
+    maps::OWN,
+    maps::STEERED,
     maps::POLICIES,
     maps::RULES,
     maps::BLOCKS,
@@ -121,6 +123,13 @@ pub fn failed(name: &str) -> impl FnOnce(io::Error) -> KernelError {
         };
         KernelError::new(code, format!("map {name}: {e}"))
     }
+}
+
+/// One element of `SETTINGS`.
+pub(super) fn get(maps: &Maps, index: u32) -> Result<u64, KernelError> {
+    let value = map(maps, maps::SETTINGS)?.get(plain::bytes(&index));
+    let value = value.map_err(failed(maps::SETTINGS))?;
+    Ok(value.and_then(|v| plain::from_bytes(&v)).unwrap_or(0))
 }
 
 /// One element of `SETTINGS`.

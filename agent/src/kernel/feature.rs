@@ -11,6 +11,7 @@ pub const OPEN_SOCKETS: &str = "open-sockets";
 pub const SHORTCUT: &str = "shortcut";
 pub const SPLICE_WATCH: &str = "splice-watch";
 pub const SPLICE_GUARD: &str = "splice-guard";
+pub const WORKERS: &str = "workers";
 
 /// A part of the mesh that a kernel may lack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,7 @@ impl Features {
             OPEN_SOCKETS,
             SHORTCUT,
             SPLICE_WATCH,
+            WORKERS,
         ]
         .into_iter()
         .map(describe)

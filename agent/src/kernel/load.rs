@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs::File,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -12,14 +13,14 @@ use super::{
     CgroupRoot, KernelError, KernelOptions,
     apply::Maps,
     btf,
-    feature::{Feature, Features, INBOUND, OPEN_SOCKETS, SHORTCUT},
+    feature::{Feature, Features, INBOUND, OPEN_SOCKETS, SHORTCUT, WORKERS},
     loader::{self, Source},
     pins::{self, Pins},
-    program::{HOOKS, Hook, ITER_SOCKS, SK_LOOKUP},
-    shortcut, splice_watch,
+    program::{HOOKS, ITER_SOCKS, SK_LOOKUP},
+    shortcut, splice_watch, workers,
 };
 use crate::sys::{
-    bpf::{link_create, link_update, obj_get},
+    bpf::{Attach, link_create, link_update, obj_get},
     info::{LinkTarget, link_info, prog_info},
     maps::Map,
 };
@@ -75,12 +76,18 @@ pub fn load(
         }
     };
     let mut ours = BTreeSet::new();
+    match workers::adopt(source, &mut ebpf) {
+        Ok(link) => ours.extend(link),
+        Err(e) => features.off(WORKERS, e),
+    }
     for (hook, program) in ready {
         // A feature works with all its programs or is off with all of them.
         if hook.feature.is_some_and(|f| features.is_off(f)) {
             continue;
         }
-        match (attach(hook, &program, &source.pins, cgroup), hook.feature) {
+        let at = (cgroup.id(), cgroup.dir());
+        let attached = attach_at(hook.program, hook.attach, &program, &source.pins, at);
+        match (attached, hook.feature) {
             (Ok(id), _) => {
                 ours.insert(id);
             }
@@ -119,16 +126,18 @@ pub fn open_maps(pins: &Pins) -> Result<Maps, KernelError> {
     maps::ALL.into_iter().map(open).collect()
 }
 
-/// Moves the pinned link to `program`, or makes and pins a new one. Returns the link's id.
-fn attach(
-    hook: &Hook,
+/// Moves the pinned link of the program `name` to `program`, or makes and pins a new one. `cgroup`: id
+/// and directory. Returns the link's id.
+pub(super) fn attach_at(
+    name: &str,
+    attach: Attach,
     program: &OwnedFd,
     pins: &Pins,
-    cgroup: &CgroupRoot,
+    cgroup: (u64, &File),
 ) -> Result<u32, KernelError> {
-    let path = pins.link(hook.program);
-    let here = LinkTarget::Cgroup(cgroup.id(), hook.attach.0);
-    let failed = |what| KernelError::io(code::PROGRAM_REFUSED, format!("{}: {what}", hook.program));
+    let path = pins.link(name);
+    let here = LinkTarget::Cgroup(cgroup.0, attach.0);
+    let failed = |what| KernelError::io(code::PROGRAM_REFUSED, format!("{name}: {what}"));
     let old = obj_get(&path).ok();
     if let Some(link) = &old
         && let Ok(info) = link_info(link)
@@ -138,14 +147,13 @@ fn attach(
         return Ok(info.id);
     }
     // None, severed, or of another cgroup: attach first, then take the old one away.
-    let link =
-        link_create(program, cgroup.dir(), hook.attach).map_err(|e| match e.raw_os_error() {
-            Some(libc::EPERM) if crate::sys::bpf::attached(cgroup.dir(), hook.attach).is_ok() => {
-                let text = format!("{}: the cgroup above allows one program only", hook.program);
-                KernelError::new(code::CONFLICT, text)
-            }
-            _ => failed("attach")(e),
-        })?;
+    let link = link_create(program, cgroup.1, attach).map_err(|e| match e.raw_os_error() {
+        Some(libc::EPERM) if crate::sys::bpf::attached(cgroup.1, attach).is_ok() => {
+            let text = format!("{name}: the cgroup above allows one program only");
+            KernelError::new(code::CONFLICT, text)
+        }
+        _ => failed("attach")(e),
+    })?;
     pins::replace_pin(&link, &path, old.is_some())?;
     link_info(&link).map(|i| i.id).map_err(failed("link info"))
 }

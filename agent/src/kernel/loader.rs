@@ -39,9 +39,11 @@ impl Source {
 
     /// Parses the object with maps of its own, small and gone with it.
     pub fn parse_private(&self) -> Result<Ebpf, KernelError> {
-        const HELD_SMALL: [&str; 10] = [
+        const HELD_SMALL: [&str; 12] = [
             maps::AFFINITY,
             maps::FLOWS,
+            maps::ORIGINALS,
+            maps::OWN,
             maps::UDP_REVERSE,
             maps::TOTALS,
             maps::SLOTS,
@@ -123,6 +125,7 @@ pub fn load_plain(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kernel
     let loaded = match program {
         Program::CgroupSockAddr(p) => p.load().and_then(|()| fd_of(p.fd())),
         Program::CgroupSock(p) => p.load().and_then(|()| fd_of(p.fd())),
+        Program::CgroupSockopt(p) => p.load().and_then(|()| fd_of(p.fd())),
         Program::SockOps(p) => p.load().and_then(|()| fd_of(p.fd())),
         Program::SkLookup(p) => p.load().and_then(|()| fd_of(p.fd())),
         Program::SkMsg(p) => p.load().and_then(|()| fd_of(p.fd())),

@@ -39,6 +39,8 @@ pub const HOOKS: [Hook; 10] = [
 
 /// One for each namespace of meshed workloads.
 pub const SK_LOOKUP: &str = "up_sk_lookup";
+/// At the vendor's cgroup: tells a worker what was dialed.
+pub const GETSOCKOPT: &str = "up_getsockopt";
 /// Lists the open sockets.
 pub const ITER_SOCKS: &str = "up_iter_socks";
 
@@ -63,7 +65,7 @@ pub const OF_SHORTCUT: [&str; 6] = [
 
 /// True for the name of one of our programs.
 pub fn is_ours(program: &str) -> bool {
-    [SK_LOOKUP, ITER_SOCKS].contains(&program)
+    [SK_LOOKUP, GETSOCKOPT, ITER_SOCKS].contains(&program)
         || OF_SHORTCUT.contains(&program)
         || HOOKS.iter().any(|h| h.program == program)
 }
@@ -72,6 +74,7 @@ pub fn is_ours(program: &str) -> bool {
 pub fn feature(program: &str) -> Option<&'static str> {
     match program {
         SK_LOOKUP => Some(feature::INBOUND),
+        GETSOCKOPT => Some(feature::WORKERS),
         ITER_SOCKS => Some(feature::OPEN_SOCKETS),
         SPLICE_GUARD => Some(feature::SPLICE_GUARD),
         _ if OF_SHORTCUT.contains(&program) => Some(feature::SHORTCUT),

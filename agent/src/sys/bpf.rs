@@ -34,6 +34,7 @@ impl Attach {
     pub const SENDMSG6: Self = Self(15);
     pub const RECVMSG4: Self = Self(19);
     pub const RECVMSG6: Self = Self(20);
+    pub const GETSOCKOPT: Self = Self(21);
     pub const TRACE_RAW_TP: Self = Self(23);
     pub const ITER: Self = Self(28);
     pub const GETPEERNAME4: Self = Self(29);

@@ -119,7 +119,10 @@ fn source(s: &SockState, node: &Node) -> End {
 }
 
 fn destination(s: &SockState, node: &Node) -> End {
-    if s.destination != 0 {
+    if s.flags & (flag::DOOR | flag::ACTIVE) == flag::DOOR | flag::ACTIVE {
+        // It ends at the worker of its own source; the worker's leg says who answered.
+        End::Unknown
+    } else if s.destination != 0 {
         End::Workload(s.destination.into())
     } else if s.flags & flag::ACTIVE == 0 {
         owner_of(s.local, node)
@@ -223,7 +226,12 @@ pub fn to_api(
         original_destination: address(s.dialed, s.dialed_port),
         endpoint: destination_at,
         protocol: if s.proto == 17 { "udp" } else { "tcp" }.into(),
-        leg: "app".into(),
+        leg: if s.flags & flag::LEG != 0 {
+            "upstream"
+        } else {
+            "app"
+        }
+        .into(),
         parent: String::new(),
         reporter: if active { "source" } else { "destination" }.into(),
         node: node.name.clone(),

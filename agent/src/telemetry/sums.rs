@@ -31,6 +31,8 @@ pub struct Series {
     pub direction: &'static str,
     pub layer: &'static str,
     pub verdict: &'static str,
+    /// A worker dialed in its workload's place: never added to what applications dialed.
+    pub leg: bool,
 }
 
 pub type Sums = BTreeMap<Series, Total>;
@@ -92,6 +94,7 @@ fn series(key: &TotalKey, names: &dyn Names) -> Series {
         },
         layer: Layer::from_u8(key.layer).name(),
         verdict: Verdict::from_u8(key.verdict).name(),
+        leg: key.is_leg(),
     }
 }
 

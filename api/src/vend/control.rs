@@ -34,6 +34,13 @@ pub enum Request {
         address: IpAddr,
         port: u16,
     },
+    /// What the tenant's requests go by from now on, whose file must be sealed, and the file that takes
+    /// its worker's report: two descriptors, which the vendor keeps for later workers and never reads. The
+    /// tenant has a workload. Answered before the worker has it; the status says what became of it.
+    Snapshot {
+        tenant: String,
+        version: u64,
+    },
     /// Start the tenant's worker now.
     Start {
         tenant: String,
@@ -60,6 +67,7 @@ const LISTEN: u8 = 66;
 const START: u8 = 67;
 const STATUS: u8 = 68;
 const DRAIN: u8 = 69;
+const SNAPSHOT: u8 = 70;
 const DONE: u8 = 80;
 const REFUSED: u8 = 81;
 const LINE: u8 = 82;
@@ -86,6 +94,10 @@ impl Request {
                 a: (*port).into(),
                 ..say(LISTEN, format!("{name}\n{address}"))
             },
+            Self::Snapshot { tenant, version } => Frame {
+                id: *version,
+                ..say(SNAPSHOT, tenant.clone())
+            },
             Self::Start { tenant } => say(START, tenant.clone()),
             Self::Status => Frame::of(STATUS),
         }
@@ -93,7 +105,10 @@ impl Request {
 
     /// # Errors
     /// What no client of this version sends, and names that are no names.
-    pub fn read(frame: &Frame) -> Result<Self, Malformed> {
+    pub fn read(frame: &Frame, descriptors: usize) -> Result<Self, Malformed> {
+        if descriptors != if frame.kind == SNAPSHOT { 2 } else { 0 } {
+            return Err(Malformed::Descriptors);
+        }
         let words: Vec<&str> = frame.text.split('\n').collect();
         Ok(match (frame.kind, words.as_slice()) {
             (ADD, [name, tenant, netns]) => {
@@ -117,11 +132,17 @@ impl Request {
                     .filter(|p| *p != 0)
                     .ok_or(Malformed::Number)?,
             },
+            (SNAPSHOT, [tenant]) => Self::Snapshot {
+                tenant: single(tenant)?,
+                version: frame.id,
+            },
             (START, [tenant]) => Self::Start {
                 tenant: single(tenant)?,
             },
             (STATUS, [""]) => Self::Status,
-            (ADD | DRAIN | GONE | LISTEN | START | STATUS, _) => return Err(Malformed::Text),
+            (ADD | DRAIN | GONE | LISTEN | SNAPSHOT | START | STATUS, _) => {
+                return Err(Malformed::Text);
+            }
             (other, _) => return Err(Malformed::Kind(other)),
         })
     }
@@ -204,11 +225,17 @@ mod tests {
                 Request::Gone { name: name.clone() },
                 Request::Drain { name: name.clone() },
                 Request::Listen { name, address: "::".parse().unwrap(), port },
-                Request::Start { tenant },
+                Request::Start { tenant: tenant.clone() },
+                Request::Snapshot { tenant, version: u64::from(port) },
                 Request::Status,
             ];
             for request in all {
-                prop_assert_eq!(Request::read(&request.frame()), Ok(request.clone()));
+                let mine = if matches!(request, Request::Snapshot { .. }) { 2 } else { 0 };
+                for count in 0..4 {
+                    let read = Request::read(&request.frame(), count);
+                    let good = if count == mine { Ok(request.clone()) } else { Err(Malformed::Descriptors) };
+                    prop_assert_eq!(read, good, "{} descriptors", count);
+                }
             }
         }
 
@@ -237,6 +264,7 @@ mod tests {
                     netns,
                 }
                 .frame(),
+                0,
             )
         };
         assert!(add("/run/netns/x").is_ok());

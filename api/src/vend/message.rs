@@ -3,7 +3,8 @@
 //! ```text
 //! worker                                vendor
 //!   Hello ───────────────────────────────►      which restrictions are missing
-//!   ◄─────────────── Welcome, Workload*, Listener*
+//!   ◄──── Welcome, Snapshot*, Workload*, Listener*
+//!   Applied or Rejected ─────────────────►      of each Snapshot; the next one comes after it
 //!   Want ────────────────────────────────►
 //!   ◄────────────────── Stock or Refused
 //!   ◄────────────────────────────── Drain       the pod is about to end
@@ -13,7 +14,10 @@
 //! ```
 //! The vendor says `Stop` when it ends itself; the worker then finishes and exits.
 
-use super::frame::{FDS_MAX, Frame, Malformed};
+use super::{
+    control::NAME_MAX,
+    frame::{FDS_MAX, Frame, Malformed},
+};
 
 /// Of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +44,7 @@ impl Family {
 }
 
 /// From a worker. None carries descriptors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToVendor {
     /// The first message. `missing`: bits of `sandbox::Missing`, 0 if every restriction is in force.
     Hello { missing: u32 },
@@ -54,6 +58,14 @@ pub enum ToVendor {
     GoneDone { workload: u64 },
     /// The worker has no connection and takes no more. The vendor closes its end, then the worker exits.
     Leaving,
+    /// Requests go by this snapshot of the tenant from now on.
+    Applied { tenant: String, version: u64 },
+    /// They go by the one before, for this reason of the registry.
+    Rejected {
+        tenant: String,
+        version: u64,
+        code: u16,
+    },
 }
 
 /// To a worker.
@@ -67,6 +79,9 @@ pub enum ToWorker {
     Stock { workload: u64, family: Family },
     /// One descriptor: a listening, non-blocking socket of the workload.
     Listener { workload: u64, port: u16 },
+    /// Two descriptors: what the tenant's requests go by, in a sealed file, and the file that takes the
+    /// worker's report. Answered by `Applied` or `Rejected`.
+    Snapshot { tenant: String, version: u64 },
     /// The workload is about to end: finish what is under way, begin nothing. `Gone` follows.
     Drain { workload: u64 },
     /// The workload has ended: close everything of it and say `GoneDone`.
@@ -81,6 +96,8 @@ const HELLO: u8 = 1;
 const WANT: u8 = 2;
 const GONE_DONE: u8 = 3;
 const LEAVING: u8 = 4;
+const APPLIED: u8 = 5;
+const REJECTED: u8 = 6;
 const WELCOME: u8 = 16;
 const WORKLOAD: u8 = 17;
 const STOCK: u8 = 18;
@@ -89,12 +106,18 @@ const GONE: u8 = 20;
 const REFUSED: u8 = 21;
 const STOP: u8 = 22;
 const DRAIN: u8 = 23;
+const SNAPSHOT: u8 = 24;
 
 impl ToVendor {
     pub fn frame(&self) -> Frame {
-        match *self {
+        let of_tenant = |kind, tenant: &String, version: &u64| Frame {
+            id: *version,
+            text: tenant.clone(),
+            ..Frame::of(kind)
+        };
+        match self {
             Self::Hello { missing } => Frame {
-                a: missing,
+                a: *missing,
                 ..Frame::of(HELLO)
             },
             Self::Want {
@@ -102,16 +125,25 @@ impl ToVendor {
                 family,
                 count,
             } => Frame {
-                id: workload,
+                id: *workload,
                 a: family.number(),
-                b: count.into(),
+                b: (*count).into(),
                 ..Frame::of(WANT)
             },
             Self::GoneDone { workload } => Frame {
-                id: workload,
+                id: *workload,
                 ..Frame::of(GONE_DONE)
             },
             Self::Leaving => Frame::of(LEAVING),
+            Self::Applied { tenant, version } => of_tenant(APPLIED, tenant, version),
+            Self::Rejected {
+                tenant,
+                version,
+                code,
+            } => Frame {
+                a: (*code).into(),
+                ..of_tenant(REJECTED, tenant, version)
+            },
         }
     }
 
@@ -121,7 +153,8 @@ impl ToVendor {
         if descriptors != 0 {
             return Err(Malformed::Descriptors);
         }
-        if !frame.text.is_empty() {
+        let of_tenant = matches!(frame.kind, APPLIED | REJECTED);
+        if frame.text.is_empty() == of_tenant || frame.text.len() > NAME_MAX {
             return Err(Malformed::Text);
         }
         Ok(match frame.kind {
@@ -136,12 +169,26 @@ impl ToVendor {
             },
             GONE_DONE => Self::GoneDone { workload: frame.id },
             LEAVING => Self::Leaving,
+            APPLIED => Self::Applied {
+                tenant: frame.text.clone(),
+                version: frame.id,
+            },
+            REJECTED => Self::Rejected {
+                tenant: frame.text.clone(),
+                version: frame.id,
+                code: u16::try_from(frame.a).map_err(|_| Malformed::Number)?,
+            },
             other => return Err(Malformed::Kind(other)),
         })
     }
 }
 
 impl ToWorker {
+    /// The frame's number is a workload's.
+    pub fn is_about_workload(frame: &Frame) -> bool {
+        frame.kind != SNAPSHOT
+    }
+
     pub fn frame(&self) -> Frame {
         let about = |kind, id, a: u32| Frame {
             id,
@@ -159,6 +206,10 @@ impl ToWorker {
             },
             Self::Stock { workload, family } => about(STOCK, *workload, family.number()),
             Self::Listener { workload, port } => about(LISTENER, *workload, (*port).into()),
+            Self::Snapshot { tenant, version } => Frame {
+                text: tenant.clone(),
+                ..about(SNAPSHOT, *version, 0)
+            },
             Self::Drain { workload } => about(DRAIN, *workload, 0),
             Self::Gone { workload } => about(GONE, *workload, 0),
             Self::Refused { workload, code } => about(REFUSED, *workload, (*code).into()),
@@ -198,6 +249,13 @@ impl ToWorker {
                     port: short()?,
                 },
                 1..=1,
+            ),
+            SNAPSHOT => (
+                Self::Snapshot {
+                    tenant: frame.text.clone(),
+                    version: frame.id,
+                },
+                2..=2,
             ),
             DRAIN => (Self::Drain { workload: frame.id }, 0..=0),
             GONE => (Self::Gone { workload: frame.id }, 0..=0),
@@ -240,6 +298,15 @@ mod tests {
             }),
             any::<u64>().prop_map(|workload| ToVendor::GoneDone { workload }),
             Just(ToVendor::Leaving),
+            ("[a-z]{1,60}", any::<u64>())
+                .prop_map(|(tenant, version)| ToVendor::Applied { tenant, version }),
+            ("[a-z]{1,60}", any::<u64>(), any::<u16>()).prop_map(|(tenant, version, code)| {
+                ToVendor::Rejected {
+                    tenant,
+                    version,
+                    code,
+                }
+            }),
         ]
     }
 
@@ -253,6 +320,8 @@ mod tests {
                 .prop_map(|(workload, family, n)| (ToWorker::Stock { workload, family }, n)),
             (any::<u64>(), any::<u16>())
                 .prop_map(|(workload, port)| (ToWorker::Listener { workload, port }, 1)),
+            (".{0,60}", any::<u64>())
+                .prop_map(|(tenant, version)| (ToWorker::Snapshot { tenant, version }, 2)),
             any::<u64>().prop_map(|workload| (ToWorker::Gone { workload }, 0)),
             any::<u64>().prop_map(|workload| (ToWorker::Drain { workload }, 0)),
             (any::<u64>(), any::<u16>())
@@ -264,7 +333,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_a_worker_says_is_understood(message in to_vendor()) {
-            prop_assert_eq!(ToVendor::read(&message.frame(), 0), Ok(message));
+            prop_assert_eq!(ToVendor::read(&message.frame(), 0), Ok(message.clone()));
             prop_assert_eq!(ToVendor::read(&message.frame(), 1), Err(Malformed::Descriptors));
         }
 
@@ -310,5 +379,18 @@ mod tests {
             ..Frame::of(LISTENER)
         };
         assert_eq!(ToWorker::read(&listener, 1), Err(Malformed::Number));
+        let snapshot = ToWorker::Snapshot {
+            tenant: "blue".into(),
+            version: 1,
+        };
+        for descriptors in [0, 1, 3] {
+            let read = ToWorker::read(&snapshot.frame(), descriptors);
+            assert_eq!(read, Err(Malformed::Descriptors), "{descriptors}");
+        }
+        for tenant in [String::new(), "x".repeat(NAME_MAX + 1)] {
+            let version = 1;
+            let frame = ToVendor::Applied { tenant, version }.frame();
+            assert_eq!(ToVendor::read(&frame, 0), Err(Malformed::Text));
+        }
     }
 }

@@ -110,6 +110,8 @@ const FREE: &[i64] = &[
     libc::SYS_nanosleep,
     libc::SYS_pipe2,
     libc::SYS_ppoll,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_recvfrom,

@@ -25,6 +25,16 @@ pub enum Event {
         id: u64,
         name: String,
     },
+    /// What requests go by, of a tenant: one, unless the worker is shared. To be answered by
+    /// [`Vendor::applied`] or [`Vendor::rejected`].
+    Snapshot {
+        tenant: String,
+        version: u64,
+        /// Sealed, for others too: read it by position.
+        file: OwnedFd,
+        /// Takes the worker's report.
+        report: OwnedFd,
+    },
     /// Unconnected, non-blocking, in the workload's namespace.
     Stock {
         workload: u64,
@@ -102,6 +112,24 @@ impl Vendor {
         self.say(&ToVendor::Leaving)
     }
 
+    /// # Errors
+    /// `WouldBlock` if the vendor is behind: try again.
+    pub fn applied(&self, tenant: &str, version: u64) -> io::Result<()> {
+        let tenant = tenant.to_owned();
+        self.say(&ToVendor::Applied { tenant, version })
+    }
+
+    /// # Errors
+    /// `WouldBlock` if the vendor is behind: try again.
+    pub fn rejected(&self, tenant: &str, version: u64, code: u16) -> io::Result<()> {
+        let tenant = tenant.to_owned();
+        self.say(&ToVendor::Rejected {
+            tenant,
+            version,
+            code,
+        })
+    }
+
     fn say(&self, message: &ToVendor) -> io::Result<()> {
         self.0.send(&message.frame(), &[])
     }
@@ -132,6 +160,17 @@ impl Vendor {
                 },
                 None => return Err(super::Malformed::Descriptors.into()),
             },
+            ToWorker::Snapshot { tenant, version } => {
+                let (Some(report), Some(file)) = (fds.pop(), fds.pop()) else {
+                    return Err(super::Malformed::Descriptors.into());
+                };
+                Event::Snapshot {
+                    tenant,
+                    version,
+                    file,
+                    report,
+                }
+            }
             ToWorker::Drain { workload } => Event::Drain { workload },
             ToWorker::Gone { workload } => Event::Gone { workload },
             ToWorker::Refused { workload, code } => Event::Refused { workload, code },

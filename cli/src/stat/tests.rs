@@ -33,10 +33,29 @@ fn fixed() -> Vec<api::ServiceStats> {
             endpoint("10.0.0.6:9090", "shop/rates-3", 0, "draining"),
             endpoint("[fd00::4]:9090", "shop/rates-1", 90, "ready"),
         ],
+        requests: Some(api::RequestStats {
+            responses: 1_200,
+            failures: 12,
+            per_second: 20.04,
+            latency_p50_us: 900,
+            latency_p95_us: 4_000,
+            latency_p99_us: 25_500,
+        }),
+        requests_reason: String::new(),
+        by_route: vec![api::RouteStats {
+            route: "shop/split".into(),
+            rule: "0".into(),
+            backend: "shop/rates-1:9090".into(),
+            requests: Some(api::RequestStats {
+                responses: 1_200,
+                ..api::RequestStats::default()
+            }),
+        }],
     };
     let idle = api::ServiceStats {
         service: "shop/idle:80".into(),
         protocol: "udp".into(),
+        requests_reason: "NOT_OBSERVED".into(),
         ..Default::default()
     };
     let addresses = api::ServiceStats {

@@ -39,6 +39,25 @@ fn fixed() -> Document {
         r#where: place.into(),
     };
     Document::from(api::Status {
+        workers_http: Some(api::WorkersStatus {
+            vendor: "answers".into(),
+            pid: 812,
+            doors: 2,
+            doors_wanted: 3,
+            tenants: vec![api::TenantStatus {
+                name: "shop".into(),
+                state: "running".into(),
+                worker: 815,
+                workloads: 3,
+                sent: 7,
+                applied: 6,
+                rejected: "SNAPSHOT_FORMAT".into(),
+                starts: 2,
+                crashes: 1,
+                codes: vec!["UP0434".into()],
+            }],
+            ..Default::default()
+        }),
         node: "demo".into(),
         version: "0.1.0".into(),
         uptime_ms: 192_000,

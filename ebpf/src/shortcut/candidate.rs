@@ -34,7 +34,7 @@ fn mode(switches: u64, workload: u32) -> u32 {
         return node;
     }
     let word = word!(WORKLOADS, workload);
-    match (word >> Mode::SHIFT) as u32 {
+    match (word >> Mode::SHIFT) as u32 & Mode::MASK {
         _ if word as u32 == 0 => OFF,
         0 => node,
         own => own,

@@ -150,7 +150,8 @@ fn remove_dot_segments(mut input: &str) -> Option<String> {
 
 fn decode_unreserved(path: &str) -> String {
     let mut out = path.to_owned();
-    for b in (0..128u8).filter(|b| is_unreserved(*b)) {
+    let unreserved = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
+    for b in (0..128u8).filter(unreserved) {
         for escape in [format!("%{b:02x}"), format!("%{b:02X}")] {
             out = out.replace(&escape, &char::from(b).to_string());
         }

@@ -1,18 +1,33 @@
 //! One service and its slices to ports and endpoints.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use underpass_abi::Ip;
 
 use crate::{
-    k8s::{self, AddressType, EndpointSlice},
-    plan::{Endpoint, Service, ServicePort, World},
+    k8s::{self, AddressType, EndpointSlice, route::HttpRoute},
+    plan::{Cause, Endpoint, Service, ServicePort, World},
 };
 
-/// Compiles one service; it depends on nothing but its slices and the world.
-pub(crate) fn service(world: &World, service: &k8s::Service, slices: &[&EndpointSlice]) -> Service {
+/// Compiles one service; it depends on nothing but its slices, its routes and the world. `observed`: its
+/// own annotation's or its namespace's word.
+pub(crate) fn service(
+    world: &World,
+    service: &k8s::Service,
+    slices: &[&EndpointSlice],
+    routes: Box<[Arc<HttpRoute>]>,
+    observed: Option<Cause>,
+) -> Service {
     let full_name = &service.metadata.full_name;
     let spec = &service.spec;
+    let mut compiled = Service {
+        full_name: full_name.clone(),
+        ports: Box::default(),
+        policies: world.service_sets.get(full_name).copied(),
+        routes,
+        observed,
+        rate: service.metadata.annotations.rate_limit.map(|r| r.rate()),
+    };
     let mut ports = Vec::new();
     for ip in spec.addresses() {
         let family = if ip.is_ipv4() {
@@ -23,21 +38,24 @@ pub(crate) fn service(world: &World, service: &k8s::Service, slices: &[&Endpoint
         for port in spec.ports.iter().filter(|p| p.protocol.number() != 0) {
             let publish_not_ready = spec.publish_not_ready_addresses;
             let (endpoints, draining) = endpoints(world, publish_not_ready, port, family, slices);
-            ports.push(ServicePort {
+            let mut port = ServicePort {
                 ip: Ip::from(ip),
                 port: port.port,
                 proto: port.protocol.number(),
                 affinity_secs: spec.affinity_secs(),
                 endpoints,
                 draining,
-            });
+                protocol: port.app_protocol,
+                http: None,
+            };
+            if port.may_be_http() {
+                port.http = compiled.asks(port.port);
+            }
+            ports.push(port);
         }
     }
-    Service {
-        full_name: full_name.clone(),
-        ports: ports.into(),
-        policies: world.service_sets.get(full_name).copied(),
-    }
+    compiled.ports = ports.into();
+    compiled
 }
 
 /// The endpoints that new connections may choose: those that are ready; if there is none, those

@@ -7,9 +7,6 @@ use serde::{
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use underpass_abi::shortcut::Mode;
-
-use super::{SHORTCUT_ANNOTATION, WEIGHT_ANNOTATION, WEIGHT_MAX};
 use crate::Str;
 
 /// Starts the message of an error that is not about a wrong value but about one not built.
@@ -60,53 +57,6 @@ impl<'de> Deserialize<'de> for Labels {
                 }
                 pairs.sort();
                 Ok(Labels(pairs.into()))
-            }
-        }
-        d.deserialize_any(Map)
-    }
-}
-
-/// The annotations that are read; the rest is skipped without a copy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Annotations {
-    pub weight: Option<u16>,
-    pub shortcut: Option<Mode>,
-}
-
-impl<'de> Deserialize<'de> for Annotations {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Map;
-        impl<'de> Visitor<'de> for Map {
-            type Value = Annotations;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map of strings")
-            }
-            fn visit_unit<E: Error>(self) -> Result<Annotations, E> {
-                Ok(Annotations::default())
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Annotations, A::Error> {
-                let mut found = Annotations::default();
-                while let Some(Text(key)) = map.next_key()? {
-                    if &*key == WEIGHT_ANNOTATION {
-                        let Text(text) = map.next_value()?;
-                        let number = text.parse().ok();
-                        found.weight = Some(number.ok_or_else(|| {
-                            A::Error::custom(format!(
-                                "{WEIGHT_ANNOTATION}: `{text}` is no number from 0 to {WEIGHT_MAX}"
-                            ))
-                        })?);
-                    } else if &*key == SHORTCUT_ANNOTATION {
-                        let Text(text) = map.next_value()?;
-                        found.shortcut = Some(Mode::parse(&text).ok_or_else(|| {
-                            A::Error::custom(format!(
-                                "{SHORTCUT_ANNOTATION}: `{text}` is none of off, auto, on"
-                            ))
-                        })?);
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
-                    }
-                }
-                Ok(found)
             }
         }
         d.deserialize_any(Map)

@@ -5,7 +5,11 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::{Labels, Locator, Meta, Protocol, field, value};
+use super::{
+    IpBlock, Labels, Locator, Meta, Protocol,
+    field::{self, NOT_IMPLEMENTED},
+    value,
+};
 use crate::Str;
 
 /// Who may connect to what. There are allow rules only: a connection to a selected destination is
@@ -24,6 +28,8 @@ use crate::Str;
 ///   - sources:                       # absent: everybody
 ///     - serviceAccounts: [{ name: web }]
 ///     ports: [{ port: 8080 }]        # absent: every port
+///     methods: [GET]                 # absent: each
+///     paths: [/accounts, /rates/*]   # absent: each
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -40,20 +46,58 @@ pub struct AuthorizationPolicy {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[serde(try_from = "RawPolicySpec")]
 pub struct PolicySpec {
     /// What is protected, in the policy's own namespace; empty: all its workloads.
-    #[serde(default)]
     pub target_refs: Vec<PolicyTarget>,
+    /// Nothing is refused; what the rules do not allow is counted and shown as `audited`.
+    pub audit: bool,
+    /// Without rules nobody is allowed.
+    pub rules: Vec<Rule>,
+}
+
+impl PolicySpec {
+    /// Some rule is about requests.
+    pub fn of_requests(&self) -> bool {
+        self.rules.iter().any(Rule::of_requests)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawPolicySpec {
+    #[serde(default)]
+    target_refs: Vec<PolicyTarget>,
     /// Only `ALLOW`.
     #[serde(default, rename = "action", deserialize_with = "value::action_allow")]
     _action: (),
-    /// Nothing is refused; what the rules do not allow is counted and shown as `audited`.
     #[serde(default)]
-    pub audit: bool,
-    /// Without rules nobody is allowed.
+    audit: bool,
     #[serde(default)]
-    pub rules: Vec<Rule>,
+    rules: Vec<Rule>,
+}
+
+impl TryFrom<RawPolicySpec> for PolicySpec {
+    type Error = String;
+
+    fn try_from(raw: RawPolicySpec) -> Result<Self, String> {
+        let spec = Self {
+            target_refs: raw.target_refs,
+            audit: raw.audit,
+            rules: raw.rules,
+        };
+        let of_requests = spec.rules.iter().position(Rule::of_requests);
+        let of_service = |t: &PolicyTarget| matches!(t, PolicyTarget::Service { .. });
+        let why = match of_requests {
+            Some(_) if spec.audit => "in audit mode",
+            Some(_) if spec.target_refs.iter().any(of_service) => "with a Service as target",
+            _ => return Ok(spec),
+        };
+        let at = of_requests.unwrap_or_default();
+        Err(format!(
+            "rules[{at}]: {NOT_IMPLEMENTED}methods and paths {why}"
+        ))
+    }
 }
 
 /// One target: `Service` by name (its port is checked, whatever endpoint is chosen), or Pods or
@@ -125,16 +169,64 @@ impl TryFrom<RawTarget> for PolicyTarget {
     }
 }
 
-/// Allows every listed source on every listed port.
+/// Allows every listed source on every listed port; with `methods` or `paths` only requests that
+/// satisfy them, and nothing that is no HTTP. A worker judges those; without one the rule allows nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[serde(try_from = "RawRule")]
 pub struct Rule {
     /// Empty: everybody.
-    #[serde(default)]
     pub sources: Vec<Source>,
     /// Empty: every port.
-    #[serde(default)]
     pub ports: Vec<PolicyPort>,
+    /// Empty: each.
+    pub methods: Vec<Str>,
+    /// Exact, or a prefix of the text with `*` at its end; in normal form. Empty: each.
+    pub paths: Vec<Str>,
+}
+
+impl Rule {
+    /// Requests must be judged.
+    pub fn of_requests(&self) -> bool {
+        !self.methods.is_empty() || !self.paths.is_empty()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawRule {
+    #[serde(default)]
+    sources: Vec<Source>,
+    #[serde(default)]
+    ports: Vec<PolicyPort>,
+    #[serde(default, deserialize_with = "value::methods")]
+    methods: Vec<Str>,
+    #[serde(default, deserialize_with = "value::paths")]
+    paths: Vec<Str>,
+}
+
+impl TryFrom<RawRule> for Rule {
+    type Error = &'static str;
+
+    fn try_from(raw: RawRule) -> Result<Self, Self::Error> {
+        let RawRule {
+            sources,
+            ports,
+            methods,
+            paths,
+        } = raw;
+        let rule = Self {
+            sources,
+            ports,
+            methods,
+            paths,
+        };
+        let tcp_only = rule.ports.iter().all(|p| p.protocol == Protocol::TCP);
+        // A port that is not steered to the worker would be judged by nobody.
+        if rule.of_requests() && (rule.ports.is_empty() || !tcp_only) {
+            return Err("methods and paths need `ports`, of TCP: those that speak HTTP");
+        }
+        Ok(rule)
+    }
 }
 
 /// Everybody who matches at least one of the fields.
@@ -208,102 +300,6 @@ pub struct ServiceAccountRef {
     pub namespace: Option<Str>,
     #[serde(deserialize_with = "field::subdomain")]
     pub name: Str,
-}
-
-/// A CIDR without some CIDRs inside it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "RawBlock")]
-pub struct IpBlock {
-    pub cidr: Cidr,
-    pub except: Vec<Cidr>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawBlock {
-    cidr: Cidr,
-    #[serde(default)]
-    except: Vec<Cidr>,
-}
-
-impl TryFrom<RawBlock> for IpBlock {
-    type Error = String;
-
-    fn try_from(RawBlock { cidr, except }: RawBlock) -> Result<Self, String> {
-        match except.iter().find(|e| !cidr.covers(e)) {
-            Some(e) => Err(format!("except {e} is not inside {cidr}")),
-            None => Ok(Self { cidr, except }),
-        }
-    }
-}
-
-/// `address/prefix`, with the bits after the prefix zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Cidr {
-    pub ip: IpAddr,
-    pub prefix: u8,
-}
-
-impl Cidr {
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.ip, ip) {
-            (IpAddr::V4(net), IpAddr::V4(ip)) => {
-                let shift = 32 - u32::from(self.prefix);
-                net.to_bits().checked_shr(shift) == ip.to_bits().checked_shr(shift)
-            }
-            (IpAddr::V6(net), IpAddr::V6(ip)) => {
-                let shift = 128 - u32::from(self.prefix);
-                net.to_bits().checked_shr(shift) == ip.to_bits().checked_shr(shift)
-            }
-            _ => false,
-        }
-    }
-
-    /// True if every address of `other` is in it.
-    pub fn covers(&self, other: &Cidr) -> bool {
-        self.prefix <= other.prefix && self.contains(other.ip)
-    }
-}
-
-impl<'de> Deserialize<'de> for Cidr {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        value::cidr(d)
-    }
-}
-
-impl Cidr {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let bad = || format!("`{text}` is no CIDR as 10.0.0.0/8 or fd00::/8");
-        let (ip, prefix) = text.split_once('/').ok_or_else(bad)?;
-        let ip: IpAddr = ip.parse().map_err(|_| bad())?;
-        let prefix: u8 = prefix.parse().map_err(|_| bad())?;
-        let (bits, host_bits) = match ip {
-            IpAddr::V4(v4) => (
-                32,
-                v4.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) != 0,
-            ),
-            IpAddr::V6(v6) => (
-                128,
-                v6.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) != 0,
-            ),
-        };
-        if matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
-            return Err(format!("write `{text}` as an IPv4 CIDR"));
-        }
-        if prefix > bits {
-            return Err(bad());
-        }
-        if host_bits {
-            return Err(format!("`{text}` has bits set after its prefix"));
-        }
-        Ok(Self { ip, prefix })
-    }
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.ip, self.prefix)
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -1,8 +1,6 @@
 //! `gateway.networking.k8s.io/v1` HTTPRoute, attached to a Service (GEP-1426), as far as a worker will
 //! obey it. What the API knows and is not built is refused with its path, and so are unknown fields:
-//! a condition that is skipped would send requests elsewhere.
-//!
-//! The reader of manifests does not take this kind: there is no worker yet that would route by it.
+//! a condition that is skipped would send requests elsewhere. Parents of other kinds are others' to obey.
 
 use std::time::Duration;
 
@@ -29,6 +27,7 @@ pub struct HttpRoute {
     /// When Kubernetes made the object, as `2026-11-21T19:50:00Z`; such texts sort by time. `None` for
     /// one that was read from a file.
     pub created: Option<Str>,
+    /// Empty: it is no route of the mesh.
     pub parents: Vec<Parent>,
     /// Empty: every host. GEP-1426 would have a mesh ignore them; they are obeyed here as they are at a
     /// gateway, since a route that names hosts and gets requests for others surprises more.
@@ -136,18 +135,36 @@ struct RawSpec {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct RawParent {
-    #[serde(default, rename = "group", deserialize_with = "parts::core_group")]
-    _group: (),
-    #[serde(rename = "kind", deserialize_with = "parts::service_kind")]
-    _kind: (),
+    group: Option<Str>,
+    #[serde(default = "parts::gateway")]
+    kind: Str,
     #[serde(default, deserialize_with = "field::optional_label")]
     namespace: Option<Str>,
     #[serde(deserialize_with = "field::subdomain")]
     name: Str,
     #[serde(default, deserialize_with = "value::optional_port")]
     port: Option<u16>,
-    #[serde(default, rename = "sectionName", deserialize_with = "value::unbuilt")]
-    _section_name: (),
+    section_name: Option<Str>,
+}
+
+impl RawParent {
+    fn is_service(&self) -> bool {
+        self.kind == "Service" && matches!(self.group.as_deref(), None | Some("" | "core"))
+    }
+
+    fn build(self, home: &str, index: usize) -> Result<Parent, String> {
+        let path = format!("spec.parentRefs[{index}]");
+        if self.section_name.is_some() {
+            let why = "a port is named by its number";
+            return Err(format!("{path}.sectionName: {NOT_IMPLEMENTED}{why}"));
+        }
+        let path = format!("{path}.namespace");
+        let why = "a route for the callers of one namespace";
+        Ok(Parent {
+            service: in_namespace(home, self.namespace, &self.name, &path, why)?,
+            port: self.port,
+        })
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -273,13 +290,9 @@ impl TryFrom<RawRoute> for Manifest {
             return Err(format!("spec.rules: more than {MATCHES_MAX} matches"));
         }
         let home = &metadata.namespace;
-        let parents = spec.parent_refs.into_iter().enumerate().map(|(i, parent)| {
-            let path = format!("spec.parentRefs[{i}].namespace");
-            let why = "a route for the callers of one namespace";
-            let service = in_namespace(home, parent.namespace, &parent.name, &path, why)?;
-            let port = parent.port;
-            Ok(Parent { service, port })
-        });
+        let parents = spec.parent_refs.into_iter().enumerate();
+        let parents = parents.filter(|(_, parent)| parent.is_service());
+        let parents = parents.map(|(i, parent)| parent.build(home, i));
         let rules = rules.into_iter().enumerate();
         Ok(Self(HttpRoute {
             full_name: arcstr::format!("{home}/{}", metadata.name),

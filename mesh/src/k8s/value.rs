@@ -275,3 +275,50 @@ pub(super) fn unit(text: &str) -> Result<Str, String> {
         Err(format!("systemdUnit: `{text}` is no unit as web.service"))
     }
 }
+
+/// Methods of requests; they are compared as they are, so that another case would be a slip.
+pub(super) fn methods<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Str>, D::Error> {
+    let methods = sequence(d, |method| {
+        let known = |b: u8| b.is_ascii_uppercase() || b"-_".contains(&b);
+        if (1..=32).contains(&method.len()) && method.bytes().all(known) {
+            return Ok(method.into());
+        }
+        Err(format!("`{method}` is no method as GET"))
+    })?;
+    at_most(methods)
+}
+
+/// Exact paths, and prefixes with `*` at their end, in the form in which requests have them.
+pub(super) fn paths<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Str>, D::Error> {
+    let paths = sequence(d, |text| {
+        let path = text.strip_suffix('*').unwrap_or(text);
+        if path.contains('*') {
+            return Err(format!("`{text}`: `*` may stand at the end only"));
+        }
+        if text.len() > 1024 {
+            return Err(format!("`{text}` is longer than 1024 bytes"));
+        }
+        // A prefix ends anywhere: `/a/.*` may mean `/a/.well-known`.
+        let end = if text == path { "" } else { "x" };
+        let whole = format!("{path}{end}");
+        match crate::path::normalize(whole.as_bytes()) {
+            Ok(normal) if normal == whole => Ok(text.into()),
+            Ok(normal) => {
+                let normal = normal.strip_suffix(end).unwrap_or(&normal);
+                Err(format!("`{text}` is not in normal form, as `{normal}` is"))
+            }
+            Err(why) => {
+                let name = underpass_abi::reason::name(why.code());
+                Err(format!("`{text}` can be no request's path ({name})"))
+            }
+        }
+    })?;
+    at_most(paths)
+}
+
+fn at_most<E: Error>(list: Vec<Str>) -> Result<Vec<Str>, E> {
+    match list.len() {
+        0..=64 => Ok(list),
+        _ => Err(E::custom("more than 64 entries")),
+    }
+}

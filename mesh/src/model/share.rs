@@ -47,6 +47,12 @@ impl Shared {
                     s.text(&mut port.name);
                 }
             }),
+            Object::HttpRoute(o) => self.edit(o, |s, o| {
+                s.text(&mut o.full_name);
+                o.parents.iter_mut().for_each(|p| s.text(&mut p.service));
+                let backends = o.rules.iter_mut().flat_map(|r| &mut r.backends);
+                backends.for_each(|b| s.text(&mut b.service));
+            }),
             Object::EndpointSlice(o) => self.edit(o, |s, o| {
                 s.labels(&mut o.metadata);
                 for port in &mut o.ports {

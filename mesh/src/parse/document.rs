@@ -10,7 +10,7 @@ use serde::{
     },
 };
 
-use crate::k8s::Object;
+use crate::k8s::{Object, route};
 
 pub(super) enum Document {
     Object(Object),
@@ -20,6 +20,9 @@ pub(super) enum Document {
 
 /// `apiVersion` and `kind` of an EndpointSlice.
 const SLICE: (&str, &str) = ("discovery.k8s.io/v1", "EndpointSlice");
+
+/// `apiVersion` and `kind` of an HTTPRoute.
+pub(super) const HTTP_ROUTE: (&str, &str) = ("gateway.networking.k8s.io/v1", "HTTPRoute");
 
 /// An object whose `kind` is written after its contents is read in two passes; in a list it is
 /// refused with this message.
@@ -136,6 +139,10 @@ fn object<'de, A: MapAccess<'de>>(
         }
         ("underpass.dev/v1alpha1", "Workload") => {
             Object::Workload(Arc::new(Deserialize::deserialize(d)?))
+        }
+        HTTP_ROUTE => {
+            let route::Manifest(route) = Deserialize::deserialize(d)?;
+            Object::HttpRoute(Arc::new(route))
         }
         _ => {
             IgnoredAny::deserialize(d)?;

@@ -1,14 +1,13 @@
 //! What the kernel will decide, from the plan alone: rules are evaluated over names and addresses,
-//! independently of the compiled tables (a property test compares the two), and layers are chosen
-//! here and nowhere else.
+//! independently of the compiled tables (a property test compares the two).
 
 use std::net::{IpAddr, SocketAddr};
 
-use underpass_abi::{Ip, reason::code, sock::Layer, verdict::Verdict};
+use underpass_abi::{Ip, reason::code, verdict::Verdict};
 
 use super::{
-    Choice, Decision, DestRef, Endpoint, Explained, ExplainedEndpoint, Plan, PolicySet, Service,
-    ServicePort, SourceRef, Workload, World, spiffe,
+    Decision, DestRef, Endpoint, Explained, ExplainedEndpoint, Plan, PolicySet, Service,
+    ServicePort, SourceRef, Workload, World, layer::plain, spiffe,
 };
 use crate::{
     Str,
@@ -23,6 +22,15 @@ pub(crate) enum Who<'a> {
     Host,
     UnknownLocal,
     Outside(IpAddr),
+}
+
+impl<'a> Who<'a> {
+    pub(super) fn workload(&self) -> Option<&'a Workload> {
+        match self {
+            Self::Workload(w) => Some(w),
+            _ => None,
+        }
+    }
 }
 
 impl Plan {
@@ -44,16 +52,8 @@ impl Plan {
             (Verdict::Audited, _) => code::WOULD_DENY,
             _ => 0,
         };
-        let source = if let Who::Workload(w) = who {
-            Some(w)
-        } else {
-            None
-        };
-        let inbound = match (&destination, endpoints.first()) {
-            (Some(w), _) => layer(Some(w)),
-            (None, Some(e)) => e.inbound.clone(),
-            (None, None) => layer(None),
-        };
+        let source = who.workload();
+        let inbound = endpoints.first().map(|e| e.inbound.clone());
         Explained {
             source: source.map(|w| w.full_name.clone()),
             source_identity: source.map(|w| w.identity.clone()),
@@ -63,12 +63,11 @@ impl Plan {
             reason,
             service_decision,
             endpoints,
-            outbound: if service.is_some() {
-                balanced(source)
-            } else {
-                layer(source)
+            outbound: match service {
+                Some((service, port)) => self.world.outbound(&who, service, port),
+                None => plain(source),
             },
-            inbound,
+            inbound: inbound.unwrap_or_else(|| plain(None)),
         }
     }
 
@@ -181,37 +180,6 @@ fn undecided() -> Decision {
     }
 }
 
-/// The layer of one side. Nothing asks for more than the kernel yet.
-fn layer(workload: Option<&Workload>) -> Choice {
-    match workload.map(Workload::enrolled_object) {
-        Some(Some(by)) => Choice {
-            layer: Layer::Kernel,
-            reason: code::NO_L7_NEEDED,
-            object: by,
-        },
-        Some(None) => Choice {
-            layer: Layer::None,
-            reason: code::NOT_ENROLLED,
-            object: "".into(),
-        },
-        None => Choice {
-            layer: Layer::None,
-            reason: code::NOT_A_WORKLOAD,
-            object: "".into(),
-        },
-    }
-}
-
-/// The outbound side of a service: the kernel balances for every process of the node.
-fn balanced(source: Option<&Workload>) -> Choice {
-    let choice = layer(source);
-    Choice {
-        layer: Layer::Kernel,
-        reason: code::NO_L7_NEEDED,
-        ..choice
-    }
-}
-
 impl World {
     pub(crate) fn who(&self, source: &SourceRef) -> Who<'_> {
         let named = |i: u32| Who::Workload(&self.workloads[i as usize]);
@@ -240,7 +208,7 @@ impl World {
                 Some(w) => self.decide_workload(w, who, endpoint.port, proto),
                 None => undecided(),
             },
-            inbound: layer(workload),
+            inbound: self.inbound(endpoint, proto),
         }
     }
 

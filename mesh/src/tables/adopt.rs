@@ -7,7 +7,8 @@ use underpass_abi::{
     plain::{Plain, from_bytes},
     tables::{
         AliasSlot, Backend, Entry, IdentityPair, Life, NAME_LEN, NAMES_PAGE, NAMES_PER_PAGE,
-        NameKey, NameKind, ServiceKey, ServiceWord, SlotHeader, TABLE_HEADER, maps, setting,
+        NameKey, NameKind, OwnAddresses, ServiceKey, ServiceWord, SlotHeader, TABLE_HEADER, maps,
+        setting,
     },
     verdict::RuleKey,
 };
@@ -35,6 +36,7 @@ pub(super) fn adopt(dump: &Dump) -> Result<Tables, TablesError> {
         cgroups: entries(dump, maps::CGROUPS)?,
         netns: entries(dump, maps::NETNS)?,
         addresses: entries(dump, maps::ADDRESSES)?,
+        steered: entries(dump, maps::STEERED)?,
         index_of: Box::default(),
     };
     // All others are free, so that what the arrays hold for them is written before anything refers
@@ -122,6 +124,9 @@ fn rows(dump: &Dump) -> Result<Vec<workloads::Row>, TablesError> {
     }
     for (index, home) in pairs::<u32, u64>(dump, maps::HOMES)? {
         at(index, &|row| row.home = home);
+    }
+    for (index, own) in pairs::<u32, OwnAddresses>(dump, maps::OWN)? {
+        at(index, &|row| row.own = own);
     }
     Ok(rows)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use underpass_abi::{
     plain::{Plain, bytes},
-    tables::{Entry, maps},
+    tables::{Entry, OwnAddresses, maps},
 };
 
 /// Elements to write to one map: keys and values contiguous, as `BPF_MAP_UPDATE_BATCH` wants them
@@ -65,13 +65,15 @@ impl Change {
 pub type Dump = BTreeMap<&'static str, Vec<(Vec<u8>, Vec<u8>)>>;
 
 /// Order of `fresh`: a map comes after those that its values refer to, entry points last.
-const FRESH: [&str; 15] = [
+const FRESH: [&str; 17] = [
     maps::NAMES,
     maps::RULES,
     maps::BLOCKS,
     maps::POLICIES,
     maps::IDENTITIES,
     maps::HOMES,
+    maps::OWN,
+    maps::STEERED,
     maps::WORKLOADS,
     maps::BACKENDS,
     maps::BACKEND_LIFE,
@@ -85,8 +87,9 @@ const FRESH: [&str; 15] = [
 
 /// Order of `words`. A backend's life ends before the service's word moves on to the version that
 /// has it no more: a reader of the old word is still within that life, one of the new word is not.
-const WORDS: [&str; 8] = [
+const WORDS: [&str; 9] = [
     maps::HOMES,
+    maps::OWN,
     maps::WORKLOADS,
     maps::BACKEND_LIFE,
     maps::SERVICES,
@@ -120,6 +123,11 @@ impl Writer {
         put(&mut self.words, map, bytes(&index), bytes(&value));
     }
 
+    /// Writes a workload's own addresses, whose readers tell half a write by its check.
+    pub(super) fn own(&mut self, index: u32, value: &OwnAddresses) {
+        put(&mut self.words, maps::OWN, bytes(&index), bytes(value));
+    }
+
     /// Gives an existing key of a hash another word, which takes effect.
     pub(super) fn entry<K: Plain>(&mut self, map: &'static str, key: &K, word: u32) {
         put(&mut self.words, map, bytes(key), bytes(&Entry::new(word)));
@@ -140,11 +148,11 @@ impl Writer {
             words,
             stale,
         } = self;
-        // Policy tables are deleted after the last way to the workloads that have them is closed: a
-        // run that came by such a workload finds its rules.
-        let (rules, stale): (Vec<Deletes>, Vec<Deletes>) = stale
-            .into_iter()
-            .partition(|d| d.map == maps::RULES || d.map == maps::BLOCKS);
+        // Policy tables and steered ports are deleted after the last way to the workloads that have them is
+        // closed: a run that came by such a workload finds its rules.
+        let rules = [maps::RULES, maps::BLOCKS, maps::STEERED];
+        let (rules, stale): (Vec<Deletes>, Vec<Deletes>) =
+            stale.into_iter().partition(|d| rules.contains(&d.map));
         let closes = stale.iter().any(|d| d.map != maps::SERVICE_IDS);
         let mut rounds = vec![Round {
             fresh,

@@ -231,7 +231,12 @@ impl Services {
             policy: service
                 .policies
                 .map_or(0, |set| context.tables[set as usize]),
-            header: SlotHeader::new(weighted.len() as u32, port.affinity_secs).0,
+            header: SlotHeader::new(
+                weighted.len() as u32,
+                port.affinity_secs,
+                port.http.is_some(),
+            )
+            .0,
             slots: alias::slots(&weighted),
             backends: weighted.iter().map(|(b, _)| *b).collect(),
         };

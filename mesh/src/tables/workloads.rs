@@ -5,12 +5,14 @@ use underpass_abi::{
     Ip,
     plain::{Plain, bytes},
     shortcut::Mode,
-    tables::{AddressWord, Entry, IdentityPair, limits, maps},
+    tables::{
+        AddressWord, Entry, IdentityPair, OwnAddresses, SteerKey, limits, maps, workload as bits,
+    },
     verdict::subject,
 };
 
 use super::{TablesError, change::Writer, names::Names, services::Services};
-use crate::plan::World;
+use crate::plan::{Workload, World};
 
 /// What is in the arrays at an index. It stays there when the workload is removed: a run that still
 /// holds the index must judge as before, and nobody else can come by it.
@@ -19,6 +21,7 @@ pub(super) struct Row {
     pub identity: IdentityPair,
     pub word: u64,
     pub home: u64,
+    pub own: OwnAddresses,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -29,6 +32,7 @@ pub(super) struct Workloads {
     pub cgroups: Vec<(u64, u32)>,
     pub netns: Vec<(u64, u32)>,
     pub addresses: Vec<(Ip, u32)>,
+    pub steered: Vec<(SteerKey, u32)>,
     /// Indexes by position in the last world.
     pub index_of: Box<[u32]>,
 }
@@ -77,15 +81,9 @@ impl Workloads {
                     identity: subject::identity(identity),
                     namespace: subject::namespace(namespace),
                 },
-                // A word of 0 says that the workload is not in the mesh.
-                word: match workload.enrolled() {
-                    true => {
-                        let mode = workload.shortcut.map_or(0, |m| m as u64);
-                        u64::from(tables[workload.policies as usize]) | mode << Mode::SHIFT
-                    }
-                    false => 0,
-                },
+                word: word(workload, tables),
                 home: workload.netns(),
+                own: own_addresses(workload),
             };
             self.row(index, reachable[index as usize], row, out);
             index_of.push(index);
@@ -110,6 +108,14 @@ impl Workloads {
         // written, before anything referred to it.
         if old.identity != new.identity {
             out.fresh(maps::IDENTITIES, &index, &new.identity);
+        }
+        // Before the word, which says that there is a door there.
+        if old.own != new.own {
+            if reachable {
+                out.own(index, &new.own);
+            } else {
+                out.fresh(maps::OWN, &index, &new.own);
+            }
         }
         for (map, old, new) in [
             (maps::HOMES, old.home, new.home),
@@ -139,6 +145,18 @@ impl Workloads {
         let netns = netns.map(|(cookie, owner)| (*cookie, owner.map_or(0, index)));
         let cgroups = world.cgroups.iter();
         let cgroups = cgroups.map(|(id, owner)| (*id, index(*owner)));
+        let mut steered: Vec<(SteerKey, u32)> = Vec::new();
+        for (workload, index) in world.workloads.iter().zip(index_of) {
+            let key = |port| SteerKey {
+                workload: *index,
+                port,
+                pad: 0,
+            };
+            let inbound = workload.inbound.iter().filter(|_| is_steered(workload));
+            steered.extend(inbound.map(|i| (key(i.port), 1)));
+        }
+        steered.sort_unstable();
+        steered.dedup();
         let addresses = addresses.collect();
         let (netns, cgroups) = (netns.collect(), cgroups.collect());
         entries(
@@ -146,6 +164,13 @@ impl Workloads {
             limits::ADDRESSES,
             &mut self.addresses,
             addresses,
+            out,
+        )?;
+        entries(
+            maps::STEERED,
+            limits::STEERED,
+            &mut self.steered,
+            steered,
             out,
         )?;
         entries(maps::NETNS, limits::NETNS, &mut self.netns, netns, out)?;
@@ -164,6 +189,42 @@ impl Workloads {
         let all = places.flat_map(|p| &p.cgroups);
         all.fold(0, |bits, c| bits | 1 << c.level)
     }
+}
+
+/// A word of 0 says that the workload is not in the mesh.
+fn word(workload: &Workload, tables: &[u32]) -> u64 {
+    if !workload.enrolled() {
+        return 0;
+    }
+    let mode = workload.shortcut.map_or(0, |m| m as u64);
+    let mut word = u64::from(tables[workload.policies as usize]) | mode << Mode::SHIFT;
+    if workload.door {
+        word |= bits::DOOR;
+        if workload.observed.is_some() {
+            word |= bits::OUTBOUND;
+        }
+    }
+    if is_steered(workload) {
+        word |= bits::INBOUND;
+    }
+    word
+}
+
+/// Some of its ports lead to its worker.
+fn is_steered(workload: &Workload) -> bool {
+    workload.enrolled() && workload.door && !workload.inbound.is_empty()
+}
+
+/// The first of each family, of a workload of this node.
+fn own_addresses(workload: &Workload) -> OwnAddresses {
+    if workload.netns() == 0 {
+        return OwnAddresses::default();
+    }
+    let first = |v4| {
+        let mut all = workload.addresses.iter();
+        all.find(|ip| ip.is_v4() == v4).copied()
+    };
+    OwnAddresses::new(first(true), first(false))
 }
 
 /// Makes a hash's pairs these; both are sorted.

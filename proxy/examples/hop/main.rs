@@ -58,7 +58,7 @@ fn hop(
         let listener = TcpListener::bind(listen).await?;
         let plan = plan(backend);
         match way {
-            "own" => forward::listen(Shard::new(Settings::default(), plan), listener).await,
+            "own" => forward::listen(Shard::of_one(Settings::default(), plan), listener).await,
             "hyper" => through_hyper::listen(listener, backend, None).await?,
             "hyper-judged" => through_hyper::listen(listener, backend, Some(Rc::new(plan))).await?,
             _ => loop {
@@ -88,9 +88,11 @@ fn plan(backend: SocketAddr) -> Plan {
     let service = ("default/shop".into(), 80);
     Plan {
         authority: "shop".into(),
-        source: 0,
-        routes: None,
         default: service.clone(),
-        backends: HashMap::from([(service, Rc::new(Backend::new(0, [(0, backend, 1)])))]),
+        backends: Rc::new(HashMap::from([(
+            service,
+            Rc::new(Backend::new(0, [(0, backend, 1)])),
+        )])),
+        ..Plan::default()
     }
 }

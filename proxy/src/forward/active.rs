@@ -13,8 +13,9 @@ use tokio::{
 };
 use underpass_l7::{Refusal, framing::Framing};
 
-use super::{answer, dial, exchange::Exchange, pump::Half};
+use super::{answer, exchange::Exchange, pump::Half};
 use crate::{
+    book::Arrived,
     buffer::Out,
     clock::Clock,
     counters::Count,
@@ -24,7 +25,7 @@ use crate::{
         request::{self, RequestFacts},
         scan::{HeadReader, Kind},
     },
-    shard::Shard,
+    shard::{Admitted, Shard},
 };
 
 /// What becomes of the connection when its request is over.
@@ -34,7 +35,7 @@ pub(crate) enum Next {
     Close,
 }
 
-pub(crate) type Dialing = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
+pub(crate) type Dialing = Pin<Box<dyn Future<Output = Result<TcpStream, Refusal>>>>;
 
 pub(crate) enum Phase {
     /// Between requests, or a head that has begun to come at `since`.
@@ -71,6 +72,7 @@ pub(crate) type Polled = Poll<Step>;
 pub(crate) struct Scene<'a, 'c, 's> {
     pub cx: &'a mut Context<'c>,
     pub shard: &'a Shard,
+    pub arrived: &'a Arrived,
     pub client: &'a TcpStream,
     pub clock: &'a mut Clock<'s>,
 }
@@ -121,13 +123,14 @@ impl Active {
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        shard: &Shard,
+        admitted: &Admitted,
         client: &TcpStream,
         clock: &mut Clock<'_>,
     ) -> Poll<Next> {
         let scene = &mut Scene {
             cx,
-            shard,
+            shard: &admitted.shard,
+            arrived: &admitted.arrived,
             client,
             clock,
         };
@@ -151,7 +154,7 @@ impl Active {
         let limits = &scene.shard.settings.limits;
         loop {
             match self.reader.find(self.down.input.filled(), limits) {
-                Ok(Some(head)) => return Poll::Ready(self.begin(scene.shard, head)),
+                Ok(Some(head)) => return Poll::Ready(self.begin(scene, head)),
                 Err(why) => {
                     return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
                 }
@@ -190,18 +193,23 @@ impl Active {
     }
 
     /// The head is all there: where does the request go?
-    fn begin(&mut self, shard: &Shard, head: std::ops::Range<usize>) -> Step {
+    fn begin(&mut self, scene: &Scene<'_, '_, '_>, head: std::ops::Range<usize>) -> Step {
+        let shard = scene.shard;
         self.reader = HeadReader::new(Kind::Request);
         self.up_out.clear();
-        let plan = shard.plan();
+        let plan = shard.plan(scene.arrived);
+        let authority = plan.as_ref().map_or("", |plan| plan.authority.as_str());
         let bytes = &self.down.input.filled()[head.clone()];
         let is_head = bytes.starts_with(b"HEAD ");
         let judged = request::forward(
             bytes,
             &shard.settings.limits,
-            &plan.authority,
+            authority,
             self.up_out.bytes(),
-            |request, accepted| plan.pick(request, accepted, || shard.random(), shard.start()),
+            |request, accepted| {
+                let plan = plan.as_ref().map_err(|why| *why)?;
+                plan.pick(request, accepted, || shard.random(), shard.start())
+            },
         );
         self.down.input.consume(head.end);
         let (facts, picked) = match judged {
@@ -248,7 +256,7 @@ impl Active {
                 exchange.connected(stream);
                 return Poll::Ready(Step::To(Phase::Exchange));
             }
-            Poll::Ready(Err(_)) => Refusal::NoConnection,
+            Poll::Ready(Err(why)) => why,
             Poll::Pending => {
                 let until = exchange.deadline.map_or(*until, |d| d.min(*until));
                 if !scene.clock.is_over(scene.cx, until) {
@@ -257,7 +265,9 @@ impl Active {
                 Refusal::NoConnection
             }
         };
-        exchange.ticket.failed();
+        if why == Refusal::NoConnection {
+            exchange.ticket.failed();
+        }
         Poll::Ready(self.end_with(scene.shard, why, why.status()))
     }
 
@@ -335,7 +345,7 @@ fn may_go_on(facts: &RequestFacts) -> bool {
 pub(super) fn dial_phase(shard: &Shard, exchange: &Exchange) -> Phase {
     let connect: Duration = shard.settings.connect;
     Phase::Dial {
-        dialing: Box::pin(dial(exchange.address)),
+        dialing: Box::pin(shard.connector.dial(&exchange.key, exchange.address)),
         until: Instant::now() + connect,
     }
 }

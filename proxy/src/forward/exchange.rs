@@ -30,7 +30,7 @@ pub(crate) struct Exchange {
     pub address: SocketAddr,
     /// By the route's timeout.
     pub deadline: Option<Instant>,
-    key: Key,
+    pub key: Key,
     upstream: Option<TcpStream>,
     /// The connection has waited for this request, and may have ended meanwhile.
     reused: bool,
@@ -51,7 +51,7 @@ impl Exchange {
         Self {
             request,
             ticket: picked.ticket,
-            address: picked.address,
+            address: picked.endpoint.address,
             deadline: picked.timeout.map(|timeout| now + timeout),
             key: picked.key,
             reused: pooled.is_some(),
@@ -212,7 +212,7 @@ impl Active {
                 }
             };
             let bytes = &self.up.input.filled()[head.clone()];
-            let close = exchange.deaf || self.down.eof;
+            let close = exchange.deaf || self.down.eof || scene.arrived.workload.is_draining();
             let out = self.down_out.bytes();
             let judged = response::forward(bytes, &exchange.request, close, limits, out);
             self.up.input.consume(head.end);

@@ -11,6 +11,7 @@ use tokio::{
 use underpass_l7::route::Table;
 use underpass_mesh::k8s::route::{self, HttpRoute, Match, Parent, PathMatch, Rule};
 use underpass_proxy::{
+    book::{Arrived, Side},
     counters::Count,
     forward,
     plan::{Backend, Plan},
@@ -65,7 +66,7 @@ impl Rig {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
         let addresses: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
-        let shard = Shard::new(settings, plan(&addresses));
+        let shard = Shard::of_one(settings, plan(&addresses));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         tokio::task::spawn_local(forward::listen(shard.clone(), listener));
@@ -100,8 +101,21 @@ impl Rig {
         peer
     }
 
+    pub fn plan(&self) -> Rc<Plan> {
+        self.shard.plan(&arrived(self.at)).unwrap()
+    }
+
     pub fn count(&self, what: Count) -> u64 {
         self.shard.counters.get(what)
+    }
+}
+
+/// A connection of no workload in particular.
+pub fn arrived(original: SocketAddr) -> Arrived {
+    Arrived {
+        workload: Rc::default(),
+        side: Side::Outbound,
+        original,
     }
 }
 
@@ -112,9 +126,12 @@ pub fn plan(addresses: &[SocketAddr]) -> Plan {
     Plan {
         authority: "shop".into(),
         source: 7,
-        routes: None,
         default: service.clone(),
-        backends: HashMap::from([(service, Rc::new(Backend::new(9, endpoints)))]),
+        backends: Rc::new(HashMap::from([(
+            service,
+            Rc::new(Backend::new(9, endpoints)),
+        )])),
+        ..Plan::default()
     }
 }
 

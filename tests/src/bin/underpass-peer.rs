@@ -7,8 +7,11 @@ use clap::{Parser, Subcommand};
 
 mod peer {
     pub mod dial;
+    pub mod door;
     pub mod exact;
     pub mod fetch;
+    pub mod http_client;
+    pub mod http_server;
     pub mod pass;
     pub mod rate;
     pub mod relay;
@@ -38,12 +41,18 @@ enum Verb {
     Connects(peer::rate::RateArgs),
     /// One connect, or one for each line of standard input.
     Dial(peer::dial::DialArgs),
+    /// A worker of a few lines.
+    Door(peer::door::DoorArgs),
     /// Makes a socket and passes it to another process.
     PassSend(peer::pass::SendArgs),
     /// Receives a socket and connects it.
     PassDial(peer::pass::DialArgs),
     /// Prints the body of an HTTP/1.1 answer.
     Fetch(peer::fetch::FetchArgs),
+    /// An HTTP/1.1 server that says who it is.
+    HttpServer(peer::http_server::ServerArgs),
+    /// An HTTP/1.1 client that counts.
+    Http(peer::http_client::ClientArgs),
     /// Gives back requests.
     RpcServer(peer::rpc::ServerArgs),
     /// Requests over one connection, told by lines of standard input.
@@ -65,9 +74,12 @@ fn main() -> ExitCode {
         Verb::Sink(args) => peer::sink::run(&args),
         Verb::Connects(args) => peer::rate::run(&args),
         Verb::Dial(args) => peer::dial::run(&args),
+        Verb::Door(args) => peer::door::run(&args),
         Verb::PassSend(args) => peer::pass::send(&args),
         Verb::PassDial(args) => peer::pass::dial(&args),
         Verb::Fetch(args) => peer::fetch::run(&args),
+        Verb::HttpServer(args) => peer::http_server::run(&args),
+        Verb::Http(args) => peer::http_client::run(&args),
         Verb::RpcServer(args) => peer::rpc::serve(&args),
         Verb::Rpc(args) => peer::rpc::dial(&args),
         Verb::Relay(args) => peer::relay::run(&args),

@@ -47,6 +47,8 @@ struct Worker {
     clients: Vec<Client>,
     memory: Vec<Vec<u8>>,
     draining: BTreeSet<u64>,
+    /// By tenant: version and text.
+    snapshots: BTreeMap<String, (u64, String)>,
 }
 
 struct Client {
@@ -76,9 +78,17 @@ fn run() -> io::Result<()> {
         clients: Vec::new(),
         memory: Vec::new(),
         draining: BTreeSet::new(),
+        snapshots: BTreeMap::new(),
     };
     while worker.turn()? {}
     Ok(())
+}
+
+/// All of a file, whoever else reads it.
+fn read(file: &OwnedFd) -> io::Result<String> {
+    let mut bytes = [0; 256];
+    let len = rustix::io::pread(file, &mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
 }
 
 impl Worker {
@@ -161,6 +171,30 @@ impl Worker {
             } => {
                 self.listeners.insert(workload, socket.into());
             }
+            Event::Snapshot {
+                tenant,
+                version,
+                file,
+                report,
+            } => {
+                // Its text says what becomes of it.
+                let text = read(&file)?;
+                rustix::io::pwrite(&report, text.as_bytes(), 0)?;
+                match text.split_once(' ') {
+                    Some(("reject", code)) => {
+                        let code = code.parse().unwrap_or(0);
+                        self.vendor.rejected(&tenant, version, code)?;
+                    }
+                    Some(("forge", number)) => {
+                        let version = number.parse().unwrap_or(0);
+                        self.vendor.applied(&tenant, version)?;
+                    }
+                    _ => {
+                        self.vendor.applied(&tenant, version)?;
+                        self.snapshots.insert(tenant, (version, text));
+                    }
+                }
+            }
             Event::Drain { workload } => {
                 self.draining.insert(workload);
             }
@@ -225,6 +259,10 @@ impl Worker {
                 "deaf".to_owned()
             }
             "draining" => self.draining.contains(&workload).to_string(),
+            "snapshot" => match self.snapshots.get(argument) {
+                Some((version, text)) => format!("{version} {text}"),
+                None => "none".to_owned(),
+            },
             "crash" => std::process::abort(),
             _ => format!("pid {} workload {workload}", std::process::id()),
         })

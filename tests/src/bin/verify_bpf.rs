@@ -58,7 +58,7 @@ fn print_costs(object: &Path) -> Result<(), Box<dyn Error>> {
     let mut ebpf = source.parse(0)?;
     for name in program::hooks()
         .map(|(name, _)| name)
-        .chain([program::SK_LOOKUP, program::ITER_SOCKS])
+        .chain([program::SK_LOOKUP, program::GETSOCKOPT, program::ITER_SOCKS])
         .chain(program::OF_SHORTCUT)
         // The baseline's machine refuses it; docs/reference/kernels.md has its costs.
         .filter(|name| *name != program::SPLICE_GUARD)

@@ -47,6 +47,8 @@ impl Agent {
             path(lab.dir.join("state")),
             "--api".into(),
             path(lab.dir.join("api.sock")),
+            "--vend".into(),
+            path(lab.dir.join("vend.sock")),
         ]);
         command.extend(flags.iter().map(|f| (*f).to_owned()));
         let place = lab.backstage();

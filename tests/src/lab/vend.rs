@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpStream},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -13,6 +13,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use underpass_api::vend::{
@@ -45,8 +46,25 @@ impl Vend {
         Self::under(lab, &[], worker, flags)
     }
 
+    /// With the real worker, below the agent's cgroup root: the mesh's programs see its sockets.
+    pub fn meshed(lab: &Lab, flags: &[&str]) -> Result<Self> {
+        let cgroup = lab.cgroup_root().join("vend");
+        let worker = place::binary("underpass-proxy")?;
+        Self::at(lab, &[], &worker, &cgroup, flags)
+    }
+
     /// `wrapper` is a command that becomes the vendor.
     pub fn under(lab: &Lab, wrapper: &[&str], worker: &Path, flags: &[&str]) -> Result<Self> {
+        Self::at(lab, wrapper, worker, &lab.cgroup.join("vend"), flags)
+    }
+
+    fn at(
+        lab: &Lab,
+        wrapper: &[&str],
+        worker: &Path,
+        cgroup: &Path,
+        flags: &[&str],
+    ) -> Result<Self> {
         let control = lab.dir.join("vend.sock");
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let mut command: Vec<String> = wrapper.iter().map(|w| (*w).to_owned()).collect();
@@ -54,7 +72,7 @@ impl Vend {
         command.extend(["--worker".into(), text(worker.to_owned())]);
         command.extend(["--state".into(), text(lab.dir.join("vend"))]);
         command.extend(["--control".into(), text(control.clone())]);
-        command.extend(["--cgroup".into(), text(lab.cgroup.join("vend"))]);
+        command.extend(["--cgroup".into(), text(cgroup.to_owned())]);
         command.extend(flags.iter().map(|f| (*f).to_owned()));
         let proc = Self::spawn(lab, &command)?;
         let vend = Self {
@@ -143,6 +161,26 @@ impl Vend {
         self.ask(&listen).map(|_| ())
     }
 
+    /// Gives a tenant's worker a snapshot and a file for its report, which is returned.
+    pub fn snapshot(&self, tenant: &str, version: u64, text: &str) -> Result<OwnedFd> {
+        let report = memfd("report", b"")?;
+        let file = sealed(text.as_bytes())?;
+        self.hand(tenant, version, &[file.as_fd(), report.as_fd()])?;
+        Ok(report)
+    }
+
+    /// As [`Self::snapshot`], with whatever descriptors.
+    pub fn hand(&self, tenant: &str, version: u64, files: &[BorrowedFd<'_>]) -> Result<()> {
+        let tenant = tenant.to_owned();
+        let channel = Channel::connect(&self.control).map_err(Failure::at("control socket"))?;
+        channel.send(&Request::Snapshot { tenant, version }.frame(), files)?;
+        match next(&channel)? {
+            Reply::Done => Ok(()),
+            Reply::Refused { code, why } => Err(Failure(format!("{code} {why}"))),
+            Reply::Line(line) => Err(Failure(line)),
+        }
+    }
+
     pub fn gone(&self, name: &str) -> Result<()> {
         let name = name.to_owned();
         self.ask(&Request::Gone { name }).map(|_| ())
@@ -183,6 +221,22 @@ impl Vend {
             }
         })
     }
+}
+
+/// A file in memory.
+pub fn memfd(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = memfd_create(name, flags).map_err(Failure::at("memfd_create"))?;
+    File::from(fd.try_clone()?).write_all(bytes)?;
+    Ok(fd)
+}
+
+/// One that nobody can change.
+pub fn sealed(bytes: &[u8]) -> Result<OwnedFd> {
+    let fd = memfd("snapshot", bytes)?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    fcntl_add_seals(&fd, seals).map_err(Failure::at("seals"))?;
+    Ok(fd)
 }
 
 /// A number of a status line.

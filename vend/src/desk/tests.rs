@@ -172,6 +172,104 @@ fn bounds_hold() {
     assert!(desk.may_listen(7, 1000).is_err());
 }
 
+fn applied(version: u64) -> ToVendor {
+    let tenant = "blue".to_owned();
+    ToVendor::Applied { tenant, version }
+}
+
+fn hand() -> Do {
+    let tenant = "blue".to_owned();
+    Do::Hand { tenant }
+}
+
+fn answer(version: u64, code: u16) -> Do {
+    let (pid, tenant) = (9, "blue".to_owned());
+    Do::Report(Report::Snapshot {
+        pid,
+        tenant,
+        version,
+        code,
+    })
+}
+
+#[test]
+fn a_worker_has_one_snapshot_to_answer_and_then_gets_the_newest() {
+    let now = Instant::now();
+    let mut desk = Desk::new("blue".into(), 0, 0);
+    desk.add(1, "a".into());
+    desk.listens(1, 80);
+    assert_eq!(desk.snapshot(now, "blue".into(), 1), []);
+    desk.adopt(9);
+    assert_eq!(desk.snapshot(now, "blue".into(), 2), [], "no Hello yet");
+    // A new worker has it before the first listener.
+    let all = desk.hear(now, &HELLO, 0);
+    let at = |what: &Do| all.iter().position(|d| d == what);
+    let (workload, port) = (1, 80);
+    assert!(at(&hand()).unwrap() < at(&Do::Give { workload, port }).unwrap());
+    // Those that come before its answer wait, and only the last is sent.
+    for version in 3..9 {
+        assert_eq!(desk.snapshot(now, "blue".into(), version), []);
+    }
+    assert_eq!(desk.hear(now, &applied(2), 0), [answer(2, 0), hand()]);
+    let rejected = ToVendor::Rejected {
+        tenant: "blue".into(),
+        version: 8,
+        code: code::SNAPSHOT_FORMAT,
+    };
+    assert_eq!(
+        desk.hear(now, &rejected, 0),
+        [answer(8, code::SNAPSHOT_FORMAT)]
+    );
+    assert_eq!(desk.snapshot(now, "blue".into(), 8), [hand()]);
+    // One that never answers is ended, and the next one gets it at once.
+    let mut told = now;
+    assert_eq!(desk.tick(now + ANSWER_WITHIN / 2, &mut told), []);
+    let all = desk.tick(now + ANSWER_WITHIN, &mut told);
+    assert_eq!(all, [Do::Report(Report::Silent { pid: 9 }), Do::HangUp]);
+    desk.ended();
+    assert_eq!(desk.deadline(), None);
+    desk.adopt(9);
+    assert!(desk.hear(now, &HELLO, 0).contains(&hand()));
+    desk.ended();
+    desk.forget("blue");
+    desk.adopt(9);
+    assert!(!desk.hear(now, &HELLO, 0).contains(&hand()));
+}
+
+#[test]
+fn an_answer_to_what_was_not_handed_over_ends_the_worker() {
+    let now = Instant::now();
+    let other = ToVendor::Applied {
+        tenant: "red".into(),
+        version: 1,
+    };
+    let no_code = |code| ToVendor::Rejected {
+        tenant: "blue".into(),
+        version: 1,
+        code,
+    };
+    for forged in [applied(2), applied(0), other, no_code(0), no_code(999)] {
+        let mut desk = ready(now);
+        desk.snapshot(now, "blue".into(), 1);
+        let all = desk.hear(now, &forged, 0);
+        assert!(
+            matches!(
+                all[..],
+                [Do::Report(Report::Unruly { pid: 9, .. }), Do::HangUp]
+            ),
+            "{forged:?}: {all:?}"
+        );
+    }
+    // Twice, or never handed one.
+    let mut desk = ready(now);
+    desk.snapshot(now, "blue".into(), 1);
+    assert_eq!(desk.hear(now, &applied(1), 0), [answer(1, 0)]);
+    let all = desk.hear(now, &applied(1), 0);
+    assert!(all.contains(&Do::HangUp), "{all:?}");
+    let all = ready(now).hear(now, &applied(1), 0);
+    assert!(all.contains(&Do::HangUp), "{all:?}");
+}
+
 /// What a worker and the vendor may do to a desk.
 #[derive(Clone, Debug)]
 enum Step {
@@ -180,6 +278,7 @@ enum Step {
     Adopt,
     Ended,
     Hear(ToVendor),
+    Snapshot(u64),
     Wait(u64),
 }
 
@@ -190,6 +289,7 @@ fn step() -> impl Strategy<Value = Step> {
         id.clone().prop_map(want),
         id.clone()
             .prop_map(|workload| ToVendor::GoneDone { workload }),
+        (0..4_u64).prop_map(applied),
         Just(ToVendor::Leaving),
     ];
     prop_oneof![
@@ -198,6 +298,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Step::Adopt),
         Just(Step::Ended),
         said.prop_map(Step::Hear),
+        (0..4_u64).prop_map(Step::Snapshot),
         (0..2000_u64).prop_map(Step::Wait),
     ]
 }
@@ -211,6 +312,9 @@ proptest! {
         let mut told = now;
         let mut desk = Desk::new("blue".into(), 0, 0);
         let mut mine = BTreeSet::new();
+        let mut newest = 0;
+        // What the worker has got of snapshots and not answered.
+        let mut handed: Option<u64> = None;
         let mut owed: BTreeMap<u64, u32> = BTreeMap::new();
         for step in steps {
             let all = match step {
@@ -231,7 +335,14 @@ proptest! {
                     desk.adopt(9);
                     vec![]
                 }
-                Step::Ended => desk.ended(),
+                Step::Ended => {
+                    handed = None;
+                    desk.ended()
+                }
+                Step::Snapshot(version) => {
+                    newest = version;
+                    desk.snapshot(now, "blue".into(), version)
+                }
                 Step::Hear(said) => desk.hear(now, &said, 0),
                 Step::Wait(ms) => {
                     now += Duration::from_millis(ms);
@@ -246,6 +357,14 @@ proptest! {
                     Do::Report(Report::Done { id }) => {
                         prop_assert_eq!(owed.remove(&id), Some(1), "{} reported twice", id);
                     }
+                    Do::Hand { .. } => {
+                        prop_assert_eq!(handed, None, "two at a time");
+                        handed = Some(newest);
+                    }
+                    Do::Report(Report::Snapshot { version, .. }) => {
+                        prop_assert_eq!(handed.take(), Some(version), "never handed over");
+                    }
+                    Do::HangUp => handed = None,
                     _ => {}
                 }
             }

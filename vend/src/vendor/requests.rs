@@ -29,7 +29,7 @@ impl Vendor {
 
     pub(super) fn hear_clients(&mut self, now: Instant) {
         for at in 0..self.clients.len() {
-            let Some(request) = self.clients[at].ask() else {
+            let Some((request, fds)) = self.clients[at].ask() else {
                 continue;
             };
             // The id whose end answers, or the answer.
@@ -46,6 +46,9 @@ impl Vendor {
                     address,
                     port,
                 } => self.listen(now, &name, address, port).map(Some),
+                Request::Snapshot { tenant, version } => {
+                    self.snapshot(tenant, version, fds).map(|()| None)
+                }
                 Request::Start { tenant } => self.start(now, &tenant).map(|()| None),
                 Request::Status => {
                     for line in self.lines() {
@@ -63,18 +66,24 @@ impl Vendor {
     }
 
     fn add(&mut self, now: Instant, name: String, tenant: String, path: PathBuf) -> Result<u64> {
-        if self.workloads.contains_key(&name) {
-            return Err(Problem::new(code::DUPLICATE_OBJECT, name));
+        if let Some(known) = self.workloads.get(&name) {
+            // Told again, which an agent does that was started again; or another workload of the same name.
+            let same = !known.removing && netns::at(&path).ok() == Some(known.known.which);
+            let code = if same {
+                code::DUPLICATE_OBJECT
+            } else {
+                code::NAMESAKE
+            };
+            return Err(Problem::new(code, name));
         }
         if self.workloads.len() == WORKLOADS_MAX {
             return Err(Problem::new(code::VEND_LIMIT, "workloads"));
         }
         let failed = |path: &Path| Problem::at(code::NETNS_UNREACHABLE, path.display().to_string());
         let (fd, which) = netns::open(&path).map_err(failed(&path))?;
-        let tenant = if self.options.shared {
-            SHARED.to_owned()
-        } else {
-            tenant
+        let seat = match self.options.shared {
+            true => SHARED.to_owned(),
+            false => tenant.clone(),
         };
         let id = self.next_id;
         self.next_id += 1;
@@ -82,7 +91,7 @@ impl Vendor {
             id,
             name: name.clone(),
         };
-        self.tenant_or_new(&tenant)?.say(&told, vec![fd]);
+        self.tenant_or_new(&seat)?.say(&told, vec![fd]);
         let known = Known {
             name: name.clone(),
             tenant,
@@ -96,6 +105,7 @@ impl Vendor {
             Workload {
                 id,
                 known,
+                seat,
                 removing,
             },
         );
@@ -106,11 +116,7 @@ impl Vendor {
     /// The id whose end is under way; `None` if there is nothing to end.
     pub(super) fn remove(&mut self, now: Instant, name: &str) -> Option<u64> {
         let workload = self.workloads.get_mut(name)?;
-        let (id, tenant, again) = (
-            workload.id,
-            workload.known.tenant.clone(),
-            workload.removing,
-        );
+        let (id, tenant, again) = (workload.id, workload.seat.clone(), workload.removing);
         workload.removing = true;
         self.changed(now);
         if again {
@@ -134,10 +140,10 @@ impl Vendor {
         let Some(workload) = workload else {
             return Err(Problem::new(code::NOT_FOUND, name));
         };
-        let (id, tenant) = (workload.id, workload.known.tenant.clone());
+        let (id, tenant) = (workload.id, workload.seat.clone());
         if workload.known.listeners.iter().any(|(_, p)| *p == port) {
             let text = format!("{name} has a listener on {port}");
-            return Err(Problem::new(code::LISTENER_REFUSED, text));
+            return Err(Problem::new(code::DUPLICATE_OBJECT, text));
         }
         // Forgotten again if it cannot be made.
         workload.known.listeners.push((address, port));
@@ -149,7 +155,7 @@ impl Vendor {
 
     fn drain(&mut self, name: &str) -> Result<()> {
         let workload = self.workloads.get(name).filter(|w| !w.removing);
-        let found = workload.map(|w| (w.id, w.known.tenant.clone()));
+        let found = workload.map(|w| (w.id, w.seat.clone()));
         let (id, tenant) = found.ok_or_else(|| Problem::new(code::NOT_FOUND, name))?;
         if let Some(tenant) = self.tenant(&tenant) {
             tenant.say(&ToChild::Drain { id }, vec![]);
@@ -177,10 +183,11 @@ impl Vendor {
         let Some(workload) = self.workloads.values().find(removed) else {
             return;
         };
-        let (name, tenant) = (workload.known.name.clone(), workload.known.tenant.clone());
+        let (name, seat) = (workload.known.name.clone(), workload.seat.clone());
         self.workloads.remove(&name);
-        if !self.workloads.values().any(|w| w.known.tenant == tenant)
-            && let Some(tenant) = self.tenant(&tenant)
+        self.forget_snapshots();
+        if !self.workloads.values().any(|w| w.seat == seat)
+            && let Some(tenant) = self.tenant(&seat)
         {
             tenant.stop(now, END_WITHIN);
         }
@@ -215,11 +222,12 @@ impl Vendor {
         let ids: Vec<u64> = self
             .workloads
             .values()
-            .filter(|w| w.known.tenant == name)
+            .filter(|w| w.seat == name)
             .map(|w| w.id)
             .collect();
         self.workloads
-            .retain(|_, w| !(w.known.tenant == name && w.removing));
+            .retain(|_, w| !(w.seat == name && w.removing));
+        self.forget_snapshots();
         for id in ids {
             if let Some(client) = self.waiting_for(id) {
                 client.refuse(code::CHILD_ENDED, name.clone());
@@ -245,7 +253,7 @@ impl Vendor {
             if let Some((_, at)) = self.revive.get_mut(&name) {
                 *at = None;
             }
-            let mine = |w: &Workload| w.known.tenant == name;
+            let mine = |w: &Workload| w.seat == name;
             let all: Vec<Known> = self
                 .workloads
                 .values()
@@ -283,20 +291,24 @@ impl Vendor {
             "no codes=".to_owned()
         };
         let mut lines = vec![format!(
-            "vendor pid={} tenants={} workloads={} missing={} shared={shared}",
+            "vendor pid={} tenants={} workloads={} missing={} cgroup={} shared={shared}",
             std::process::id(),
             self.tenants.len(),
             self.workloads.len(),
             self.missing.join(","),
+            self.base.dir().display(),
         )];
         for tenant in self.tenants.iter().filter(|t| t.stopping.is_none()) {
-            let mine = || {
-                self.workloads
-                    .values()
-                    .filter(|w| w.known.tenant == tenant.name)
-            };
+            let mine = || self.workloads.values().filter(|w| w.seat == tenant.name);
             let listeners = mine().map(|w| w.known.listeners.len()).sum();
-            lines.push(tenant.line(mine().count(), listeners));
+            let snapshot = self.snapshots.words(&tenant.name, tenant);
+            lines.push(format!(
+                "{} {snapshot}",
+                tenant.line(mine().count(), listeners)
+            ));
+            if self.options.shared {
+                lines.extend(self.snapshots.lines(tenant));
+            }
         }
         lines
     }

@@ -195,6 +195,11 @@ pub(super) fn one() -> u32 {
     1
 }
 
+/// What a parent is, if it does not say.
+pub(super) fn gateway() -> Str {
+    "Gateway".into()
+}
+
 pub(super) fn root() -> Str {
     "/".into()
 }

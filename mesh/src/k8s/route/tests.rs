@@ -134,10 +134,6 @@ fn what_is_not_built_is_refused_with_its_path() {
     }
     for (spec, path) in [
         (
-            "parentRefs: [{ kind: Gateway, name: a }]",
-            "spec.parentRefs[0].kind",
-        ),
-        (
             "parentRefs: [{ kind: Service, namespace: b, name: a }]",
             "spec.parentRefs[0].namespace",
         ),
@@ -267,12 +263,35 @@ fn times_of_creation_sort_as_texts() {
 }
 
 #[test]
-fn manifests_do_not_hold_routes_yet() {
-    let text = format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: r }}\nspec: {{ {PARENT} }}\n"
-    );
-    let parsed = crate::parse::parse("f.yaml", &text).unwrap();
-    assert!(parsed.objects.is_empty());
-    let code = parsed.warnings[0].code;
-    assert_eq!(code, crate::reason::code::NOT_IMPLEMENTED);
+fn routes_of_gateways_are_left_to_others() {
+    let text = |spec: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: r }}\nspec: {{ {spec} }}\n"
+        )
+    };
+    let gateway =
+        "parentRefs: [{ name: g, sectionName: https }, { group: x.io, kind: Service, name: s }]";
+    // What it holds does not matter either.
+    let filtered = "parentRefs: [{ name: g }], rules: [{ filters: [{ type: RequestRedirect }] }]";
+    for spec in [gateway, filtered] {
+        let parsed = crate::parse::parse("f.yaml", &text(spec)).unwrap();
+        assert!(parsed.objects.is_empty());
+        let problem = &parsed.warnings[0];
+        assert_eq!(problem.code, crate::reason::code::NOT_IMPLEMENTED);
+        assert_eq!((problem.line, &*problem.field), (1, "spec.parentRefs"));
+    }
+    let both = "parentRefs: [{ name: g }, { kind: Service, name: s, port: 80 }]";
+    let parsed = crate::parse::parse("f.yaml", &text(both)).unwrap();
+    let (1, crate::k8s::Object::HttpRoute(route)) = &parsed.objects[0] else {
+        panic!("{parsed:?}")
+    };
+    let parent = Parent {
+        service: "default/s".into(),
+        port: Some(80),
+    };
+    assert_eq!(route.parents, [parent]);
+    let ours =
+        "parentRefs: [{ kind: Service, name: s }], rules: [{ filters: [{ type: RequestMirror }] }]";
+    let problems = crate::parse::parse("f.yaml", &text(ours)).unwrap_err();
+    assert!(problems[0].is_error() && problems[0].field == "spec.rules[0].filters");
 }

@@ -26,6 +26,8 @@ struct WorkloadSpec {
     address: u8,
     opts_out: bool,
     weight: Option<u8>,
+    door: bool,
+    observed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ struct ServiceSpec {
     address: u8,
     dual: bool,
     affinity: bool,
+    observed: bool,
+    limited: bool,
     /// (address, weight class, state)
     endpoints: Vec<(u8, u8)>,
 }
@@ -58,17 +62,23 @@ pub fn spec() -> impl Strategy<Value = Spec> {
         1..7u8,
         prop::bool::weighted(0.1),
         prop::option::weighted(0.3, 0..4u8),
+        any::<bool>(),
+        prop::bool::weighted(0.3),
     )
         .prop_map(
-            |(namespace, name, account, app, place, address, opts_out, weight)| WorkloadSpec {
-                namespace,
-                name,
-                account,
-                app,
-                place,
-                address,
-                opts_out,
-                weight,
+            |(namespace, name, account, app, place, address, opts_out, weight, door, observed)| {
+                WorkloadSpec {
+                    namespace,
+                    name,
+                    account,
+                    app,
+                    place,
+                    address,
+                    opts_out,
+                    weight,
+                    door,
+                    observed,
+                }
             },
         );
     let service = (
@@ -77,16 +87,22 @@ pub fn spec() -> impl Strategy<Value = Spec> {
         1..4u8,
         any::<bool>(),
         any::<bool>(),
+        prop::bool::weighted(0.3),
+        prop::bool::weighted(0.3),
         prop::collection::vec((1..9u8, 0..4u8), 0..5),
     )
         .prop_map(
-            |(namespace, name, address, dual, affinity, endpoints)| ServiceSpec {
-                namespace,
-                name,
-                address,
-                dual,
-                affinity,
-                endpoints,
+            |(namespace, name, address, dual, affinity, observed, limited, endpoints)| {
+                ServiceSpec {
+                    namespace,
+                    name,
+                    address,
+                    dual,
+                    affinity,
+                    observed,
+                    limited,
+                    endpoints,
+                }
             },
         );
     let rule = (prop::collection::vec(0..10u8, 0..3), 0..4u8);
@@ -128,6 +144,11 @@ impl Spec {
             mine.endpoints.clone_from(&others.endpoints);
         }
         spec
+    }
+
+    /// Steered ports are those of endpoints.
+    pub fn endpoints_matter(&self) -> bool {
+        self.workloads.iter().any(|w| w.observed) || self.services.iter().any(|s| s.limited)
     }
 
     pub fn files(&self) -> Vec<(String, String)> {
@@ -181,12 +202,21 @@ impl Spec {
                 },
                 _ => continue,
             };
-            facts
-                .places
-                .insert(format!("n{}/w{}", w.namespace, w.name).into(), place);
+            let name = format!("n{}/w{}", w.namespace, w.name);
+            if w.door && w.place == 1 {
+                facts.doors.insert(name.as_str().into());
+            }
+            facts.places.insert(name.into(), place);
         }
         facts
     }
+}
+
+fn annotated(annotations: &[String]) -> String {
+    if annotations.is_empty() {
+        return String::new();
+    }
+    format!(", annotations: {{ {} }}", annotations.join(", "))
 }
 
 impl WorkloadSpec {
@@ -200,26 +230,32 @@ impl WorkloadSpec {
             address,
             opts_out,
             weight,
+            observed,
+            ..
         } = self;
+        let mut annotations = Vec::new();
+        if let Some(w) = weight {
+            let mode = ["off", "auto", "on"][usize::from(*w) % 3];
+            let weight = u32::from(*w) * 30;
+            annotations.push(format!("underpass.dev/weight: '{weight}'"));
+            annotations.push(format!("underpass.dev/shortcut: '{mode}'"));
+        }
+        if *observed {
+            annotations.push("underpass.dev/observe: http".into());
+        }
+        let annotations = annotated(&annotations);
         let mesh = if *opts_out {
             ", underpass.dev/mesh: disabled"
         } else {
             ""
         };
-        let weight = weight.map_or(String::new(), |w| {
-            format!(
-                ", annotations: {{ underpass.dev/weight: '{}', underpass.dev/shortcut: '{}' }}",
-                u32::from(w) * 30,
-                ["off", "auto", "on"][usize::from(w) % 3]
-            )
-        });
         let locator = match place {
             0 => "",
             1 => "netns: some, ",
             _ => "cgroup: some/where, ",
         };
         format!(
-            "---\napiVersion: underpass.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: w{name}, namespace: n{namespace}, labels: {{ app: a{app}{mesh} }}{weight} }}\nspec: {{ serviceAccountName: s{account}, {locator}addresses: [10.0.0.{address}, 'fd00::{address}'] }}\n"
+            "---\napiVersion: underpass.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: w{name}, namespace: n{namespace}, labels: {{ app: a{app}{mesh} }}{annotations} }}\nspec: {{ serviceAccountName: s{account}, {locator}addresses: [10.0.0.{address}, 'fd00::{address}'] }}\n"
         )
     }
 }
@@ -232,8 +268,18 @@ impl ServiceSpec {
             address,
             dual,
             affinity,
+            observed,
+            limited,
             endpoints,
         } = self;
+        let mut annotations = Vec::new();
+        if *observed {
+            annotations.push("underpass.dev/observe: http".into());
+        }
+        if *limited {
+            annotations.push("underpass.dev/rate-limit: 100/s".into());
+        }
+        let annotations = annotated(&annotations);
         let six = if *dual {
             format!(", 'fd00:96::{address}'")
         } else {
@@ -241,7 +287,7 @@ impl ServiceSpec {
         };
         let affinity = if *affinity { "ClientIP" } else { "None" };
         let mut text = format!(
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: s{name}, namespace: n{namespace} }}\nspec: {{ clusterIPs: [10.96.0.{address}{six}], sessionAffinity: {affinity}, ports: [{{ name: http, port: 80 }}, {{ name: dns, port: 53, protocol: UDP }}] }}\n"
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: s{name}, namespace: n{namespace}{annotations} }}\nspec: {{ clusterIPs: [10.96.0.{address}{six}], sessionAffinity: {affinity}, ports: [{{ name: http, port: 80 }}, {{ name: dns, port: 53, protocol: UDP }}] }}\n"
         );
         for (family, net) in [("IPv4", "10.0.0."), ("IPv6", "fd00::")] {
             let mut list = String::new();

@@ -25,7 +25,7 @@ struct Hash {
     free: Vec<usize>,
 }
 
-const ARRAYS: [(&str, usize); 9] = [
+const ARRAYS: [(&str, usize); 10] = [
     (maps::SETTINGS, 16),
     (maps::SERVICES, limits::SERVICES),
     (maps::SLOTS, limits::SLOTS),
@@ -34,6 +34,7 @@ const ARRAYS: [(&str, usize); 9] = [
     (maps::WORKLOADS, limits::WORKLOADS),
     (maps::IDENTITIES, limits::WORKLOADS),
     (maps::HOMES, limits::WORKLOADS),
+    (maps::OWN, limits::WORKLOADS),
     (maps::POLICIES, limits::POLICIES),
 ];
 

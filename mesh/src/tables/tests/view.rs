@@ -29,6 +29,7 @@ pub struct View {
 struct ServiceView {
     policy: Option<PolicyView>,
     affinity: u32,
+    http: bool,
     /// Share of each endpoint in the slots, in 1/65536 of a slot.
     endpoints: BTreeMap<(Ip, u16, String), u32>,
 }
@@ -39,6 +40,11 @@ struct WorkloadView {
     policy: Option<PolicyView>,
     home: u64,
     pub shortcut: u32,
+    /// `workload::{DOOR, OUTBOUND}`
+    door: u64,
+    own: OwnAddresses,
+    /// Ports that are steered.
+    steered: BTreeSet<u16>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -152,6 +158,24 @@ impl View {
                 "{name}: {now:#?}\n{known:#?}"
             );
             assert!(
+                known.iter().any(|w| (w.door, w.own) == (now.door, now.own))
+                    // Where it changes its address too: the new one is there before the door.
+                    || known.iter().any(|w| w.door == now.door)
+                        && known.iter().any(|w| w.own == now.own),
+                "{name}: {now:#?}\n{known:#?}"
+            );
+            assert!(now.own.is_whole() || now.own == OwnAddresses::default());
+            let with = |port: &u16| known.iter().filter(|w| w.steered.contains(port)).count();
+            assert!(
+                now.steered.iter().all(|port| with(port) > 0),
+                "{name}: {now:#?}"
+            );
+            let mut kept = known[0].steered.iter().filter(|p| with(p) == known.len());
+            assert!(
+                kept.all(|port| now.steered.contains(port)),
+                "{name}: {now:#?}"
+            );
+            assert!(
                 known.iter().all(|w| w.identity == now.identity),
                 "{name}: {now:?}"
             );
@@ -192,7 +216,9 @@ pub fn in_use(store: &Store) -> BTreeSet<(&'static str, u32)> {
     workloads.remove(&0);
     for index in workloads {
         tables.insert(store.word(maps::WORKLOADS, index) as u32);
-        found.extend([maps::WORKLOADS, maps::IDENTITIES, maps::HOMES].map(|map| (map, index)));
+        found.extend(
+            [maps::WORKLOADS, maps::IDENTITIES, maps::HOMES, maps::OWN].map(|map| (map, index)),
+        );
     }
     found.extend(tables.into_iter().map(|table| (maps::POLICIES, table)));
     found
@@ -227,11 +253,21 @@ fn workload(store: &Store, index: u32) -> WorkloadView {
         .get(&index)
         .expect("written before");
     let pair: IdentityPair = from_bytes(pair).unwrap();
-    let table = store.word(maps::WORKLOADS, index) as u32;
+    let word = store.word(maps::WORKLOADS, index);
+    let table = word as u32;
+    let own = store.arrays.get(maps::OWN).and_then(|a| a.get(&index));
+    let steered = store.hash(maps::STEERED).filter_map(|(key, value)| {
+        let key: SteerKey = from_bytes(key).unwrap();
+        let on = word & workload::INBOUND != 0 && entry_of(value) != 0;
+        (on && key.workload == index).then_some(key.port)
+    });
     WorkloadView {
+        door: word & (workload::DOOR | workload::OUTBOUND),
+        own: own.map_or_else(OwnAddresses::default, |v| from_bytes(v).unwrap()),
+        steered: steered.collect(),
         identity: (who(store, pair.identity, 0), who(store, pair.namespace, 0)),
         policy: (table != 0).then(|| policy(store, table)),
-        shortcut: (store.word(maps::WORKLOADS, index) >> Mode::SHIFT) as u32,
+        shortcut: (word >> Mode::SHIFT) as u32 & Mode::MASK,
         home: store.word(maps::HOMES, index),
     }
 }
@@ -275,6 +311,7 @@ fn service(
     ServiceView {
         policy,
         affinity: header.affinity_secs(),
+        http: header.http(),
         endpoints,
     }
 }

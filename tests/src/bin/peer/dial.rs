@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::socket::{connect_tcp, errno, mapped};
+use super::socket::{connect_by, errno, mapped};
 
 #[derive(Args)]
 pub struct DialArgs {
@@ -19,6 +19,9 @@ pub struct DialArgs {
     /// Bind to this address first.
     #[arg(long)]
     from: Option<SocketAddr>,
+    /// Bind to this device first.
+    #[arg(long)]
+    device: Option<String>,
     /// Dial the IPv4-mapped form on an IPv6 socket.
     #[arg(long)]
     mapped: bool,
@@ -58,7 +61,7 @@ fn say(line: &Value) -> io::Result<()> {
 fn dial(args: &DialArgs, to: SocketAddr) -> (Option<TcpStream>, Value) {
     let target = if args.mapped { mapped(to) } else { to };
     let before = Instant::now();
-    let result = connect_tcp(target, args.from);
+    let result = connect_by(target, args.from, args.device.as_deref());
     let us = before.elapsed().as_nanos() as f64 / 1_000.0;
     let mut stream = match result {
         Ok(stream) => stream,

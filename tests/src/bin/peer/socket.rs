@@ -8,6 +8,7 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketType, connect, ipproto, socket, sockopt};
+use tokio::net::TcpSocket;
 
 /// The IPv4-mapped form, by which an IPv6 socket reaches an IPv4 address.
 pub fn mapped(at: SocketAddr) -> SocketAddr {
@@ -29,7 +30,21 @@ pub fn unconnected(v6: bool) -> io::Result<OwnedFd> {
 }
 
 pub fn connect_tcp(at: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
+    connect_by(at, from, None)
+}
+
+/// The same by one device.
+pub fn connect_by(
+    at: SocketAddr,
+    from: Option<SocketAddr>,
+    device: Option<&str>,
+) -> io::Result<TcpStream> {
     let fd = unconnected(at.is_ipv6())?;
+    if let Some(device) = device {
+        // Another descriptor of the same socket.
+        let other = TcpSocket::from_std_stream(TcpStream::from(fd.try_clone()?));
+        other.bind_device(Some(device.as_bytes()))?;
+    }
     if let Some(from) = from {
         rustix::net::bind(&fd, &from)?;
     }

@@ -1,0 +1,298 @@
+//! A tenant's snapshot as a shard looks things up in it: who arrives, by where it was going, has a
+//! [`Plan`]. A new snapshot makes a new book; what is known of endpoints that stay, stays.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
+
+use underpass_l7::{balance::EndpointId, route::Table};
+use underpass_mesh::{
+    Str,
+    snapshot::{self, Inbound, Protocol},
+};
+
+use crate::{
+    draft::Draft,
+    plan::{Backend, Backends, Endpoint, Plan},
+    pool::{Identity, Key},
+    workload::Workload,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The workload dials.
+    Outbound,
+    /// It is dialed.
+    Inbound,
+}
+
+/// A connection as it was found at a listener.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    /// In whose namespace the listener is.
+    pub workload: Rc<Workload>,
+    pub side: Side,
+    /// Where its client meant to connect.
+    pub original: SocketAddr,
+}
+
+/// Of one tenant and one shard.
+#[derive(Debug, Default)]
+pub struct Book {
+    pub version: u64,
+    /// Whoever arrives gets this, where a command line takes the place of snapshots.
+    anyone: Option<Rc<Plan>>,
+    workloads: HashMap<Str, Own>,
+    services: HashMap<SocketAddr, Service>,
+    backends: Rc<Backends>,
+    endpoints: HashSet<EndpointId>,
+    /// Made when they are asked for the first time. No more than there are workloads and addresses.
+    plans: RefCell<HashMap<(u64, Side, SocketAddr), Rc<Plan>>>,
+}
+
+#[derive(Debug)]
+struct Own {
+    identity: (Str, Identity),
+    addresses: Vec<IpAddr>,
+    inbound: Vec<Rc<Inbound>>,
+}
+
+#[derive(Clone, Debug)]
+struct Service {
+    name: (Str, u16),
+    protocol: Protocol,
+    routes: Option<Arc<Table>>,
+}
+
+/// Numbers of what pooled connections belong to, of all books of a shard. None is used again.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    identities: Ids<Str>,
+    endpoints: Ids<Place>,
+}
+
+/// What makes an endpoint the same: whoever else comes to an address inherits nothing.
+type Place = (SocketAddr, Option<Str>, Option<Str>);
+
+#[derive(Debug)]
+struct Ids<T> {
+    numbers: HashMap<T, u64>,
+    next: u64,
+}
+
+impl<T> Default for Ids<T> {
+    fn default() -> Self {
+        Self {
+            numbers: HashMap::new(),
+            next: 1,
+        }
+    }
+}
+
+impl<T: Hash + Eq> Ids<T> {
+    fn of(&mut self, thing: T) -> u64 {
+        *self.numbers.entry(thing).or_insert_with(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+}
+
+impl Numbers {
+    fn endpoint(
+        &mut self,
+        at: SocketAddr,
+        workload: Option<&Str>,
+        who: Option<&Str>,
+    ) -> EndpointId {
+        self.endpoints.of((at, workload.cloned(), who.cloned()))
+    }
+
+    /// 0 is nobody that is known.
+    fn identity(&mut self, who: Option<&Str>) -> Identity {
+        who.map_or(0, |who| self.identities.of(who.clone()))
+    }
+
+    /// Forgets what no book has any more.
+    pub fn keep<'a>(&mut self, books: impl Iterator<Item = &'a Book> + Clone) {
+        let has = |id: &EndpointId| books.clone().any(|b| b.endpoints.contains(id));
+        self.endpoints.numbers.retain(|_, id| has(id));
+        let places = self.endpoints.numbers.keys();
+        let of_endpoints = places.filter_map(|(_, _, who)| who.clone());
+        let own = books.flat_map(|b| b.workloads.values().map(|own| own.identity.0.clone()));
+        let named: HashSet<Str> = of_endpoints.chain(own).collect();
+        self.identities.numbers.retain(|who, _| named.contains(who));
+    }
+}
+
+impl Book {
+    /// The same plan for whoever arrives.
+    pub fn of_one(plan: Plan) -> Self {
+        Self {
+            anyone: Some(Rc::new(plan)),
+            ..Self::default()
+        }
+    }
+
+    /// Takes over from `before` the backends that stay.
+    pub fn new(draft: &Draft, before: &Book, numbers: &mut Numbers) -> Self {
+        let snapshot = &draft.snapshot;
+        let mut book = Self {
+            version: snapshot.version,
+            ..Self::default()
+        };
+        for workload in &snapshot.workloads {
+            book.add_workload(workload, numbers);
+        }
+        for (service, table) in snapshot.services.iter().zip(&draft.tables) {
+            let known = Service {
+                name: (service.name.clone(), service.port),
+                protocol: service.protocol,
+                routes: table.clone(),
+            };
+            for address in &service.addresses {
+                let at = SocketAddr::new(*address, service.port);
+                book.services.insert(at, known.clone());
+            }
+        }
+        let mut backends = Backends::new();
+        for backend in &snapshot.backends {
+            let name = (backend.service.clone(), backend.port);
+            let kept = before.backends.get(&name).cloned().unwrap_or_default();
+            let endpoints = backend.endpoints.iter().map(|e| book.endpoint(e, numbers));
+            let endpoints: Vec<_> = endpoints.collect();
+            book.endpoints.extend(endpoints.iter().map(|(id, ..)| *id));
+            kept.set(backend.protocol, endpoints);
+            backends.insert(name, kept);
+        }
+        book.backends = Rc::new(backends);
+        book
+    }
+
+    fn add_workload(&mut self, workload: &snapshot::Workload, numbers: &mut Numbers) {
+        let who = Some(&workload.identity);
+        for (address, inbound) in pairs(&workload.addresses, &workload.inbound) {
+            let at = SocketAddr::new(*address, inbound.port);
+            let id = numbers.endpoint(at, Some(&workload.name), who);
+            self.endpoints.insert(id);
+        }
+        let own = Own {
+            identity: (workload.identity.clone(), numbers.identity(who)),
+            addresses: workload.addresses.clone(),
+            inbound: workload.inbound.iter().cloned().map(Rc::new).collect(),
+        };
+        self.workloads.insert(workload.name.clone(), own);
+    }
+
+    fn endpoint(
+        &self,
+        endpoint: &snapshot::Endpoint,
+        numbers: &mut Numbers,
+    ) -> (EndpointId, Endpoint, u32) {
+        let address = SocketAddr::new(endpoint.address, endpoint.port);
+        let (workload, who) = (endpoint.workload.as_ref(), endpoint.identity.as_ref());
+        let own = workload.filter(|_| endpoint.same_worker);
+        let own = own.and_then(|name| self.workloads.get(name));
+        let known = Endpoint {
+            address,
+            identity: numbers.identity(who),
+            workload: workload.cloned(),
+            inbound: own.and_then(|own| own.inbound(endpoint.port)).cloned(),
+        };
+        let id = numbers.endpoint(address, workload, who);
+        (id, known, endpoint.weight)
+    }
+
+    /// The workload is in the snapshot.
+    pub fn knows(&self, workload: &Workload) -> bool {
+        self.anyone.is_some() || self.workloads.contains_key(&workload.name)
+    }
+
+    /// How to forward what has arrived; `None` if it was going where this book knows nothing.
+    pub fn plan(&self, arrived: &Arrived, numbers: &mut Numbers) -> Option<Rc<Plan>> {
+        if let Some(plan) = &self.anyone {
+            return Some(plan.clone());
+        }
+        let key = (arrived.workload.id, arrived.side, arrived.original);
+        if let Some(plan) = self.plans.borrow().get(&key) {
+            return Some(plan.clone());
+        }
+        let own = self.workloads.get(&arrived.workload.name)?;
+        let plan = Rc::new(match arrived.side {
+            Side::Outbound => self.outbound(own, arrived)?,
+            Side::Inbound => Self::inbound(own, arrived, numbers)?,
+        });
+        self.plans.borrow_mut().insert(key, plan.clone());
+        Some(plan)
+    }
+
+    fn outbound(&self, own: &Own, arrived: &Arrived) -> Option<Plan> {
+        let service = self.services.get(&arrived.original)?;
+        Some(Plan {
+            authority: arrived.original.to_string(),
+            workload: arrived.workload.id,
+            source: own.identity.1,
+            protocol: service.protocol,
+            routes: service.routes.clone(),
+            default: service.name.clone(),
+            backends: self.backends.clone(),
+            inbound: None,
+        })
+    }
+
+    /// To the application at the address that was dialed.
+    fn inbound(own: &Own, arrived: &Arrived, numbers: &mut Numbers) -> Option<Plan> {
+        let at = arrived.original;
+        let inbound = own.inbound(at.port())?;
+        own.addresses.iter().find(|a| **a == at.ip())?;
+        let name = &arrived.workload.name;
+        let (who, identity) = &own.identity;
+        let endpoint = Endpoint {
+            address: at,
+            identity: *identity,
+            workload: Some(name.clone()),
+            // It is the plan's.
+            inbound: None,
+        };
+        let id = numbers.endpoint(at, Some(name), Some(who));
+        let backend = Rc::new(Backend::default());
+        backend.set(inbound.protocol, vec![(id, endpoint, 1)]);
+        let default = (inbound.service.clone().unwrap_or(name.clone()), at.port());
+        Some(Plan {
+            authority: at.to_string(),
+            workload: arrived.workload.id,
+            source: *identity,
+            protocol: inbound.protocol,
+            routes: None,
+            backends: Rc::new(Backends::from([(default.clone(), backend)])),
+            default,
+            inbound: Some(inbound.clone()),
+        })
+    }
+
+    /// Whether a connection of this workload may wait for another request.
+    pub fn wants(&self, key: &Key, workload: &Workload) -> bool {
+        let own = self.workloads.get(&workload.name);
+        own.is_some_and(|own| own.identity.1 == key.source)
+            && self.endpoints.contains(&key.endpoint)
+    }
+}
+
+impl Own {
+    fn inbound(&self, port: u16) -> Option<&Rc<Inbound>> {
+        self.inbound.iter().find(|i| i.port == port)
+    }
+}
+
+fn pairs<'a, A, B>(all: &'a [A], each: &'a [B]) -> impl Iterator<Item = (&'a A, &'a B)> {
+    all.iter()
+        .flat_map(move |a| each.iter().map(move |b| (a, b)))
+}
+
+#[cfg(test)]
+mod tests;
