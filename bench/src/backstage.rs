@@ -3,7 +3,7 @@
 
 use std::{os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::{
     BenchError, Context as _, Result,
@@ -63,6 +63,26 @@ impl From<PlaceArgs> for Place {
             cpu: args.cpu,
         }
     }
+}
+
+#[derive(Parser)]
+struct Stage {
+    #[command(subcommand)]
+    part: Backstage,
+}
+
+/// Plays the part that a benchmark calls its program with; `None` for anything else.
+pub fn called(words: &[String]) -> Option<Result<()>> {
+    let parts = ["party", "exec", "guard"];
+    words
+        .first()
+        .filter(|word| parts.contains(&word.as_str()))?;
+    let whole = std::iter::once("underpass").chain(words.iter().map(String::as_str));
+    let stage = Stage::try_parse_from(whole);
+    Some(match stage {
+        Ok(stage) => stage.part.play(),
+        Err(why) => Err(BenchError::Setup(why.to_string())),
+    })
 }
 
 impl Backstage {
