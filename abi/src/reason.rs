@@ -247,6 +247,8 @@ codes! {
     667 BAD_STATUS_LINE "502: what the endpoint sent is no response of HTTP/1" "";
     668 INTERIM_COUNT "502: the endpoint sent more interim responses (1xx) than the limit" "";
     669 UNASKED_UPGRADE "502: the endpoint switched protocols and was not asked to" "";
+    670 BAD_RESPONSE "502: the endpoint answered by what is no HTTP/2" "";
+    671 NOT_HTTP2 "502: the endpoint does not speak HTTP/2" "set the port's appProtocol: `http` for HTTP/1, `kubernetes.io/h2c` for HTTP/2";
     680 NO_SNAPSHOT "503: the worker has not been told of the workload that asks" "is underpass-agent running? `underpass status` shows what the worker has";
     681 UNKNOWN_DESTINATION "503: the worker has not been told of the address that was dialed, also a second later" "`underpass status` shows which snapshot the worker has";
     682 NO_WORKER_SOCKET "503: the vendor gave the worker no socket for a new connection" "`underpass-vend ctl status` has the reason; --memory-max bounds a tenant's sockets too";

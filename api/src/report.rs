@@ -43,6 +43,8 @@ pub struct Report {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Series {
     pub labels: Labels,
+    /// Of this label set within the process: another one counts from 0 again.
+    pub serial: u64,
     /// That began.
     pub requests: u64,
     /// Of those that are over; at most [`RESPONSES_MAX`].

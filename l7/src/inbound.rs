@@ -3,7 +3,7 @@
 
 use underpass_mesh::{
     Str,
-    snapshot::{Allow, Inbound},
+    snapshot::{Allow, Inbound, Sources},
 };
 
 use crate::{
@@ -38,6 +38,15 @@ pub struct Denied {
     pub retry_after: Option<u32>,
 }
 
+impl From<Refusal> for Denied {
+    fn from(why: Refusal) -> Self {
+        Self {
+            why,
+            retry_after: None,
+        }
+    }
+}
+
 /// Of one port, for one shard.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
@@ -48,8 +57,8 @@ pub struct Guard {
 
 #[derive(Clone, Debug)]
 struct Rule {
-    identities: Box<[Str]>,
-    namespaces: Box<[Str]>,
+    /// `None`: whoever comes.
+    sources: Option<Sources>,
     methods: Box<[Str]>,
     paths: Box<[Pattern]>,
 }
@@ -90,10 +99,7 @@ impl Guard {
         now_ns: u64,
     ) -> Result<(), Denied> {
         if let Some(rules) = &self.allow {
-            allowed(rules, head.method, &accepted.target, peer).map_err(|why| Denied {
-                why,
-                retry_after: None,
-            })?;
+            allowed(rules, head.method, &accepted.target, peer).map_err(Denied::from)?;
         }
         let Some(bucket) = &mut self.bucket else {
             return Ok(());
@@ -131,8 +137,7 @@ fn whole_seconds(ns: u64) -> u32 {
 impl Rule {
     fn new(allow: &Allow) -> Self {
         Self {
-            identities: allow.identities.clone().into(),
-            namespaces: allow.namespaces.clone().into(),
+            sources: allow.sources.clone(),
             methods: allow.methods.clone().into(),
             paths: allow.paths.iter().map(Pattern::new).collect(),
         }
@@ -151,18 +156,21 @@ impl Rule {
     }
 
     fn admits(&self, peer: Peer<'_>) -> bool {
-        if self.identities.is_empty() && self.namespaces.is_empty() {
+        let Some(sources) = &self.sources else {
             return true;
-        }
-        let Peer::Workload {
-            identity,
-            namespace,
-        } = peer
-        else {
-            return false;
         };
-        self.identities.iter().any(|i| *i == identity)
-            || self.namespaces.iter().any(|n| *n == namespace)
+        match peer {
+            Peer::Workload {
+                identity,
+                namespace,
+            } => {
+                sources.identities.iter().any(|i| *i == identity)
+                    || sources.namespaces.iter().any(|n| *n == namespace)
+            }
+            // Its address is not asked for, so no block holds.
+            Peer::Outside => sources.outside,
+            Peer::Unknown => false,
+        }
     }
 }
 

@@ -76,6 +76,8 @@ refusals! {
     BadStatusLine 502 BAD_STATUS_LINE,
     InterimCount 502 INTERIM_COUNT,
     UnaskedUpgrade 502 UNASKED_UPGRADE,
+    BadResponse 502 BAD_RESPONSE,
+    NotHttp2 502 NOT_HTTP2,
     NoSnapshot 503 NO_SNAPSHOT,
     UnknownDestination 503 UNKNOWN_DESTINATION,
     NoSocket 503 NO_WORKER_SOCKET,
@@ -85,6 +87,22 @@ refusals! {
     NotHttp 400 NOT_HTTP,
     NoEndpoints 503 NO_ENDPOINTS,
     Http2 501 NOT_IMPLEMENTED,
+}
+
+impl Refusal {
+    /// The status that a caller of gRPC is told (gRPC's `http-grpc-status-mapping.md`, but that a timeout
+    /// is DEADLINE_EXCEEDED and what is too large RESOURCE_EXHAUSTED).
+    pub fn grpc_status(self) -> u16 {
+        match self.status() {
+            400 | 417 => 13,
+            403 => 7,
+            404 | 501 => 12,
+            408 | 504 => 4,
+            413 | 414 | 431 => 8,
+            429 | 502 | 503 => 14,
+            _ => 2,
+        }
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -10,16 +10,20 @@ use std::{
     sync::Arc,
 };
 
+use underpass_api::report::Direction;
 use underpass_l7::{balance::EndpointId, route::Table};
 use underpass_mesh::{
     Str,
     snapshot::{self, Inbound, Protocol},
+    split_name,
 };
 
 use crate::{
     draft::Draft,
+    metrics::{Metrics, Scope},
     plan::{Backend, Backends, Endpoint, Plan},
     pool::{Identity, Key},
+    port::Port,
     workload::Workload,
 };
 
@@ -51,6 +55,7 @@ pub struct Book {
     services: HashMap<SocketAddr, Service>,
     backends: Rc<Backends>,
     endpoints: HashSet<EndpointId>,
+    metrics: Rc<Metrics>,
     /// Made when they are asked for the first time. No more than there are workloads and addresses.
     plans: RefCell<HashMap<(u64, Side, SocketAddr), Rc<Plan>>>,
 }
@@ -59,7 +64,7 @@ pub struct Book {
 struct Own {
     identity: (Str, Identity),
     addresses: Vec<IpAddr>,
-    inbound: Vec<Rc<Inbound>>,
+    inbound: Vec<Rc<Port>>,
 }
 
 #[derive(Clone, Debug)]
@@ -140,14 +145,22 @@ impl Book {
     }
 
     /// Takes over from `before` the backends that stay.
-    pub fn new(draft: &Draft, before: &Book, numbers: &mut Numbers) -> Self {
+    pub fn new(
+        draft: &Draft,
+        before: &Book,
+        numbers: &mut Numbers,
+        metrics: Rc<Metrics>,
+        shards: u32,
+    ) -> Self {
         let snapshot = &draft.snapshot;
         let mut book = Self {
             version: snapshot.version,
+            metrics,
             ..Self::default()
         };
         for workload in &snapshot.workloads {
-            book.add_workload(workload, numbers);
+            let before = before.workloads.get(&workload.name);
+            book.add_workload(workload, before, numbers, shards);
         }
         for (service, table) in snapshot.services.iter().zip(&draft.tables) {
             let known = Service {
@@ -174,17 +187,27 @@ impl Book {
         book
     }
 
-    fn add_workload(&mut self, workload: &snapshot::Workload, numbers: &mut Numbers) {
+    fn add_workload(
+        &mut self,
+        workload: &snapshot::Workload,
+        before: Option<&Own>,
+        numbers: &mut Numbers,
+        shards: u32,
+    ) {
         let who = Some(&workload.identity);
         for (address, inbound) in pairs(&workload.addresses, &workload.inbound) {
             let at = SocketAddr::new(*address, inbound.port);
             let id = numbers.endpoint(at, Some(&workload.name), who);
             self.endpoints.insert(id);
         }
+        let port = |inbound: &Inbound| {
+            let before = before.and_then(|own| own.inbound(inbound.port));
+            Rc::new(Port::new(inbound.clone(), shards, before.map(Rc::as_ref)))
+        };
         let own = Own {
             identity: (workload.identity.clone(), numbers.identity(who)),
             addresses: workload.addresses.clone(),
-            inbound: workload.inbound.iter().cloned().map(Rc::new).collect(),
+            inbound: workload.inbound.iter().map(port).collect(),
         };
         self.workloads.insert(workload.name.clone(), own);
     }
@@ -225,7 +248,7 @@ impl Book {
         let own = self.workloads.get(&arrived.workload.name)?;
         let plan = Rc::new(match arrived.side {
             Side::Outbound => self.outbound(own, arrived)?,
-            Side::Inbound => Self::inbound(own, arrived, numbers)?,
+            Side::Inbound => self.inbound(own, arrived, numbers)?,
         });
         self.plans.borrow_mut().insert(key, plan.clone());
         Some(plan)
@@ -233,7 +256,16 @@ impl Book {
 
     fn outbound(&self, own: &Own, arrived: &Arrived) -> Option<Plan> {
         let service = self.services.get(&arrived.original)?;
+        let (name, port) = &service.name;
+        let (namespace, _) = split_name(&arrived.workload.name);
+        let scope = Scope::new(
+            self.metrics.clone(),
+            Direction::Outbound,
+            arrived.workload.name.clone(),
+            format!("{name}:{port}"),
+        );
         Some(Plan {
+            scope,
             authority: arrived.original.to_string(),
             workload: arrived.workload.id,
             source: own.identity.1,
@@ -242,13 +274,15 @@ impl Book {
             default: service.name.clone(),
             backends: self.backends.clone(),
             inbound: None,
+            peer: Some((own.identity.0.clone(), namespace.into())),
         })
     }
 
     /// To the application at the address that was dialed.
-    fn inbound(own: &Own, arrived: &Arrived, numbers: &mut Numbers) -> Option<Plan> {
+    fn inbound(&self, own: &Own, arrived: &Arrived, numbers: &mut Numbers) -> Option<Plan> {
         let at = arrived.original;
-        let inbound = own.inbound(at.port())?;
+        let port = own.inbound(at.port())?;
+        let inbound = &port.inbound;
         own.addresses.iter().find(|a| **a == at.ip())?;
         let name = &arrived.workload.name;
         let (who, identity) = &own.identity;
@@ -263,7 +297,16 @@ impl Book {
         let backend = Rc::new(Backend::default());
         backend.set(inbound.protocol, vec![(id, endpoint, 1)]);
         let default = (inbound.service.clone().unwrap_or(name.clone()), at.port());
+        let service = inbound.service.as_ref();
+        let scope = Scope::new(
+            self.metrics.clone(),
+            Direction::Inbound,
+            // Whoever it is.
+            Str::default(),
+            service.map_or(String::new(), |name| format!("{name}:{}", at.port())),
+        );
         Some(Plan {
+            scope,
             authority: at.to_string(),
             workload: arrived.workload.id,
             source: *identity,
@@ -271,7 +314,8 @@ impl Book {
             routes: None,
             backends: Rc::new(Backends::from([(default.clone(), backend)])),
             default,
-            inbound: Some(inbound.clone()),
+            inbound: Some(port.clone()),
+            peer: None,
         })
     }
 
@@ -284,8 +328,8 @@ impl Book {
 }
 
 impl Own {
-    fn inbound(&self, port: u16) -> Option<&Rc<Inbound>> {
-        self.inbound.iter().find(|i| i.port == port)
+    fn inbound(&self, port: u16) -> Option<&Rc<Port>> {
+        self.inbound.iter().find(|i| i.inbound.port == port)
     }
 }
 

@@ -1,8 +1,11 @@
-//! What a shard has done, and what it has refused. Plain numbers: nobody else writes them.
+//! What a shard has done, and what it has refused. Nobody else writes the numbers; another thread may
+//! read them.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use underpass_l7::Refusal;
+
+use crate::metrics::cells;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident $text:literal,)*) => {
@@ -57,40 +60,58 @@ counters! {
     ClientGone "client_gone",
     /// Responses that ended before their end.
     Truncated "responses_truncated",
+    /// Requests that ended in the series `other`: there were as many series as there may be.
+    SeriesOverflow "series_overflow",
+    /// Of HTTP/2, from clients.
+    H2Connections "h2_connections",
+    /// Streams that they have opened, but for those that were refused.
+    H2Streams "h2_streams",
+    /// Streams above the limit, refused with REFUSED_STREAM.
+    H2Refused "h2_streams_refused",
+    /// Connections that were ended since their client opened streams and reset them.
+    H2ResetFlood "h2_reset_floods",
+    /// Connections that were ended since their client sent too many frames that carry nothing.
+    H2FrameFlood "h2_frame_floods",
+    /// ENHANCE_YOUR_CALM that clients were sent for these and for other floods.
+    H2Calm "h2_calm",
+    /// RST_STREAM and GOAWAY with other errors that clients were sent, those of endpoints among them.
+    H2Errors "h2_errors",
+    /// Streams in which neither way anything moved.
+    StreamIdle "timeout_stream",
+    /// Connections to endpoints given up since a PING had no answer.
+    PingLost "upstream_ping_lost",
 }
 
 #[derive(Debug)]
 pub struct Counters {
-    counts: [Cell<u64>; Count::ALL.len()],
-    refused: [Cell<u64>; Refusal::ALL.len()],
+    counts: [AtomicU64; Count::ALL.len()],
+    refused: [AtomicU64; Refusal::ALL.len()],
 }
 
 impl Default for Counters {
     fn default() -> Self {
         Self {
-            counts: [const { Cell::new(0) }; Count::ALL.len()],
-            refused: [const { Cell::new(0) }; Refusal::ALL.len()],
+            counts: [const { AtomicU64::new(0) }; Count::ALL.len()],
+            refused: [const { AtomicU64::new(0) }; Refusal::ALL.len()],
         }
     }
 }
 
 impl Counters {
     pub fn add(&self, what: Count) {
-        let cell = &self.counts[what as usize];
-        cell.set(cell.get() + 1);
+        cells::add(&self.counts[what as usize], 1);
     }
 
     pub fn refuse(&self, why: Refusal) {
-        let cell = &self.refused[why as usize];
-        cell.set(cell.get() + 1);
+        cells::add(&self.refused[why as usize], 1);
     }
 
     pub fn get(&self, what: Count) -> u64 {
-        self.counts[what as usize].get()
+        self.counts[what as usize].load(Relaxed)
     }
 
     pub fn refused(&self, why: Refusal) -> u64 {
-        self.refused[why as usize].get()
+        self.refused[why as usize].load(Relaxed)
     }
 
     /// Names and values, also of those that are 0 but for refusals.

@@ -16,6 +16,9 @@ mod pump;
 mod tunnel;
 
 pub use active::Active;
+pub(crate) use active::shut_write;
+pub(crate) use answer::write as answer;
+pub(crate) use pump::Half;
 
 use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
@@ -28,6 +31,7 @@ use crate::{
     book::{Arrived, Side},
     clock::Clock,
     counters::Count,
+    h2,
     shard::{Admitted, Shard},
     workload::Workload,
 };
@@ -79,7 +83,7 @@ pub fn spawn(shard: &Rc<Shard>, client: TcpStream, arrived: Arrived) {
     clippy::manual_async_fn,
     reason = "an async fn keeps its arguments twice, and a parked connection is little else"
 )]
-pub fn serve(admitted: Admitted, client: TcpStream) -> impl Future<Output = ()> {
+pub fn serve(admitted: Admitted, mut client: TcpStream) -> impl Future<Output = ()> {
     async move {
         let Admitted { shard, arrived, .. } = &admitted;
         // Heads and small bodies are written at once; Nagle would only add a wait.
@@ -94,7 +98,23 @@ pub fn serve(admitted: Admitted, client: TcpStream) -> impl Future<Output = ()> 
         let mut clock = Clock::new(sleep.as_mut());
         while readable(&admitted, &client, &mut clock).await {
             let mut active = shard.activate();
-            let next = poll_fn(|cx| active.poll(cx, &admitted, &client, &mut clock)).await;
+            let next = loop {
+                match poll_fn(|cx| active.poll(cx, &admitted, &client, &mut clock)).await {
+                    Next::Translate => {
+                        let translated = h2::serve_h1(&admitted, client, &mut active);
+                        let Some(back) = Box::pin(translated).await else {
+                            return;
+                        };
+                        client = back;
+                    }
+                    next => break next,
+                }
+            };
+            if next == Next::Http2 {
+                let input = active.take_input();
+                shard.rest(active);
+                return Box::pin(h2::serve(admitted, client, input)).await;
+            }
             shard.rest(active);
             if next == Next::Close || arrived.workload.is_draining() {
                 return;

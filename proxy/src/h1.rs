@@ -14,7 +14,7 @@ pub mod request;
 pub mod response;
 pub mod scan;
 
-mod field;
+pub(crate) mod field;
 
 pub use field::Lines;
 

@@ -18,14 +18,15 @@ use underpass_mesh::{
     Str,
     k8s::route::{HttpRoute, Manifest},
     reason::code,
+    snapshot::Protocol,
 };
 use underpass_proxy::{
     plan::{Backend, Plan},
     shard::Settings,
 };
 
-/// Forwards HTTP/1 to the endpoints of a service by its HTTPRoutes. HTTP/2 and gRPC are refused with
-/// NOT_IMPLEMENTED. SIGUSR1 prints the counters.
+/// Forwards HTTP/1, HTTP/2 without TLS, and gRPC to the endpoints of a service by its HTTPRoutes. SIGUSR1
+/// prints the counters.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Options {
@@ -33,7 +34,8 @@ pub struct Options {
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// A service port and its endpoints; the first is what clients dial. NAME may be NAMESPACE/NAME.
-    #[arg(long, value_name = "NAME:PORT=ADDR:PORT,…", required = true, value_parser = parse_backend)]
+    /// PROTOCOL is what the endpoints speak: `http`, `h2c`, or as the client does.
+    #[arg(long, value_name = "NAME:PORT[/PROTOCOL]=ADDR:PORT,…", required = true, value_parser = parse_backend)]
     backend: Vec<NamedBackend>,
     /// HTTPRoutes, as a YAML list or as documents.
     #[arg(long, value_name = "FILE")]
@@ -53,6 +55,7 @@ pub struct Options {
 struct NamedBackend {
     name: Str,
     port: u16,
+    protocol: Protocol,
     endpoints: Vec<SocketAddr>,
 }
 
@@ -87,7 +90,8 @@ impl Options {
             let endpoints = ids.by_ref().zip(&backend.endpoints);
             let endpoints = endpoints.map(|(id, at)| (id, *at, 1));
             let key = (backend.name.clone(), backend.port);
-            backends.insert(key, Rc::new(Backend::new(identity, endpoints)));
+            let made = Backend::new(identity, endpoints).speaking(backend.protocol);
+            backends.insert(key, Rc::new(made));
         }
         let first = &self.backend[0];
         let routes = self.route.as_deref().map(|file| {
@@ -111,12 +115,19 @@ fn parse_backend(text: &str) -> Result<NamedBackend, String> {
         true => Str::from(name),
         false => Str::from(format!("default/{name}")),
     };
+    let (port, protocol) = match port.split_once('/') {
+        None => (port, Protocol::Detect),
+        Some((port, "http")) => (port, Protocol::Http1),
+        Some((port, "h2c")) => (port, Protocol::Http2),
+        Some((_, other)) => return Err(format!("`{other}` is neither http nor h2c")),
+    };
     let port = port.parse().map_err(|_| format!("`{port}` is no port"))?;
     let endpoint = |at: &str| at.parse().map_err(|_| format!("`{at}` is no ADDR:PORT"));
     let endpoints = endpoints.split(',').map(endpoint);
     Ok(NamedBackend {
         name,
         port,
+        protocol,
         endpoints: endpoints.collect::<Result<_, String>>()?,
     })
 }

@@ -9,15 +9,19 @@ use underpass_l7::{
     Refusal,
     balance::{Balancer, EndpointId, Outcome, Pending},
     head::{Fields, Request},
+    inbound::{Denied, Peer},
     limit::Accepted,
-    route::Table,
+    route::{Rule, Table},
 };
-use underpass_mesh::{
-    Str,
-    snapshot::{Inbound, Protocol},
-};
+use underpass_mesh::{Str, snapshot::Protocol};
 
-use crate::pool::{Identity, Key};
+use underpass_api::report::Method;
+
+use crate::{
+    metrics::{self, Scope, Seen, Way},
+    pool::{Identity, Key},
+    port::Port,
+};
 
 /// By `namespace/name` and port of the service.
 pub type Backends = HashMap<(Str, u16), Rc<Backend>>;
@@ -38,7 +42,11 @@ pub struct Plan {
     pub default: (Str, u16),
     pub backends: Rc<Backends>,
     /// What must hold for each request, if this is a port of the workload's own.
-    pub inbound: Option<Rc<Inbound>>,
+    pub inbound: Option<Rc<Port>>,
+    /// SPIFFE id and namespace of whoever sends; `None`: it is not known.
+    pub peer: Option<(Str, Str)>,
+    /// What is counted of its requests.
+    pub scope: Scope,
 }
 
 /// The endpoints of one service port. It stays when a new snapshot has the same, so that what is known
@@ -63,7 +71,7 @@ pub struct Endpoint {
     pub workload: Option<Str>,
     /// What must hold for each request, if the destination's worker is this one: the connection goes past
     /// its listener.
-    pub inbound: Option<Rc<Inbound>>,
+    pub inbound: Option<Rc<Port>>,
 }
 
 impl Backend {
@@ -88,6 +96,12 @@ impl Backend {
             endpoints.into_iter().map(endpoint).collect(),
         );
         backend
+    }
+
+    /// The endpoints speak this and nothing else.
+    pub fn speaking(self, protocol: Protocol) -> Self {
+        self.inner.borrow_mut().protocol = protocol;
+        self
     }
 
     /// These are its endpoints from now on, with their weights.
@@ -119,37 +133,74 @@ pub struct Picked {
 }
 
 impl Plan {
-    /// `random` is evenly distributed; `start` is when the shard began, and the balancer's zero.
+    /// `random` is evenly distributed; `start` is when the shard began, and the balancer's zero. What is
+    /// refused is counted.
     pub fn pick<F: Fields + ?Sized>(
+        &self,
+        head: &Request<'_, F>,
+        accepted: &Accepted<'_>,
+        random: impl FnMut() -> u64,
+        start: Instant,
+    ) -> Result<Picked, Denied> {
+        self.pick_again(head, accepted, random, start, None)
+    }
+
+    /// For a request that goes once more: what was seen of it by then is of the same request.
+    pub fn pick_again<F: Fields + ?Sized>(
         &self,
         head: &Request<'_, F>,
         accepted: &Accepted<'_>,
         mut random: impl FnMut() -> u64,
         start: Instant,
-    ) -> Result<Picked, Refusal> {
-        let (backend, timeout) = match &self.routes {
-            None => (self.backends.get(&self.default), None),
-            Some(table) => {
-                let rule = table.route(head, accepted)?;
-                let backend = rule.pick((random() >> 32) as u32)?;
-                let key = (backend.service.clone(), backend.port);
-                (self.backends.get(&key), rule.request_timeout)
+        before: Option<Seen>,
+    ) -> Result<Picked, Denied> {
+        let now_ns = start.elapsed().as_nanos() as u64;
+        let mut chosen = Chosen {
+            rule: None,
+            service: (&self.default.0, self.default.1),
+            backend: None,
+        };
+        let method = Method::of(head.method);
+        let judge = |port: Option<&Rc<Port>>| match port {
+            Some(port) => port.judge(head, accepted, self.peer(), now_ns),
+            None => Ok(()),
+        };
+        let own = self.inbound.as_ref().filter(|_| before.is_none());
+        let picked = judge(own)
+            .and_then(|()| {
+                let random = (random() >> 32) as u32;
+                Ok(self.choose(head, accepted, random, &mut chosen)?)
+            })
+            .and_then(|timeout| {
+                let backend = chosen.backend.ok_or(Refusal::NoEndpoints)?;
+                let (pending, endpoint, protocol) = backend.pick(now_ns, random())?;
+                Ok((backend, pending, endpoint, protocol, timeout))
+            });
+        let (backend, pending, endpoint, protocol, timeout) = match picked {
+            Ok(picked) => picked,
+            Err(denied) => {
+                let seen =
+                    before.unwrap_or_else(|| self.begin(&chosen, None, false, method, now_ns));
+                seen.refuse(denied.why, now_ns);
+                return Err(denied);
             }
         };
-        let backend = backend.ok_or(Refusal::NoEndpoints)?;
-        let now_ns = start.elapsed().as_nanos() as u64;
-        let mut inner = backend.inner.borrow_mut();
-        let pending = inner.balancer.pick(now_ns, random())?;
         let id = pending.endpoint;
-        let (found, protocol) = (inner.by_id.get(&id).cloned(), inner.protocol);
-        drop(inner);
-        let ticket = Ticket {
+        let to = Some((id, &endpoint));
+        // Its own worker would count it, if it were another.
+        let attempt = endpoint.inbound.is_some();
+        let mut ticket = Ticket {
+            attempt: attempt.then(|| self.begin(&chosen, to, true, method, now_ns)),
+            seen: before.or_else(|| Some(self.begin(&chosen, to, false, method, now_ns))),
             backend: backend.clone(),
             pending: Some(pending),
             outcome: Outcome::Done,
             start,
         };
-        let endpoint = found.ok_or(Refusal::NoEndpoints)?;
+        if let Err(denied) = judge(endpoint.inbound.as_ref()) {
+            ticket.denied(denied.why);
+            return Err(denied);
+        }
         Ok(Picked {
             key: Key {
                 workload: self.workload,
@@ -163,9 +214,105 @@ impl Plan {
             timeout,
         })
     }
+
+    fn peer(&self) -> Peer<'_> {
+        match &self.peer {
+            None => Peer::Unknown,
+            Some((identity, namespace)) => Peer::Workload {
+                identity,
+                namespace,
+            },
+        }
+    }
+
+    /// Counts a request whose head was refused before it could be routed.
+    pub fn refused(&self, method: Method, why: Refusal) {
+        let chosen = Chosen {
+            rule: None,
+            service: (&self.default.0, self.default.1),
+            backend: None,
+        };
+        self.begin(&chosen, None, false, method, 0).refuse(why, 0);
+    }
+
+    fn choose<'a, F: Fields + ?Sized>(
+        &'a self,
+        head: &Request<'_, F>,
+        accepted: &Accepted<'_>,
+        random: u32,
+        chosen: &mut Chosen<'a>,
+    ) -> Result<Option<Duration>, Refusal> {
+        let mut timeout = None;
+        if let Some(table) = &self.routes {
+            let rule = table.route(head, accepted)?;
+            chosen.rule = Some(rule);
+            let backend = rule.pick(random)?;
+            chosen.service = (&backend.service, backend.port);
+            timeout = rule.request_timeout;
+        }
+        let (service, port) = chosen.service;
+        let key = (service.clone(), port);
+        chosen.backend = self.backends.get(&key);
+        Ok(timeout)
+    }
+
+    fn begin(
+        &self,
+        chosen: &Chosen<'_>,
+        to: Option<(EndpointId, &Endpoint)>,
+        inbound: bool,
+        method: Method,
+        now_ns: u64,
+    ) -> Seen {
+        let place = |rule| std::ptr::from_ref::<Rule>(rule) as usize;
+        let key = metrics::Key {
+            rule: chosen.rule.map_or(0, place),
+            backend: chosen.backend.map_or(0, |b| Rc::as_ptr(b) as usize),
+            endpoint: to.map_or(0, |(id, _)| id),
+            inbound,
+        };
+        self.scope.begin(key, method, now_ns, || {
+            let rule = chosen.rule;
+            let named = |r: &Rule| r.name.as_ref().map(ToString::to_string);
+            let (service, port) = chosen.service;
+            Way {
+                destination: to.and_then(|(_, e)| e.workload.clone()).unwrap_or_default(),
+                route: rule.map(|r| r.route.clone()).unwrap_or_default(),
+                rule: rule.map_or(String::new(), |r| {
+                    named(r).unwrap_or_else(|| r.index.to_string())
+                }),
+                backend: match chosen.backend {
+                    Some(_) => format!("{service}:{port}"),
+                    None => String::new(),
+                },
+            }
+        })
+    }
 }
 
-/// A request under way, as the balancer counts it: over when this is dropped, however that comes.
+impl Backend {
+    fn pick(&self, now_ns: u64, random: u64) -> Result<(Pending, Endpoint, Protocol), Refusal> {
+        let inner = &mut *self.inner.borrow_mut();
+        let pending = inner.balancer.pick(now_ns, random)?;
+        match inner.by_id.get(&pending.endpoint) {
+            Some(endpoint) => Ok((pending, endpoint.clone(), inner.protocol)),
+            None => {
+                inner.balancer.end(pending, now_ns, Outcome::Done);
+                Err(Refusal::NoEndpoints)
+            }
+        }
+    }
+}
+
+/// How far the choice has come.
+struct Chosen<'a> {
+    rule: Option<&'a Rule>,
+    service: (&'a Str, u16),
+    backend: Option<&'a Rc<Backend>>,
+}
+
+/// A request under way, as the balancer and the metrics count it: over when this is dropped, however that
+/// comes.
 #[derive(Debug)]
 pub struct Ticket {
     backend: Rc<Backend>,
@@ -173,6 +320,10 @@ pub struct Ticket {
     pending: Option<Pending>,
     outcome: Outcome,
     start: Instant,
+    /// `Some` until it is dropped.
+    seen: Option<Seen>,
+    /// The same at the destination, if it is served in this hop: of a request that is sent again, each.
+    attempt: Option<Seen>,
 }
 
 impl Ticket {
@@ -181,13 +332,57 @@ impl Ticket {
         if status >= 500 {
             self.failed();
         }
+        let now_ns = self.now_ns();
+        for seen in [&mut self.seen, &mut self.attempt].into_iter().flatten() {
+            seen.answered(status, now_ns);
+        }
         if let Some(pending) = &mut self.pending {
-            let now_ns = self.start.elapsed().as_nanos() as u64;
-            self.backend
-                .inner
-                .borrow_mut()
-                .balancer
-                .answered(pending, now_ns);
+            let inner = &mut *self.backend.inner.borrow_mut();
+            inner.balancer.answered(pending, now_ns);
+        }
+    }
+
+    /// What the response's trailers, or its head if there is no more, say in `grpc-status`.
+    pub fn grpc(&mut self, code: u32) {
+        for seen in [&mut self.seen, &mut self.attempt].into_iter().flatten() {
+            seen.grpc(code);
+        }
+    }
+
+    /// This worker ends it: `status` is what the client is told, if it can still be told anything.
+    pub fn refused(&mut self, why: Refusal, status: u16) {
+        let now_ns = self.now_ns();
+        if let Some(seen) = &mut self.seen {
+            seen.cut(why, status, now_ns);
+        }
+    }
+
+    /// What was seen of the request, for [`Plan::pick_again`]; this attempt is over.
+    pub fn take_seen(&mut self) -> Option<Seen> {
+        self.seen.take()
+    }
+
+    /// This worker ends a call of gRPC, by a response whose status is 200.
+    pub fn refused_grpc(&mut self, why: Refusal) {
+        self.refused(why, 200);
+        if let Some(seen) = &mut self.seen {
+            seen.grpc(why.grpc_status().into());
+        }
+    }
+
+    /// What protects the destination refuses it, which its own worker would have counted.
+    fn denied(&mut self, why: Refusal) {
+        let now_ns = self.now_ns();
+        for seen in [&mut self.seen, &mut self.attempt].into_iter().flatten() {
+            seen.cut(why, why.status(), now_ns);
+        }
+    }
+
+    /// The request goes out once more.
+    pub fn again(&mut self) {
+        let now_ns = self.now_ns();
+        if let Some(attempt) = self.attempt.take() {
+            self.attempt = Some(attempt.again(now_ns));
         }
     }
 
@@ -195,17 +390,23 @@ impl Ticket {
     pub fn failed(&mut self) {
         self.outcome = Outcome::Failed;
     }
+
+    fn now_ns(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        let now_ns = self.now_ns();
+        for seen in [&mut self.seen, &mut self.attempt] {
+            if let Some(seen) = seen.take() {
+                seen.end(now_ns);
+            }
+        }
         if let Some(pending) = self.pending.take() {
-            let now_ns = self.start.elapsed().as_nanos() as u64;
-            self.backend
-                .inner
-                .borrow_mut()
-                .balancer
-                .end(pending, now_ns, self.outcome);
+            let inner = &mut *self.backend.inner.borrow_mut();
+            inner.balancer.end(pending, now_ns, self.outcome);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,8 +19,10 @@ use crate::{
     counters::{Count, Counters},
     draft::Draft,
     forward::Active,
+    h2::Upstreams,
+    metrics::Metrics,
     plan::Plan,
-    pool::Pool,
+    pool::{Key, Pool},
     workload::Workload,
 };
 
@@ -42,6 +45,8 @@ pub const PLAN_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub limits: Limits,
+    /// How many of this worker share what is limited.
+    pub shards: u32,
     /// Open connections of clients. A process may have 20,000 files, and each takes two.
     pub connections: usize,
     /// From the first byte of a request's head to its last.
@@ -64,6 +69,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
+            shards: 1,
             connections: CONNECTIONS,
             head: HEAD_TIMEOUT,
             idle: IDLE_TIMEOUT,
@@ -85,7 +91,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 pub struct Shard {
     pub settings: Settings,
     pub pool: Pool,
-    pub counters: Counters,
+    pub upstreams: Upstreams,
+    pub counters: Arc<Counters>,
+    metrics: Rc<Metrics>,
     pub connector: Connector,
     /// By tenant: one, but where a worker is shared.
     books: RefCell<HashMap<Str, Rc<Book>>>,
@@ -106,11 +114,23 @@ pub struct Shard {
 
 impl Shard {
     pub fn new(settings: Settings, connector: Connector) -> Rc<Self> {
+        Self::reporting(settings, connector, Arc::default(), Rc::default())
+    }
+
+    /// One whose numbers another thread reads ([`crate::metrics::reporter`]).
+    pub fn reporting(
+        settings: Settings,
+        connector: Connector,
+        counters: Arc<Counters>,
+        metrics: Rc<Metrics>,
+    ) -> Rc<Self> {
         let seed = RandomState::new().hash_one(0);
         Rc::new(Self {
             settings,
             pool: Pool::default(),
-            counters: Counters::default(),
+            upstreams: Upstreams::default(),
+            counters,
+            metrics,
             connector,
             books: RefCell::default(),
             numbers: RefCell::default(),
@@ -144,13 +164,21 @@ impl Shard {
             &mut *self.numbers.borrow_mut(),
         );
         let book = books.entry(draft.snapshot.tenant.clone()).or_default();
-        *book = Rc::new(Book::new(draft, book, numbers));
+        *book = Rc::new(Book::new(
+            draft,
+            book,
+            numbers,
+            self.metrics.clone(),
+            self.settings.shards,
+        ));
         numbers.keep(books.values().map(Rc::as_ref));
         let workloads = self.workloads.borrow();
-        self.pool.sweep(&self.counters, |key| {
+        let wanted = |key: &Key| {
             let workload = workloads.get(&key.workload);
             workload.is_some_and(|w| books.values().any(|b| b.wants(key, w)))
-        });
+        };
+        self.pool.sweep(&self.counters, wanted);
+        self.upstreams.sweep(wanted);
         self.turned.notify_waiters();
     }
 
@@ -209,8 +237,9 @@ impl Shard {
     pub fn close(&self, workload: u64) -> Option<Rc<Workload>> {
         let ended = self.workloads.borrow_mut().remove(&workload);
         self.connector.forget(workload);
-        self.pool
-            .sweep(&self.counters, |key| key.workload != workload);
+        let others = |key: &Key| key.workload != workload;
+        self.pool.sweep(&self.counters, others);
+        self.upstreams.sweep(others);
         ended.inspect(|w| w.close())
     }
 
@@ -234,6 +263,8 @@ impl Shard {
         loop {
             ticks.tick().await;
             self.pool.sweep(&self.counters, |_| true);
+            self.upstreams.sweep(|_| true);
+            self.metrics.sweep();
             // What was not needed all this time goes bit by bit.
             let mut spare = self.spare.borrow_mut();
             let half = spare.len() / 2;

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use tokio::task::AbortHandle;
+use tokio::{sync::Notify, task::AbortHandle};
 use underpass_mesh::Str;
 
 /// Of one shard; the same workload is another object in another shard.
@@ -13,6 +13,8 @@ pub struct Workload {
     /// `namespace/name`.
     pub name: Str,
     draining: Cell<bool>,
+    /// Tells connections of HTTP/2.
+    pub(crate) drains: Notify,
     connections: RefCell<Slots>,
 }
 
@@ -47,6 +49,7 @@ impl Workload {
     /// Closes what waits, and the rest when its request is over.
     pub fn drain(&self) {
         self.draining.set(true);
+        self.drains.notify_waiters();
         let slots = self.connections.borrow();
         let parked = slots.all.iter().filter(|slot| slot.parked);
         parked

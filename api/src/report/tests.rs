@@ -11,6 +11,7 @@ fn report(series: usize) -> Report {
             service: format!("shop/ledger-{n}:80"),
             ..Labels::default()
         },
+        serial: 1,
         requests: n as u64,
         responses: vec![Responses {
             outcome: Outcome {

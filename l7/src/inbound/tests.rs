@@ -11,10 +11,15 @@ use crate::{
 
 fn allow(identities: &[&str], namespaces: &[&str], methods: &[&str], paths: &[&str]) -> Allow {
     let all = |texts: &[&str]| texts.iter().map(|t| Str::from(*t)).collect();
-    Allow {
-        policy: "shop/p".into(),
+    let named = !identities.is_empty() || !namespaces.is_empty();
+    let sources = Sources {
         identities: all(identities),
         namespaces: all(namespaces),
+        ..Sources::default()
+    };
+    Allow {
+        policy: "shop/p".into(),
+        sources: named.then_some(sources),
         methods: all(methods),
         paths: all(paths),
     }

@@ -108,7 +108,9 @@ impl Hop {
         let head = head::Request::http1(version, method, target.as_bytes(), request.headers());
         let bad = |_| StatusCode::BAD_REQUEST;
         let accepted = check(&head, &Limits::default()).map_err(bad)?;
-        let picked = plan.pick(&head, &accepted, || 7, self.start).map_err(bad)?;
+        let picked = plan
+            .pick(&head, &accepted, || 7, self.start)
+            .map_err(|_| StatusCode::BAD_REQUEST)?;
         Ok(picked.ticket)
     }
 

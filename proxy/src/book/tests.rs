@@ -3,6 +3,7 @@
 use underpass_l7::{
     Refusal,
     head::{Request, Version},
+    inbound::Denied,
     limit::{Limits, check},
 };
 use underpass_mesh::snapshot::{FORMAT, Snapshot};
@@ -42,7 +43,7 @@ fn shard() -> Rc<Shard> {
     Shard::new(Settings::default(), crate::connector::Connector::Own)
 }
 
-fn pick(shard: &Shard, plan: &Plan) -> Result<Picked, Refusal> {
+fn pick(shard: &Shard, plan: &Plan) -> Result<Picked, Denied> {
     let fields: [(&str, &str); 1] = [("host", "api")];
     let head = Request::http1(Version::Http11, b"GET", b"/", fields.as_slice());
     let limits = Limits::default();
@@ -137,14 +138,14 @@ async fn what_is_known_of_endpoints_that_stay_stays() {
 async fn numbers_of_what_is_gone_are_forgotten_and_not_used_again() {
     let mut numbers = Numbers::default();
     let draft = Draft::new(snapshot()).unwrap();
-    let first = Book::new(&draft, &Book::default(), &mut numbers);
+    let first = Book::new(&draft, &Book::default(), &mut numbers, Rc::default(), 1);
     let ids = first.endpoints.clone();
     numbers.keep([&first].into_iter());
-    let again = Book::new(&draft, &first, &mut numbers);
+    let again = Book::new(&draft, &first, &mut numbers, Rc::default(), 1);
     assert_eq!(again.endpoints, ids);
     numbers.keep([&Book::default()].into_iter());
     assert!(numbers.endpoints.numbers.is_empty() && numbers.identities.numbers.is_empty());
-    let later = Book::new(&draft, &again, &mut numbers);
+    let later = Book::new(&draft, &again, &mut numbers, Rc::default(), 1);
     assert!(later.endpoints.is_disjoint(&ids));
 }
 

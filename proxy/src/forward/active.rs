@@ -11,7 +11,9 @@ use tokio::{
     net::TcpStream,
     time::{Duration, Instant},
 };
-use underpass_l7::{Refusal, framing::Framing};
+use underpass_api::report::Method;
+use underpass_l7::{Refusal, framing::Framing, inbound::Denied};
+use underpass_mesh::snapshot::Protocol;
 
 use super::{answer, exchange::Exchange, pump::Half};
 use crate::{
@@ -25,6 +27,7 @@ use crate::{
         request::{self, RequestFacts},
         scan::{HeadReader, Kind},
     },
+    h2::Translated,
     shard::{Admitted, Shard},
 };
 
@@ -33,6 +36,10 @@ use crate::{
 pub(crate) enum Next {
     Park,
     Close,
+    /// The client speaks HTTP/2: this was its preface.
+    Http2,
+    /// The request's endpoint speaks HTTP/2.
+    Translate,
 }
 
 pub(crate) type Dialing = Pin<Box<dyn Future<Output = Result<TcpStream, Refusal>>>>;
@@ -90,6 +97,8 @@ pub struct Active {
     pub(super) up: Half,
     pub(super) up_out: Out,
     pub(super) exchange: Option<Exchange>,
+    /// A request that is not for [`Exchange`].
+    translated: Option<Box<Translated>>,
     reader: HeadReader,
 }
 
@@ -102,6 +111,7 @@ impl Default for Active {
             up: Half::default(),
             up_out: Out::default(),
             exchange: None,
+            translated: None,
             reader: HeadReader::new(Kind::Request),
         }
     }
@@ -116,7 +126,63 @@ impl Active {
         self.down_out.clear();
         self.up_out.clear();
         self.exchange = None;
+        self.translated = None;
         self.reader = HeadReader::new(Kind::Request);
+    }
+
+    /// What has been read, and nobody else has looked at.
+    pub(crate) fn take_input(&mut self) -> Vec<u8> {
+        self.down.input.filled().to_vec()
+    }
+
+    pub(crate) fn translated(&mut self) -> Option<Translated> {
+        self.translated.take().map(|t| *t)
+    }
+
+    pub(crate) fn down(&mut self) -> &mut Half {
+        &mut self.down
+    }
+
+    pub(crate) fn down_out(&mut self) -> &mut Out {
+        &mut self.down_out
+    }
+
+    /// Of a request that is to be translated, the head.
+    pub(crate) fn up_out(&mut self) -> &mut Out {
+        &mut self.up_out
+    }
+
+    pub(crate) fn refuse_translated(&mut self, shard: &Shard, why: Refusal) {
+        self.phase = match self.refuse(shard, why.into(), why.status(), true, false) {
+            Step::To(phase) => phase,
+            Step::Is(_) => Phase::Head { since: None },
+        };
+    }
+
+    /// A translated request is over: `down` and `out` are what is left of the client's connection.
+    /// `answered`: by ourselves, in `out`. `keep`: there may be another request.
+    pub(crate) fn resume(
+        &mut self,
+        shard: &Shard,
+        down: Half,
+        out: Out,
+        answered: bool,
+        keep: bool,
+    ) {
+        (self.down, self.down_out) = (down, out);
+        self.up_out.clear();
+        let now = Instant::now();
+        self.phase = match (answered, keep) {
+            (true, keep) => Phase::Answer {
+                close: !keep,
+                until: now + shard.settings.write,
+            },
+            (false, true) => Phase::Head { since: None },
+            (false, false) => Phase::Answer {
+                close: true,
+                until: now,
+            },
+        };
     }
 
     /// Until the connection waits for a request with nothing read, or is to be closed.
@@ -155,9 +221,8 @@ impl Active {
         loop {
             match self.reader.find(self.down.input.filled(), limits) {
                 Ok(Some(head)) => return Poll::Ready(self.begin(scene, head)),
-                Err(why) => {
-                    return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
-                }
+                Err(Refusal::Http2) => return Poll::Ready(Step::Is(Next::Http2)),
+                Err(why) => return Poll::Ready(self.refuse_head(scene, why)),
                 Ok(None) => {}
             }
             if self.down.eof {
@@ -186,8 +251,7 @@ impl Active {
             .is_over(scene.cx, since + scene.shard.settings.head)
         {
             scene.shard.counters.add(Count::HeadTimeout);
-            let why = Refusal::HeadTimeout;
-            return Poll::Ready(self.refuse(scene.shard, why, why.status(), true, false));
+            return Poll::Ready(self.refuse_head(scene, Refusal::HeadTimeout));
         }
         Poll::Pending
     }
@@ -207,21 +271,24 @@ impl Active {
             authority,
             self.up_out.bytes(),
             |request, accepted| {
-                let plan = plan.as_ref().map_err(|why| *why)?;
+                let plan = plan.as_ref().map_err(|why| Denied::from(*why))?;
                 plan.pick(request, accepted, || shard.random(), shard.start())
             },
         );
+        if let (Err(why), Ok(plan)) = (&judged, &plan) {
+            plan.refused(method_of(bytes), *why);
+        }
         self.down.input.consume(head.end);
         let (facts, picked) = match judged {
             Ok(judged) => judged,
-            Err(why) => return self.refuse(shard, why, why.status(), true, is_head),
+            Err(why) => return self.refuse(shard, why.into(), why.status(), true, is_head),
         };
         shard.counters.add(Count::Requests);
         let picked = match picked {
             Ok(picked) => picked,
-            Err(why) => {
+            Err(denied) => {
                 let close = !may_go_on(&facts);
-                return self.refuse(shard, why, why.status(), close, is_head);
+                return self.refuse(shard, denied, denied.why.status(), close, is_head);
             }
         };
         self.down.body = match facts.framing {
@@ -230,6 +297,11 @@ impl Active {
             framing => Body::new(framing, shard.settings.limits.body_bytes),
         };
         self.up.reset();
+        if picked.protocol == Protocol::Http2 {
+            let request = facts;
+            self.translated = Some(Box::new(Translated { request, picked }));
+            return Step::Is(Next::Translate);
+        }
         let pooled = shard.pool.take(&picked.key, &shard.counters);
         let exchange = Exchange::new(facts, picked, pooled);
         let step = match exchange.is_connected() {
@@ -273,22 +345,33 @@ impl Active {
 
     /// Ends an exchange of whose response the client has seen nothing.
     pub(super) fn end_with(&mut self, shard: &Shard, why: Refusal, status: u16) -> Step {
-        let facts = self.exchange.take().map(|e| e.request);
+        let facts = self.exchange.take().map(|mut exchange| {
+            exchange.ticket.refused(why, status);
+            exchange.request
+        });
         let is_head = facts.is_some_and(|f| f.method == request::Method::Head);
         let close = !facts.is_some_and(|f| may_go_on(&f));
-        self.refuse(shard, why, status, close, is_head)
+        self.refuse(shard, why.into(), status, close, is_head)
+    }
+
+    /// Of a request whose head is not all there, or will not be.
+    fn refuse_head(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal) -> Step {
+        if let Ok(plan) = scene.shard.plan(scene.arrived) {
+            plan.refused(method_of(self.down.input.filled()), why);
+        }
+        self.refuse(scene.shard, why.into(), why.status(), true, false)
     }
 
     pub(super) fn refuse(
         &mut self,
         shard: &Shard,
-        why: Refusal,
+        denied: Denied,
         status: u16,
         close: bool,
         is_head: bool,
     ) -> Step {
-        shard.counters.refuse(why);
-        answer::write(self.down_out.bytes(), status, why, close, is_head);
+        shard.counters.refuse(denied.why);
+        answer::write(self.down_out.bytes(), status, denied, close, is_head);
         let until = Instant::now() + shard.settings.write;
         Step::To(Phase::Answer { close, until })
     }
@@ -337,6 +420,10 @@ impl Active {
     }
 }
 
+fn method_of(head: &[u8]) -> Method {
+    Method::of(head.split(|b| *b == b' ').next().unwrap_or_default())
+}
+
 /// After our own answer: nothing of the request is left to come.
 fn may_go_on(facts: &RequestFacts) -> bool {
     facts.framing == Framing::Empty && facts.keep_alive && !facts.is_1_0
@@ -350,6 +437,6 @@ pub(super) fn dial_phase(shard: &Shard, exchange: &Exchange) -> Phase {
     }
 }
 
-pub(super) fn shut_write(stream: &TcpStream) -> io::Result<()> {
+pub(crate) fn shut_write(stream: &TcpStream) -> io::Result<()> {
     Ok(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)?)
 }

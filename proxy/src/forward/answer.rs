@@ -1,6 +1,6 @@
 //! What we say ourselves: why a request went no further.
 
-use underpass_l7::Refusal;
+use underpass_l7::{Refusal, inbound::Denied};
 
 /// HTTP/2's SETTINGS, empty, and GOAWAY before any stream with HTTP_1_1_REQUIRED (RFC 9113, 7).
 const GOAWAY: [u8; 26] = [
@@ -10,8 +10,11 @@ const GOAWAY: [u8; 26] = [
 ];
 
 /// Appends the answer: the status, and the code with its text as a body.
-pub(super) fn write(out: &mut Vec<u8>, status: u16, why: Refusal, close: bool, is_head: bool) {
+pub(crate) fn write(out: &mut Vec<u8>, status: u16, denied: Denied, close: bool, is_head: bool) {
+    let why = denied.why;
     let text = format!("{why}\n");
+    let retry = denied.retry_after;
+    let retry = retry.map_or(String::new(), |s| format!("Retry-After: {s}\r\n"));
     if why == Refusal::Http2 {
         let start = out.len();
         out.extend_from_slice(&GOAWAY);
@@ -20,7 +23,7 @@ pub(super) fn write(out: &mut Vec<u8>, status: u16, why: Refusal, close: bool, i
         return;
     }
     let head = format!(
-        "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{}\r\n",
+        "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{retry}{}\r\n",
         reason(status),
         text.len(),
         if close { "Connection: close\r\n" } else { "" },
@@ -66,7 +69,7 @@ mod tests {
     #[test]
     fn http2_is_told_in_its_own_words() {
         let mut out = Vec::new();
-        write(&mut out, 501, Refusal::Http2, true, false);
+        write(&mut out, 501, Refusal::Http2.into(), true, false);
         let text = format!("{}\n", Refusal::Http2);
         assert!(text.contains("NOT_IMPLEMENTED"), "{text}");
         let length = usize::from(out[10]) << 8 | usize::from(out[11]);

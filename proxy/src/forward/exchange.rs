@@ -276,6 +276,7 @@ impl Active {
         // Only once: the next connection is a new one.
         if nothing_came && exchange.reused && exchange.request.repeatable {
             scene.shard.counters.add(Count::Retried);
+            exchange.ticket.again();
             exchange.deaf = false;
             exchange.upstream = None;
             self.up.reset();
@@ -295,7 +296,9 @@ impl Active {
             return self.end_with(scene.shard, why, status);
         }
         scene.shard.counters.refuse(why);
-        self.exchange = None;
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.ticket.refused(why, status);
+        }
         // If this fails the connection ends as any other.
         let _ = scene.client.set_zero_linger();
         Step::Is(Next::Close)

@@ -66,6 +66,16 @@ impl Body {
     /// As [`Self::pass`], for a client that knows no chunks: their data goes to `out`. The result is how
     /// many bytes of `input` are dealt with.
     pub fn strip(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Refusal> {
+        self.unwrap(input, out, |_| {})
+    }
+
+    /// As [`Self::strip`]; the trailer section is shown too, with its last empty line.
+    pub fn unwrap(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        mut trailers: impl FnMut(&[u8]),
+    ) -> Result<usize, Refusal> {
         let Self::Chunked(chunked) = self else {
             let passed = self.pass(input)?;
             out.extend_from_slice(&input[..passed]);
@@ -79,6 +89,8 @@ impl Body {
             }
             if run.data {
                 out.extend_from_slice(&input[passed..passed + run.len]);
+            } else if chunked.is_done() {
+                trailers(&input[passed..passed + run.len]);
             }
             passed += run.len;
         }

@@ -55,13 +55,13 @@ pub struct RequestFacts {
 /// before.
 ///
 /// `authority` is the Host field of a request of HTTP/1.0 that names no host.
-pub fn forward<T>(
+pub fn forward<T, E>(
     head: &[u8],
     limits: &Limits,
     authority: &str,
     out: &mut Vec<u8>,
-    decide: impl FnOnce(&Request<'_, Lines<'_, '_>>, &Accepted<'_>) -> Result<T, Refusal>,
-) -> Result<(RequestFacts, Result<T, Refusal>), Refusal> {
+    decide: impl FnOnce(&Request<'_, Lines<'_, '_>>, &Accepted<'_>) -> Result<T, E>,
+) -> Result<(RequestFacts, Result<T, E>), Refusal> {
     let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let done = parsed.parse_with_uninit_headers(head, &mut storage);

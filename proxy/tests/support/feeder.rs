@@ -90,7 +90,7 @@ impl Feeder {
                             fields,
                             body: Vec::new(),
                         });
-                        Ok(())
+                        Ok::<_, Refusal>(())
                     },
                 )?;
                 decided?;

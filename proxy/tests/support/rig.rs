@@ -201,6 +201,31 @@ impl Peer {
         assert_eq!(self.rest().await, "");
     }
 
+    /// The rest of an answer of ours, whose body names the code.
+    pub async fn rest_of_answer(&mut self, code: &str) -> String {
+        let mut answer = Vec::new();
+        let mut piece = [0; 1024];
+        // Its body is one line, after an empty one.
+        let is_whole = |a: &[u8]| {
+            a.ends_with(b"\n") && a.windows(4).any(|w| w == b"\r\n\r\n") && !a.ends_with(b"\r\n")
+        };
+        while !is_whole(&answer) {
+            let len = self.0.read(&mut piece).await.unwrap();
+            assert_ne!(len, 0, "ended after {:?}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..len]);
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.contains(&format!(" {code}: ")), "{answer}");
+        format!("\r\n{answer}")
+    }
+
+    /// Something that ends so comes, then a reset.
+    pub async fn expect_cut(&mut self, end: &str) {
+        let mut bytes = Vec::new();
+        self.0.read_to_end(&mut bytes).await.unwrap_err();
+        assert!(bytes.ends_with(end.as_bytes()), "{bytes:?}");
+    }
+
     /// What is here is all there is, as long as nobody else does anything.
     pub async fn expect_nothing(&mut self) {
         let mut byte = [0];

@@ -32,6 +32,7 @@ pub(super) struct Sum {
     ended: u64,
     current: u64,
     responses: BTreeMap<Outcome, Times>,
+    serial: u64,
     /// When it was reported last.
     pub seen_ns: u64,
 }
@@ -77,6 +78,10 @@ impl Sum {
             self.outcomes()
         };
         self.seen_ns = now_ns.max(1);
+        if series.serial != self.serial {
+            self.serial = series.serial;
+            self.worker_ended();
+        }
         if series.requests < self.current {
             self.ended = self.ended.saturating_add(self.current);
         }

@@ -35,6 +35,7 @@ fn responses(status: u16, count: u64, ms: u64) -> Responses {
 fn series(labels: Labels, requests: u64, responses: Vec<Responses>) -> Series {
     Series {
         labels,
+        serial: 1,
         requests,
         responses,
     }
@@ -91,6 +92,10 @@ fn a_series_that_begins_anew_within_a_worker_goes_on_too() {
     merged.take("shop", &report(1, Vec::new()), 2 * S);
     merged.take("shop", &simple(1, 3), 3 * S);
     assert_eq!(shown(&merged), (53, 53));
+    let mut anew = simple(1, 100);
+    anew.series[0].serial = 2;
+    merged.take("shop", &anew, 4 * S);
+    assert_eq!(shown(&merged), (153, 153), "it has not risen from 3");
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn what_decides_sees_what_is_forwarded() {
             .fields
             .iter()
             .map(|(n, _)| String::from_utf8_lossy(n).into_owned());
-        Ok(names.collect::<Vec<_>>())
+        Ok::<_, Refusal>(names.collect::<Vec<_>>())
     })
     .unwrap();
     assert_eq!(names.unwrap(), ["Host", "Y"]);
