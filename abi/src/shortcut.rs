@@ -118,9 +118,16 @@ pub mod learn {
 /// no others.
 pub mod programs {
     /// Grows with each change of [`TESTED`].
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
     /// Debian's `redis-server` is a link to `redis-check-rdb`: one file that acts by the name it is called.
-    pub const TESTED: [&str; 3] = ["redis-server", "redis-check-rdb", "redis-benchmark"];
+    /// The vendor makes its workers' listeners and has no other of TCP.
+    pub const TESTED: [&str; 5] = [
+        "redis-server",
+        "redis-check-rdb",
+        "redis-benchmark",
+        "underpass-proxy",
+        "underpass-vend",
+    ];
     /// Bit of a `PROGRAMS` value: on the list.
     pub const LISTED: u64 = 1;
     /// It was seen to splice from a TCP socket.

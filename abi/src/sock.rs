@@ -77,8 +77,8 @@ pub mod flag {
     pub const DOOR: u32 = 1 << 16;
     /// The source probes the health of workloads.
     pub const PROBE: u32 = 1 << 17;
-    /// An accepted socket of the worker's: the connection was steered to it. Not a row of its own unless
-    /// `OPENED`.
+    /// An accepted socket of the worker's: the connection was steered to it. With `DOOR` its row is the
+    /// dialing end's.
     pub const STEERED: u32 = 1 << 18;
 }
 

@@ -157,14 +157,16 @@ pub mod setting {
     /// [`FlowKey::check`] of the connection that the agent reset last. What its other end's kernel answers
     /// finds no socket; it is no attempt to connect.
     pub const RESET_FLOW: u32 = 9;
-    /// Id of the cgroup below which the workers are, 0: there is none. This one and the next two are the
+    /// Id of the cgroup below which the workers are, 0: there is none. This one and the next three are the
     /// agent's, not the plan's.
     pub const VENDOR_CGROUP: u32 = 10;
     /// Its level below the cgroup2 root.
     pub const VENDOR_LEVEL: u32 = 11;
-    /// Id of the cgroup whose processes probe the health of workloads; what they dial is not steered.
-    /// Its level is in the upper 16 bits.
+    /// Id of the cgroup whose processes probe the health of workloads, 0: there is none. What they dial is
+    /// not steered.
     pub const PROBE_CGROUP: u32 = 12;
+    /// Its level below the cgroup2 root.
+    pub const PROBE_LEVEL: u32 = 13;
     pub const COUNT: usize = 16;
 }
 

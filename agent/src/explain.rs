@@ -265,8 +265,18 @@ spec:
 ";
 
     fn ask(source: &str, destination: &str, port: u32) -> Result<api::ExplainResponse, Problem> {
+        asked(MESH, &Facts::default(), source, destination, port)
+    }
+
+    fn asked(
+        mesh: &str,
+        facts: &Facts,
+        source: &str,
+        destination: &str,
+        port: u32,
+    ) -> Result<api::ExplainResponse, Problem> {
         let mut model = Model::default();
-        model.set_file("mesh.yaml", MESH);
+        model.set_file("mesh.yaml", mesh);
         assert_eq!(model.problems(), []);
         let request = api::ExplainRequest {
             source: source.into(),
@@ -274,7 +284,7 @@ spec:
             port,
             protocol: String::new(),
         };
-        explain(&model.compile(&Facts::default()), &request)
+        explain(&model.compile(facts), &request)
     }
 
     #[test]
@@ -297,6 +307,54 @@ spec:
         assert_eq!(items, [denied, ("10.9.9.9:8080", "allowed", "")]);
         assert_eq!(answer.items[0].reason, "POLICY_DENIED");
         assert_eq!(answer.items[0].inbound_layer, "kernel");
+    }
+
+    #[test]
+    fn a_worker_is_named_with_what_asks_for_it() {
+        let route = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: split, namespace: shop }
+spec: { parentRefs: [{ kind: Service, name: ledger }] }
+";
+        let rule = "sources: [{ serviceAccounts: [{ name: web }] }]";
+        let judged = format!("{rule}, ports: [{{ port: 8080 }}], methods: [GET]");
+        let mesh = [&MESH.replace(rule, &judged), route].concat();
+        let mut facts = Facts {
+            host_netns: 1,
+            ..Facts::default()
+        };
+        for (name, netns) in [("shop/web", 10), ("shop/ledger", 11)] {
+            let place = underpass_mesh::Place {
+                cgroups: vec![],
+                netns: Some(netns),
+            };
+            facts.places.insert(name.into(), place);
+        }
+        let closed = asked(&mesh, &facts, "web", "ledger", 80).unwrap();
+        let no_door = "NO_DOOR (AuthorizationPolicy shop/callers)";
+        assert_eq!(closed.items[0].verdict, "denied");
+        assert_eq!(closed.items[0].inbound_reason, no_door);
+        facts.doors = facts.places.keys().cloned().collect();
+        let item = asked(&mesh, &facts, "web", "ledger", 80)
+            .unwrap()
+            .items
+            .remove(0);
+        let told = [
+            &item.verdict,
+            &item.outbound_layer,
+            &item.outbound_reason,
+            &item.inbound_layer,
+            &item.inbound_reason,
+        ];
+        let expected = [
+            "allowed",
+            "http",
+            "ROUTE_ATTACHED (HTTPRoute shop/split)",
+            "http",
+            "REQUEST_RULES (AuthorizationPolicy shop/callers)",
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

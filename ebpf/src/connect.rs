@@ -295,6 +295,9 @@ fn connect<const V6: bool>(a: *mut bpf_sock_addr, ip: Ip, port: u16) -> i32 {
     }
     if dial.source == 0 {
         flags |= flag::SOURCE_HOST;
+        if door::is_probe() {
+            flags |= flag::PROBE;
+        }
     } else if dial.leg {
         flags |= flag::LEG;
     }

@@ -1,32 +1,69 @@
 //! The doors of a workload's worker: which connections go there, and what was dialed.
 
 use aya_ebpf::{
-    bindings::{bpf_sock_addr, bpf_sock_ops},
+    bindings::{BPF_ANY, bpf_sock_addr, bpf_sock_ops},
     helpers::generated as h,
 };
 use underpass_abi::{
     Ip,
     sock::{Layer, SockState, counter, flag},
-    tables::{FlowKey, Original, OwnAddresses, door, setting, workload as bits},
+    tables::{
+        FlowKey, FlowWord, Original, OwnAddresses, SteerKey, door, setting, workload as bits,
+    },
 };
 
 use crate::{
     connect::Dial,
     flow,
-    kernel::{self, TCP},
-    maps::{HOMES, ORIGINALS, OWN, SETTINGS, WORKLOADS, count, word},
-    sock_ops::context::state,
+    kernel::{self, TCP, offset, read},
+    maps::{
+        DOORS, HOMES, IDENTITIES, ORIGINALS, OWN, SETTINGS, STEERED, WORKLOADS, count, entry_word,
+        word,
+    },
+    sock_ops::context::{state, tcp_sock_address},
+    workload,
 };
 
-/// True if the calling task is below the vendor's cgroup. A global function (see `workload.rs`).
+/// True if the calling task is below the vendor's cgroup.
+#[inline(always)]
+pub fn is_worker() -> bool {
+    up_is_below(setting::VENDOR_CGROUP) != 0
+}
+
+/// True if the calling task probes the health of workloads.
+#[inline(always)]
+pub fn is_probe() -> bool {
+    up_is_below(setting::PROBE_CGROUP) != 0
+}
+
+/// 1 if the calling task is below the cgroup that a setting names; its level is the next one. A global
+/// function (see `workload.rs`).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn up_is_worker() -> u32 {
-    let cgroup = word!(SETTINGS, setting::VENDOR_CGROUP);
-    let level = word!(SETTINGS, setting::VENDOR_LEVEL) as i32;
+extern "C" fn up_is_below(setting: u32) -> u32 {
+    let cgroup = word!(SETTINGS, setting);
+    if cgroup == 0 {
+        return 0;
+    }
+    let level = word!(SETTINGS, setting + 1) as i32;
     // SAFETY: plain helper call; 0 if the task is not that deep.
-    let ours = unsafe { cgroup != 0 && h::bpf_get_current_ancestor_cgroup_id(level) == cgroup };
-    u32::from(ours)
+    let ancestor = unsafe { h::bpf_get_current_ancestor_cgroup_id(level) };
+    u32::from(ancestor == cgroup)
+}
+
+/// 1 if a `struct cgroup` at a kernel address is below the vendor's. A global function (see
+/// `workload.rs`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn up_is_of_vendor(cgroup: u64) -> u32 {
+    let vendor = word!(SETTINGS, setting::VENDOR_CGROUP);
+    let level = word!(SETTINGS, setting::VENDOR_LEVEL);
+    let depth: u32 = read(cgroup + offset!(cgroup_level));
+    if vendor == 0 || level > u64::from(depth) {
+        return 0;
+    }
+    let ancestor: u64 = read(cgroup + offset!(cgroup_ancestors) + 8 * level);
+    u32::from(workload::cgroup_id(ancestor) == vendor)
 }
 
 /// True if the worker is to decide about this connect: then `to`, the dialed address, becomes the
@@ -144,17 +181,48 @@ pub fn expected(key: &FlowKey) -> bool {
     original(key).is_some()
 }
 
-/// The worker's end is established: keeps what was dialed with the socket, for [`crate::getsockopt`].
-/// A connection for which that fails has none, and the worker closes it.
+/// True if the connection that is just established was accepted by a listener that the vendor made.
+#[inline(always)]
+pub fn is_workers(ops: *mut bpf_sock_ops) -> bool {
+    if word!(SETTINGS, setting::VENDOR_CGROUP) == 0 {
+        return false;
+    }
+    let sk = tcp_sock_address(ops);
+    up_is_of_vendor(read(sk + offset!(sk_cgroup))) != 0
+}
+
+/// The worker's end is established: keeps what was dialed and by whom with the socket, for
+/// [`crate::getsockopt`]. A connection for which that fails has none, and the worker closes it.
 #[inline(never)]
 pub fn accepted(ops: *mut bpf_sock_ops, key: &FlowKey) {
-    if key.destination_port != door::OUTBOUND {
-        return;
-    }
-    let Some(original) = original(key) else {
-        return;
+    let mut original = Original {
+        check_first: 0,
+        port: key.destination_port,
+        service: 0,
+        ip: key.destination,
+        cookie: 0,
+        source: 0,
+        check_last: 0,
     };
-    let _ = ORIGINALS.remove(key);
+    let mut flags = flag::DOOR;
+    if key.destination_port == door::OUTBOUND {
+        let Some(found) = self::original(key) else {
+            return;
+        };
+        let _ = ORIGINALS.remove(key);
+        original = found;
+    } else {
+        flags |= flag::STEERED;
+        // Without an entry it is unknown who dialed.
+        if let Some(word) = flow::of(key) {
+            original.source = word.source();
+            flags |= if word.source() == 0 {
+                flag::SOURCE_HOST
+            } else {
+                0
+            };
+        }
+    }
     let Some(s) = state(ops, true) else {
         count(counter::ORIGINALS_LOST);
         return;
@@ -172,10 +240,9 @@ pub fn accepted(ops: *mut bpf_sock_ops, key: &FlowKey) {
     s.dialed_port = original.port;
     s.service = original.service;
     s.source = original.source as u16;
-    s.destination = s.source;
     s.proto = TCP;
     s.layer = Layer::Http as u8;
-    s.flags = flag::DOOR;
+    s.flags = flags;
 }
 
 /// The dialing end is done; usually the worker's end has taken the entry long ago.
@@ -188,6 +255,53 @@ pub fn forget(s: &SockState, key: &FlowKey) {
     let cookie = unsafe { core::ptr::read_volatile(&raw const (*p).cookie) };
     if cookie == s.cookie {
         let _ = ORIGINALS.remove(key);
+    }
+}
+
+/// True if connections to this port of a workload are steered to its worker.
+#[inline(always)]
+pub fn is_steered(owner: u32, port: u16) -> bool {
+    if word!(WORKLOADS, owner) & bits::INBOUND == 0 {
+        return false;
+    }
+    let key = SteerKey {
+        workload: owner,
+        port,
+        pad: 0,
+    };
+    entry_word!(STEERED, &key).is_some_and(|word| word != 0)
+}
+
+/// True if a steered port is not for this source's worker to ask again: a leg of the tenant's own worker,
+/// which has applied the rules, or a probe of the workload's health.
+#[inline(always)]
+pub fn passes(word: FlowWord, owner: u32) -> bool {
+    if word.has(FlowWord::PROBE) {
+        return true;
+    }
+    if !word.has(FlowWord::LEG) {
+        return false;
+    }
+    match (IDENTITIES.get(word.source()), IDENTITIES.get(owner)) {
+        (Some(source), Some(owner)) => source.namespace == owner.namespace,
+        _ => false,
+    }
+}
+
+/// A listener of the worker's for steered ports: notes where it is.
+#[inline(always)]
+pub fn listening(ops: *mut bpf_sock_ops, netns: u64, task: &workload::Task) {
+    if up_is_of_vendor(task.cgroup()) == 0 {
+        return;
+    }
+    let mut key = netns;
+    // SAFETY: helper call on a live map, with a key on the stack.
+    let noted = unsafe {
+        let map = (&raw const DOORS).cast_mut().cast();
+        h::bpf_sock_hash_update(ops, map, (&raw mut key).cast(), BPF_ANY.into()) == 0
+    };
+    if !noted {
+        count(counter::DOORS_FULL);
     }
 }
 

@@ -43,7 +43,7 @@ pub fn key(s: &SockState) -> FlowKey {
 
 /// What the entry proves.
 #[inline(always)]
-fn proof(s: &SockState) -> FlowWord {
+pub fn proof(s: &SockState) -> FlowWord {
     let leg = if s.flags & flag::LEG != 0 {
         FlowWord::LEG
     } else {

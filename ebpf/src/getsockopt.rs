@@ -6,11 +6,11 @@ use aya_ebpf::{
     programs::SockoptContext,
 };
 use underpass_abi::{
-    sock::SockState,
-    worker::{ORIGINAL_DST, SOL_IP, SOL_IPV6},
+    sock::{SockState, flag},
+    worker::{ORIGINAL_DST, PEERCRED, SOL_IP, SOL_IPV6, SOL_SOCKET, kind},
 };
 
-use crate::{door, kernel::TCP, maps::SOCKS};
+use crate::{kernel::TCP, maps::SOCKS};
 
 /// The value that is in the context by then; 0 would be EPERM.
 const DONE: i32 = 1;
@@ -29,7 +29,8 @@ pub fn up_getsockopt(ctx: SockoptContext) -> i32 {
             core::ptr::read_volatile(&raw const (*c).optname),
         )
     };
-    if name != ORIGINAL_DST || (level != SOL_IP && level != SOL_IPV6) {
+    let original = name == ORIGINAL_DST && (level == SOL_IP || level == SOL_IPV6);
+    if !original && (name != PEERCRED || level != SOL_SOCKET) {
         return DONE;
     }
     // SAFETY: context fields, and a helper call on a live map and the context's socket.
@@ -42,22 +43,58 @@ pub fn up_getsockopt(ctx: SockoptContext) -> i32 {
         h::bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0).cast::<SockState>()
     };
     // SAFETY: the socket's own element, alive for the run.
-    let Some(s) = (unsafe { state.as_ref() }).filter(|s| door::is_record(s)) else {
-        return refuse(ENOENT);
+    let Some(s) = (unsafe { state.as_ref() }).filter(|s| is_told(s)) else {
+        if original {
+            return refuse(ENOENT);
+        }
+        answer(c, [kind::NOT_TOLD, 0, 0]);
+        return DONE;
     };
-    let v4 = s.dialed.is_v4();
-    if v4 != (level == SOL_IP) {
-        return refuse(ENOENT);
+    let written = if original {
+        destination(c, s, level == SOL_IP)
+    } else {
+        answer(c, [kind_of(s), u32::from(s.source), 0])
+    };
+    match written {
+        true => DONE,
+        false => refuse(EINVAL),
+    }
+}
+
+/// A socket that a worker accepted.
+#[inline(always)]
+fn is_told(s: &SockState) -> bool {
+    s.flags & flag::ACTIVE == 0 && s.flags & (flag::DOOR | flag::STEERED) != 0
+}
+
+/// What was dialed.
+#[inline(always)]
+fn destination(c: *mut bpf_sockopt, s: &SockState, v4: bool) -> bool {
+    if s.dialed.is_v4() != v4 {
+        return false;
     }
     let first = if v4 { AF_INET } else { AF_INET6 } | u32::from(s.dialed_port.to_be()) << 16;
     let ip = s.dialed.0;
-    let written = if v4 {
+    if v4 {
         answer(c, [first, ip[3], 0, 0])
     } else {
         // Family and port, flow label, address, scope.
         answer(c, [first, 0, ip[0], ip[1], ip[2], ip[3], 0])
-    };
-    if written { DONE } else { refuse(EINVAL) }
+    }
+}
+
+/// Who dialed.
+#[inline(always)]
+fn kind_of(s: &SockState) -> u32 {
+    if s.source != 0 {
+        kind::WORKLOAD
+    } else if s.flags & flag::SOURCE_HOST != 0 {
+        kind::HOST
+    } else if s.flags & flag::SOURCE_OUTSIDE != 0 {
+        kind::OUTSIDE
+    } else {
+        kind::UNKNOWN_LOCAL
+    }
 }
 
 #[inline(always)]

@@ -15,7 +15,7 @@ use crate::{
     connect::denial,
     door as doors, flow,
     kernel::{TCP, ip6},
-    maps::{NETNS_COOKIE, SETTINGS, WORKLOADS, count, word},
+    maps::{DOORS, NETNS_COOKIE, SETTINGS, WORKLOADS, count, word},
     record, workload,
 };
 
@@ -43,20 +43,21 @@ pub fn up_sk_lookup(ctx: SkLookupContext) -> u32 {
         destination_port: local_port,
         pad: 0,
     };
-    let uninvited = local_port == door::OUTBOUND
+    let uninvited = (local_port == door::OUTBOUND || local_port == door::INBOUND)
         && word!(WORKLOADS, owner) & bits::DOOR != 0
-        && !doors::expected(&key);
-    let source = match flow::of(&key) {
-        // The connect hook has judged this very source, destination and port.
-        Some(word) if word.destination() == owner && !uninvited => return SK_PASS,
-        Some(word) => Source::local(word.source()),
+        && (local_port == door::INBOUND || !doors::expected(&key));
+    let flow = flow::of(&key);
+    let mut judged = false;
+    let mut passes = false;
+    let source = match flow {
+        Some(word) => {
+            // The connect hook has judged this very source, destination and port.
+            judged = word.destination() == owner;
+            passes = doors::passes(word, owner);
+            Source::local(word.source())
+        }
         None => Source::by_address(&remote, &local),
     };
-    judge(&key, owner, &source, uninvited)
-}
-
-#[inline(always)]
-fn judge(key: &FlowKey, owner: u32, source: &Source, uninvited: bool) -> u32 {
     let kind = match source.workload() {
         0 if source.is_outside() => flag::SOURCE_OUTSIDE,
         0 => flag::SOURCE_HOST,
@@ -68,14 +69,27 @@ fn judge(key: &FlowKey, owner: u32, source: &Source, uninvited: bool) -> u32 {
         owner,
     };
     if uninvited {
-        return refuse(key, &ends, Verdict::Refused as u8, 0, code::NOT_INVITED);
+        return refuse(&key, &ends, Verdict::Refused as u8, 0, code::NOT_INVITED);
     }
-    let decision = by_workload(owner, source, key.destination_port, TCP);
-    if decision.verdict as u8 != Verdict::Denied as u8 {
+    if !judged {
+        let decision = by_workload(owner, &source, local_port, TCP);
+        if decision.verdict as u8 == Verdict::Denied as u8 {
+            let verdict = decision.verdict as u8;
+            return refuse(&key, &ends, verdict, decision.policy, denial(decision));
+        }
+    }
+    if passes || !doors::is_steered(owner, local_port) || to_door(&ctx, netns) {
         return SK_PASS;
     }
-    let verdict = decision.verdict as u8;
-    refuse(key, &ends, verdict, decision.policy, denial(decision))
+    // What the worker would have to judge is not let in unjudged.
+    refuse(&key, &ends, Verdict::Refused as u8, 0, code::DOOR_CLOSED)
+}
+
+/// Gives the connection to the worker's listener. False if there is none.
+#[inline(always)]
+fn to_door(ctx: &SkLookupContext, netns: u64) -> bool {
+    let key = netns;
+    DOORS.redirect_sk_lookup(ctx, &key, 0).is_ok()
 }
 
 struct Ends {

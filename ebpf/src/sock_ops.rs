@@ -7,7 +7,7 @@ use underpass_abi::{
     Ip,
     reason::code,
     sock::{EventKind, Layer, SockState, TcpCounts, TotalKey, counter, flag},
-    tables::{FlowKey, ListenKey, checked},
+    tables::{FlowKey, ListenKey, checked, door::INBOUND as INBOUND_DOOR},
     verdict::Verdict,
 };
 
@@ -116,7 +116,10 @@ fn accepted(ops: *mut bpf_sock_ops) {
         destination_port: local_port,
         pad: 0,
     };
-    door::accepted(ops, &key);
+    let workers = door::is_workers(ops);
+    if workers {
+        door::accepted(ops, &key);
+    }
     if flow::end(&key) {
         shortcut::accepted(ops, &key);
         return;
@@ -150,7 +153,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
     s.dialed = local;
     s.dialed_port = local_port;
     s.proto = TCP;
-    s.layer = Layer::Kernel as u8;
+    s.layer = if workers { Layer::Http } else { Layer::Kernel } as u8;
     s.source = source.workload() as u16;
     s.destination = owner as u16;
     s.policy = decision.policy as u16;
@@ -165,7 +168,8 @@ fn accepted(ops: *mut bpf_sock_ops) {
             flag::SOURCE_OUTSIDE
         } else {
             0
-        };
+        }
+        | if workers { flag::STEERED } else { 0 };
     s.write_seq_start = load!(tp, u32, tcp_write_seq);
     s.copied_seq_start = load!(tp, u32, tcp_copied_seq);
     watch_states(ops);
@@ -311,6 +315,9 @@ fn listening(ops: *mut bpf_sock_ops) {
     // Not over the same again: look-ups under way miss a key whose element is replaced.
     if entry!(LISTENERS, &*key) != Some(value) && LISTENERS.insert(key, &value, 0).is_err() {
         count(counter::LISTENERS_FULL);
+    }
+    if port == INBOUND_DOOR {
+        door::listening(ops, netns, &task);
     }
     shortcut::candidate::listening(ops, key, owner);
     if NETNS.get_ptr(&netns).is_none() {

@@ -55,11 +55,17 @@ impl Task {
         read(self.0 + offset!(task_tgid))
     }
 
+    /// Its `struct cgroup`.
+    #[inline(always)]
+    pub fn cgroup(&self) -> u64 {
+        let set: u64 = read(self.0 + offset!(task_cgroups));
+        read(set + offset!(css_set_cgroup))
+    }
+
     /// As [`of_caller`].
     #[inline(always)]
     pub fn workload(&self, netns: u64) -> u32 {
-        let set: u64 = read(self.0 + offset!(task_cgroups));
-        else_of_netns(up_of_cgroup(read(set + offset!(css_set_cgroup))), netns)
+        else_of_netns(up_of_cgroup(self.cgroup()), netns)
     }
 }
 
@@ -108,7 +114,7 @@ pub fn of_caller(netns: u64) -> (u32, bool) {
     match up_of_current_cgroup() {
         0 => match of_netns(netns).unwrap_or(0) {
             0 => (0, false),
-            source => (source, door::up_is_worker() != 0),
+            source => (source, door::is_worker()),
         },
         source => (source, false),
     }

@@ -328,3 +328,6 @@ impl Service {
         arcstr::format!("{}:{}/{proto}", self.full_name, port.port)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,9 @@
 
 mod active;
 mod answer;
+mod ending;
 mod exchange;
+mod handed;
 mod pump;
 mod tunnel;
 
@@ -79,44 +81,40 @@ pub fn spawn(shard: &Rc<Shard>, client: TcpStream, arrived: Arrived) {
 }
 
 /// Serves one connection until its end.
+pub fn serve(admitted: Admitted, client: TcpStream) -> impl Future<Output = ()> {
+    serve_on(admitted, client, None)
+}
+
+/// Likewise; `active`: in the midst of it.
 #[expect(
     clippy::manual_async_fn,
     reason = "an async fn keeps its arguments twice, and a parked connection is little else"
 )]
-pub fn serve(admitted: Admitted, mut client: TcpStream) -> impl Future<Output = ()> {
+pub(crate) fn serve_on(
+    admitted: Admitted,
+    client: TcpStream,
+    mut active: Option<Box<Active>>,
+) -> impl Future<Output = ()> {
     async move {
-        let Admitted { shard, arrived, .. } = &admitted;
         // Heads and small bodies are written at once; Nagle would only add a wait.
         if client.set_nodelay(true).is_err() {
             return;
         }
-        if shard.plan(arrived).is_err() {
+        if admitted.shard.plan(&admitted.arrived).is_err() {
             // Rare, and no connection is to be larger for it.
-            Box::pin(shard.wait_for_plan(arrived)).await;
+            Box::pin(admitted.shard.wait_for_plan(&admitted.arrived)).await;
         }
-        let mut sleep = pin!(sleep(shard.settings.idle));
+        let mut sleep = pin!(sleep(admitted.shard.settings.idle));
         let mut clock = Clock::new(sleep.as_mut());
-        while readable(&admitted, &client, &mut clock).await {
-            let mut active = shard.activate();
-            let next = loop {
-                match poll_fn(|cx| active.poll(cx, &admitted, &client, &mut clock)).await {
-                    Next::Translate => {
-                        let translated = h2::serve_h1(&admitted, client, &mut active);
-                        let Some(back) = Box::pin(translated).await else {
-                            return;
-                        };
-                        client = back;
-                    }
-                    next => break next,
-                }
-            };
-            if next == Next::Http2 {
-                let input = active.take_input();
-                shard.rest(active);
-                return Box::pin(h2::serve(admitted, client, input)).await;
+        while active.is_some() || readable(&admitted, &client, &mut clock).await {
+            let mut at = active.take().unwrap_or_else(|| admitted.shard.activate());
+            let next = poll_fn(|cx| at.poll(cx, &admitted, &client, &mut clock)).await;
+            if matches!(next, Next::Http2 | Next::Translate) {
+                // Another task's: what waits here is to be small.
+                return h2::hand_over(admitted, client, at, next == Next::Http2);
             }
-            shard.rest(active);
-            if next == Next::Close || arrived.workload.is_draining() {
+            admitted.shard.rest(at);
+            if next == Next::Close || admitted.arrived.workload.is_draining() {
                 return;
             }
         }

@@ -14,6 +14,7 @@
 pub mod watch;
 
 mod answer;
+mod body;
 mod call;
 mod ends;
 mod exchange;
@@ -26,12 +27,19 @@ mod translate;
 mod upstream;
 mod wire;
 
-pub(crate) use from_h1::{Translated, serve_h1};
+pub(crate) use from_h1::Translated;
 pub use server::serve;
 pub use stream::future_bytes;
 pub use upstream::Upstreams;
 
 use std::time::Duration;
+
+use tokio::{net::TcpStream, task::spawn_local};
+
+use crate::{
+    forward::{Active, serve_on},
+    shard::Admitted,
+};
 
 /// Streams that one client may have open; more are refused with REFUSED_STREAM. Also of one connection
 /// to an endpoint, if the endpoint lets us.
@@ -57,3 +65,28 @@ pub const PING_AFTER: Duration = Duration::from_secs(330);
 pub const PONG_WITHIN: Duration = Duration::from_secs(20);
 /// Neither way has moved a byte since the response's head.
 pub const STREAM_IDLE: Duration = Duration::from_secs(3600);
+
+/// Goes on with a connection of HTTP/1 in a task of its own: as HTTP/2, of which the preface has been read,
+/// or with a request for an endpoint that speaks it.
+pub(crate) fn hand_over(
+    admitted: Admitted,
+    client: TcpStream,
+    mut active: Box<Active>,
+    is_h2: bool,
+) {
+    let (workload, at) = (admitted.arrived.workload.clone(), admitted.at);
+    let task = if is_h2 {
+        let first = active.take_input();
+        admitted.shard.rest(active);
+        spawn_local(serve(admitted, client, first))
+    } else {
+        spawn_local(async move {
+            if let Some(client) = from_h1::serve(&admitted, client, &mut active).await {
+                let (workload, at) = (admitted.arrived.workload.clone(), admitted.at);
+                let task = spawn_local(serve_on(admitted, client, Some(active)));
+                workload.started(at, task.abort_handle());
+            }
+        })
+    };
+    workload.started(at, task.abort_handle());
+}

@@ -100,6 +100,7 @@ impl Options {
         });
         Ok(Plan {
             authority: self.listen.to_string(),
+            protocol: first.protocol,
             routes: routes.transpose()?.map(Arc::new),
             default: (first.name.clone(), first.port),
             backends: Rc::new(backends),

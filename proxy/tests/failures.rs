@@ -129,17 +129,6 @@ fn a_body_that_turns_out_bad_is_not_passed_on() {
 }
 
 #[test]
-fn http2_is_told_that_it_is_not_built() {
-    run(async {
-        let rig = Rig::start().await;
-        let mut client = rig.client().await;
-        client.say("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-        let answer = client.rest().await;
-        assert!(answer.contains("NOT_IMPLEMENTED"), "{answer}");
-    });
-}
-
-#[test]
 fn without_an_endpoint_the_connection_stays() {
     run(async {
         let mut rig = Rig::start().await;

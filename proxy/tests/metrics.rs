@@ -7,7 +7,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use underpass_api::report::{Direction, Labels, Method, Outcome, Report};
 use underpass_l7::Refusal;
-use underpass_mesh::snapshot::{Allow, Inbound, Protocol, Rate};
+use underpass_mesh::snapshot::{Allow, Inbound, Protocol, Rate, Sources};
 use underpass_proxy::{
     book::{Arrived, Side},
     connector::Connector,
@@ -281,8 +281,7 @@ fn what_protects_a_port_holds_for_whoever_comes() {
         };
         let allow = Allow {
             policy: "shop/p".into(),
-            identities: Vec::new(),
-            namespaces: Vec::new(),
+            sources: None,
             methods: vec!["GET".into()],
             paths: vec!["/a".into(), "/public/*".into()],
         };
@@ -333,8 +332,10 @@ fn a_rule_that_names_its_sources_holds_in_one_hop_and_denies_whom_it_does_not_kn
     run(async {
         let allow = Allow {
             policy: "shop/p".into(),
-            identities: vec!["spiffe://m/ns/shop/sa/web".into()],
-            namespaces: Vec::new(),
+            sources: Some(Sources {
+                identities: vec!["spiffe://m/ns/shop/sa/web".into()],
+                ..Sources::default()
+            }),
             methods: Vec::new(),
             paths: Vec::new(),
         };

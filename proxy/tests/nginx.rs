@@ -118,8 +118,8 @@ impl Stage {
         let mut proxy = Command::new(env!("CARGO_BIN_EXE_underpass-proxy"))
             .args(["--listen", "127.0.0.1:0", "--route"])
             .arg(dir.join("route.yaml"))
-            .arg(format!("--backend=files:80=127.0.0.1:{port}"))
-            .arg(format!("--backend=other:80=127.0.0.1:{other}"))
+            .arg(format!("--backend=files:80/http=127.0.0.1:{port}"))
+            .arg(format!("--backend=other:80/http=127.0.0.1:{other}"))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -270,13 +270,24 @@ fn files_go_up_as_they_are() {
 }
 
 #[test]
-fn http2_is_refused_in_words() {
+fn curl_with_prior_knowledge_of_http2() {
     let stage = Stage::new("h2");
     let url = format!("http://{}/file", stage.proxied);
     let out = Command::new("curl")
-        .args(["-sS", "--http2-prior-knowledge", &url])
+        .args([
+            "-sS",
+            "-w",
+            "%{http_version}",
+            "--http2-prior-knowledge",
+            &url,
+        ])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
-    assert!(!out.status.success(), "{said}");
+    assert!(out.status.success(), "{said}");
+    assert!(
+        out.stdout.ends_with(b"2"),
+        "{:?}",
+        String::from_utf8_lossy(&out.stdout)
+    );
 }

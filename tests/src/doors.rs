@@ -107,7 +107,8 @@ impl Doors {
         Ok(())
     }
 
-    fn index(&self, workload: &str) -> Result<u32> {
+    /// Index of a workload in the tables.
+    pub fn index(&self, workload: &str) -> Result<u32> {
         let names = self.tables.names();
         let prefix = format!("app/{workload} ");
         let mut all = names.iter(NameKind::Workload);

@@ -86,7 +86,7 @@ impl Scene {
         until(&what, LIMIT, || {
             let said = self.explain(from, to).map_err(|f| f.0)?;
             let items = said["items"].as_array().cloned().unwrap_or_default();
-            let is = |i: &Value| cli::text(i, "/outbound_layer") == layer;
+            let is = |i: &Value| cli::text(i, "/outbound/layer") == layer;
             if !items.is_empty() && items.iter().all(is) {
                 return Ok(());
             }

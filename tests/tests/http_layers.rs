@@ -31,9 +31,9 @@ fn a_route_moves_new_connections_and_no_request_fails() -> Result<()> {
         thread::sleep(PAUSE);
         let said = scene.explain("app/client", "app/web")?;
         let item = &said["items"][0];
-        assert_eq!(text(item, "/outbound_layer"), "http", "{said}");
+        assert_eq!(text(item, "/outbound/layer"), "http", "{said}");
         assert!(
-            text(item, "/outbound_reason").contains("HTTPRoute app/web"),
+            text(item, "/outbound/reason").contains("HTTPRoute app/web"),
             "{said}"
         );
         if weights == (0, 100) {
@@ -78,7 +78,7 @@ fn observed_objects_have_figures_without_a_route() -> Result<()> {
     scene.wait_layer("app/client", "app/web", "http")?;
     let said = scene.explain("app/client", "app/web")?;
     assert!(
-        text(&said["items"][0], "/outbound_reason").contains("Namespace app"),
+        text(&said["items"][0], "/outbound/reason").contains("Namespace app"),
         "{said}"
     );
 
@@ -211,7 +211,7 @@ fn without_a_vendor_all_stays_in_the_kernel_and_says_why() -> Result<()> {
     );
     let said = scene.explain("app/client", "app/web")?;
     assert_eq!(
-        text(&said["items"][0], "/outbound_layer"),
+        text(&said["items"][0], "/outbound/layer"),
         "kernel",
         "{said}"
     );

@@ -7,6 +7,7 @@ use underpass_abi::{
     reason::code,
     sock::{EventKind, Layer, SockState, flag},
     tables::{door, maps, workload as bits},
+    worker::kind,
 };
 use underpass_tests::{
     Result,
@@ -67,6 +68,8 @@ fn the_application_sees_the_service_and_the_worker_what_was_dialed() -> Result<(
         let told: serde_json::Value = serde_json::from_str(&told)?;
         assert_eq!(told["original"], service.to_string(), "{told}");
         assert!(is_at(&told["peer"], &doors.client), "{told}");
+        let who = serde_json::json!([kind::WORKLOAD, doors.index("client")?]);
+        assert_eq!(told["who"], who, "{told}");
         worker.line(2 + 2 * i, "ended", LIMIT)?;
     }
     let client = |s: &SockState| s.flags & flag::ACTIVE != 0;

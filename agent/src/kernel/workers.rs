@@ -88,8 +88,10 @@ pub(super) fn set_probes(
     root: &CgroupRoot,
     maps: &Maps,
 ) -> Result<(), KernelError> {
-    let word = match cgroup {
-        None => 0,
+    // Two words: between them nobody probes.
+    apply::set(maps, setting::PROBE_CGROUP, 0)?;
+    match cgroup {
+        None => Ok(()),
         Some(path) => {
             let missing = KernelError::io(code::CGROUP_MISSING, path.display());
             let path = path.canonicalize();
@@ -97,8 +99,8 @@ pub(super) fn set_probes(
             let missing = KernelError::io(code::CGROUP_MISSING, path.display());
             let id = root.id_of(&path).map_err(missing)?;
             let level = root.level_of(&path).unwrap_or(0);
-            u64::from(level) << 48 | id
+            apply::set(maps, setting::PROBE_LEVEL, level.into())?;
+            apply::set(maps, setting::PROBE_CGROUP, id)
         }
-    };
-    apply::set(maps, setting::PROBE_CGROUP, word)
+    }
 }

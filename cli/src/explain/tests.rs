@@ -56,6 +56,39 @@ inbound   kernel  AuthorizationPolicy shop/ledger
 }
 
 #[test]
+fn the_layer_http_names_what_asks_for_it_on_both_sides() {
+    let answer = api::ExplainResponse {
+        source: "shop/web".into(),
+        destination: "shop/ledger:80/tcp".into(),
+        items: vec![api::Explanation {
+            endpoint: String::new(),
+            verdict: "allowed".into(),
+            policy: "AuthorizationPolicy shop/callers".into(),
+            reason: String::new(),
+            outbound_layer: "http".into(),
+            outbound_reason: "ROUTE_ATTACHED (HTTPRoute shop/split)".into(),
+            inbound_layer: "kernel".into(),
+            inbound_reason: "NO_DOOR (AuthorizationPolicy shop/callers)".into(),
+        }],
+    };
+    let document = Document::new(answer, 80, "tcp".into());
+    let expected = "\
+shop/web → shop/ledger:80/tcp
+
+verdict   allowed
+policy    AuthorizationPolicy shop/callers
+outbound  http    ROUTE_ATTACHED (an HTTPRoute is attached to the service, so that a worker routes each request), by HTTPRoute shop/split
+inbound   kernel  NO_DOOR (the layer Http is asked for, and no worker listens in the workload's network namespace (yet); rules about requests allow nothing meanwhile), by AuthorizationPolicy shop/callers
+";
+    assert_eq!(text(&document, false, PLAIN), expected);
+    assert!(text(&document, true, PLAIN).contains("; try: is underpass-vend running?"));
+    let json: serde_json::Value = serde_json::from_str(&render::json(&document)).expect("JSON");
+    let side = &json["items"][0]["outbound"];
+    assert_eq!(side["layer"], "http");
+    assert_eq!(side["reason"], "ROUTE_ATTACHED (HTTPRoute shop/split)");
+}
+
+#[test]
 fn the_header_has_the_port_once() {
     for (destination, protocol, shown) in [
         ("shop/ledger:80/tcp", "tcp", "shop/ledger:80/tcp"),

@@ -7,12 +7,12 @@ use underpass_abi::{
     reason::code,
     shortcut::{Candidate, Mode, switch},
     sock::{SockState, flag},
-    tables::{ListenKey, setting},
+    tables::{ListenKey, door::INBOUND as INBOUND_DOOR, setting},
 };
 
 use super::{at, guard, notice, program};
 use crate::{
-    flow,
+    door, flow,
     kernel::{tcp, zeroed},
     maps::{CANDIDATES, PROGRAMS, SETTINGS, WORKLOADS, entry, word},
     sock_ops::context::tcp_sock_address,
@@ -88,6 +88,15 @@ fn listener(s: &SockState, auto: bool) -> u16 {
     key.port = s.remote_port;
     key.proto = s.proto;
     key.ip = s.remote;
+    let destination = u32::from(s.destination);
+    if destination != 0
+        && door::is_steered(destination, s.remote_port)
+        && !door::passes(flow::proof(s), destination)
+    {
+        // The worker's listener answers.
+        key.port = INBOUND_DOOR;
+        key.ip = Ip::ANY;
+    }
     let mut found = CANDIDATES.get_ptr(key);
     if found.is_none() {
         key.ip = Ip::ANY;

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use underpass_abi::Ip;
 
 use crate::{
-    k8s::{self, AddressType, EndpointSlice, route::HttpRoute},
+    k8s::{
+        self, AddressType, EndpointSlice,
+        route::{HttpRoute, Match},
+    },
+    path,
     plan::{Cause, Endpoint, Service, ServicePort, World},
 };
 
@@ -15,7 +19,7 @@ pub(crate) fn service(
     world: &World,
     service: &k8s::Service,
     slices: &[&EndpointSlice],
-    routes: Box<[Arc<HttpRoute>]>,
+    routes: Vec<&Arc<HttpRoute>>,
     observed: Option<Cause>,
 ) -> Service {
     let full_name = &service.metadata.full_name;
@@ -24,7 +28,7 @@ pub(crate) fn service(
         full_name: full_name.clone(),
         ports: Box::default(),
         policies: world.service_sets.get(full_name).copied(),
-        routes,
+        routes: routes.into_iter().map(usable).collect(),
         observed,
         rate: service.metadata.annotations.rate_limit.map(|r| r.rate()),
     };
@@ -125,4 +129,18 @@ fn behind(world: &World, endpoint: &k8s::Endpoint) -> Option<u32> {
         (Some(target), Some(w)) if world.workloads[w as usize].full_name == *target => owner,
         (Some(target), _) => world.position(target).or(owner),
     }
+}
+
+/// A route without the matches whose path no request can have; what is left is obeyed.
+fn usable(route: &Arc<HttpRoute>) -> Arc<HttpRoute> {
+    let usable = |m: &Match| path::normalize(m.path.text().as_bytes()).is_ok();
+    let mut matches = route.rules.iter().flat_map(|r| &r.matches);
+    if matches.all(usable) {
+        return route.clone();
+    }
+    let mut route = (**route).clone();
+    for rule in &mut route.rules {
+        rule.matches.retain(usable);
+    }
+    Arc::new(route)
 }

@@ -32,10 +32,17 @@ use crate::Str;
 ///     paths: [/accounts, /rates/*]   # absent: each
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[serde(try_from = "RawPolicy")]
 pub struct AuthorizationPolicy {
     pub metadata: Meta,
     pub spec: PolicySpec,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawPolicy {
+    metadata: Meta,
+    spec: PolicySpec,
     #[serde(default, rename = "status", deserialize_with = "field::ignored")]
     _status: (),
     // Read before; they are here again if they are written after the rest.
@@ -46,13 +53,19 @@ pub struct AuthorizationPolicy {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "RawPolicySpec")]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PolicySpec {
     /// What is protected, in the policy's own namespace; empty: all its workloads.
+    #[serde(default)]
     pub target_refs: Vec<PolicyTarget>,
+    /// Only `ALLOW`.
+    #[serde(default, rename = "action", deserialize_with = "value::action_allow")]
+    _action: (),
     /// Nothing is refused; what the rules do not allow is counted and shown as `audited`.
+    #[serde(default)]
     pub audit: bool,
     /// Without rules nobody is allowed.
+    #[serde(default)]
     pub rules: Vec<Rule>,
 }
 
@@ -63,40 +76,29 @@ impl PolicySpec {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RawPolicySpec {
-    #[serde(default)]
-    target_refs: Vec<PolicyTarget>,
-    /// Only `ALLOW`.
-    #[serde(default, rename = "action", deserialize_with = "value::action_allow")]
-    _action: (),
-    #[serde(default)]
-    audit: bool,
-    #[serde(default)]
-    rules: Vec<Rule>,
-}
-
-impl TryFrom<RawPolicySpec> for PolicySpec {
+impl TryFrom<RawPolicy> for AuthorizationPolicy {
     type Error = String;
 
-    fn try_from(raw: RawPolicySpec) -> Result<Self, String> {
-        let spec = Self {
-            target_refs: raw.target_refs,
-            audit: raw.audit,
-            rules: raw.rules,
-        };
-        let of_requests = spec.rules.iter().position(Rule::of_requests);
+    /// With what a rule about requests needs, so that somebody can judge it.
+    fn try_from(raw: RawPolicy) -> Result<Self, String> {
+        let RawPolicy { metadata, spec, .. } = raw;
         let of_service = |t: &PolicyTarget| matches!(t, PolicyTarget::Service { .. });
-        let why = match of_requests {
-            Some(_) if spec.audit => "in audit mode",
-            Some(_) if spec.target_refs.iter().any(of_service) => "with a Service as target",
-            _ => return Ok(spec),
-        };
-        let at = of_requests.unwrap_or_default();
-        Err(format!(
-            "rules[{at}]: {NOT_IMPLEMENTED}methods and paths {why}"
-        ))
+        for (i, rule) in spec.rules.iter().enumerate() {
+            let of_tcp = rule.ports.iter().all(|p| p.protocol == Protocol::TCP);
+            let why = match rule.of_requests() {
+                true if spec.audit => format!("{NOT_IMPLEMENTED}methods and paths in audit mode"),
+                true if spec.target_refs.iter().any(of_service) => {
+                    format!("{NOT_IMPLEMENTED}methods and paths with a Service as target")
+                }
+                // A port that is not steered to the worker would be judged by nobody.
+                true if rule.ports.is_empty() || !of_tcp => {
+                    "methods and paths need `ports`, of TCP: those that speak HTTP".into()
+                }
+                _ => continue,
+            };
+            return Err(format!("spec.rules[{i}]: {why}"));
+        }
+        Ok(Self { metadata, spec })
     }
 }
 
@@ -172,15 +174,19 @@ impl TryFrom<RawTarget> for PolicyTarget {
 /// Allows every listed source on every listed port; with `methods` or `paths` only requests that
 /// satisfy them, and nothing that is no HTTP. A worker judges those; without one the rule allows nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "RawRule")]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Rule {
     /// Empty: everybody.
+    #[serde(default)]
     pub sources: Vec<Source>,
     /// Empty: every port.
+    #[serde(default)]
     pub ports: Vec<PolicyPort>,
     /// Empty: each.
+    #[serde(default, deserialize_with = "value::methods")]
     pub methods: Vec<Str>,
     /// Exact, or a prefix of the text with `*` at its end; in normal form. Empty: each.
+    #[serde(default, deserialize_with = "value::paths")]
     pub paths: Vec<Str>,
 }
 
@@ -188,44 +194,6 @@ impl Rule {
     /// Requests must be judged.
     pub fn of_requests(&self) -> bool {
         !self.methods.is_empty() || !self.paths.is_empty()
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RawRule {
-    #[serde(default)]
-    sources: Vec<Source>,
-    #[serde(default)]
-    ports: Vec<PolicyPort>,
-    #[serde(default, deserialize_with = "value::methods")]
-    methods: Vec<Str>,
-    #[serde(default, deserialize_with = "value::paths")]
-    paths: Vec<Str>,
-}
-
-impl TryFrom<RawRule> for Rule {
-    type Error = &'static str;
-
-    fn try_from(raw: RawRule) -> Result<Self, Self::Error> {
-        let RawRule {
-            sources,
-            ports,
-            methods,
-            paths,
-        } = raw;
-        let rule = Self {
-            sources,
-            ports,
-            methods,
-            paths,
-        };
-        let tcp_only = rule.ports.iter().all(|p| p.protocol == Protocol::TCP);
-        // A port that is not steered to the worker would be judged by nobody.
-        if rule.of_requests() && (rule.ports.is_empty() || !tcp_only) {
-            return Err("methods and paths need `ports`, of TCP: those that speak HTTP");
-        }
-        Ok(rule)
     }
 }
 

@@ -54,7 +54,7 @@ pub enum Hostname {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     pub name: Option<Str>,
-    /// One of them must hold; never empty.
+    /// One of them must hold; a manifest has at least one.
     pub matches: Vec<Match>,
     pub backends: Vec<Backend>,
     /// Over the whole of request and response; `None` is no bound.
@@ -366,6 +366,14 @@ fn first_of_each(pairs: impl Iterator<Item = (Str, Str)>) -> Vec<(Str, Str)> {
         }
     }
     found
+}
+
+impl PathMatch {
+    pub(crate) fn text(&self) -> &Str {
+        match self {
+            Self::Exact(path) | Self::Prefix(path) => path,
+        }
+    }
 }
 
 impl Default for PathMatch {

@@ -16,6 +16,8 @@ use crate::{
     split_name,
 };
 
+mod routes;
+
 impl Model {
     /// All problems: of single files and between objects, by file and line. For `check -f DIR`.
     pub fn check(&self) -> Vec<Problem> {
@@ -25,6 +27,8 @@ impl Model {
         self.check_policies(&mut found);
         self.check_services(&mut found);
         self.check_slices(&mut found);
+        self.check_routes(&mut found);
+        self.check_rate_limits(&mut found);
         self.check_addresses(&mut found);
         let mut found = found.0;
         found.sort_by(|a, b| (&a.file, a.line, &a.field).cmp(&(&b.file, b.line, &b.field)));
@@ -48,6 +52,7 @@ impl Model {
         report(Kind::Service, &self.services, found);
         report(Kind::EndpointSlice, &self.slices, found);
         report(Kind::AuthorizationPolicy, &self.policies, found);
+        report(Kind::HttpRoute, &self.routes, found);
     }
 
     fn check_labels(&self, found: &mut Findings) {

@@ -103,7 +103,7 @@ impl Model {
         let service = self.services.get(name)?;
         let slices: Vec<&EndpointSlice> = self.slices_of(name).map(|held| &*held.object).collect();
         let routes = self.routes_of.get(name).into_iter().flatten();
-        let routes = routes.filter_map(|route| Some(self.routes.get(route)?.object.clone()));
+        let routes = routes.filter_map(|route| Some(&self.routes.get(route)?.object));
         let observed = observed("Service", &service.object.metadata);
         let observed = observed.unwrap_or_else(|| self.namespace_observed(name));
         let (service, routes) = (&service.object, routes.collect());

@@ -274,3 +274,5 @@ fn the_shortcut_is_the_workloads_word_else_its_namespaces() {
     assert_eq!(mode("off", "on").1, Some(Mode::On));
     assert_eq!(mode("", "maybe").0, Outcome::Rejected);
 }
+
+mod http;

@@ -84,9 +84,6 @@ pub(crate) struct Scene<'a, 'c, 's> {
     pub clock: &'a mut Clock<'s>,
 }
 
-/// Bytes that a client may still send after its connection's last response.
-const LINGER_BYTES: usize = 1 << 20;
-
 pub struct Active {
     pub(super) phase: Phase,
     /// From the client.
@@ -98,7 +95,7 @@ pub struct Active {
     pub(super) up_out: Out,
     pub(super) exchange: Option<Exchange>,
     /// A request that is not for [`Exchange`].
-    translated: Option<Box<Translated>>,
+    pub(super) translated: Option<Box<Translated>>,
     reader: HeadReader,
 }
 
@@ -128,61 +125,6 @@ impl Active {
         self.exchange = None;
         self.translated = None;
         self.reader = HeadReader::new(Kind::Request);
-    }
-
-    /// What has been read, and nobody else has looked at.
-    pub(crate) fn take_input(&mut self) -> Vec<u8> {
-        self.down.input.filled().to_vec()
-    }
-
-    pub(crate) fn translated(&mut self) -> Option<Translated> {
-        self.translated.take().map(|t| *t)
-    }
-
-    pub(crate) fn down(&mut self) -> &mut Half {
-        &mut self.down
-    }
-
-    pub(crate) fn down_out(&mut self) -> &mut Out {
-        &mut self.down_out
-    }
-
-    /// Of a request that is to be translated, the head.
-    pub(crate) fn up_out(&mut self) -> &mut Out {
-        &mut self.up_out
-    }
-
-    pub(crate) fn refuse_translated(&mut self, shard: &Shard, why: Refusal) {
-        self.phase = match self.refuse(shard, why.into(), why.status(), true, false) {
-            Step::To(phase) => phase,
-            Step::Is(_) => Phase::Head { since: None },
-        };
-    }
-
-    /// A translated request is over: `down` and `out` are what is left of the client's connection.
-    /// `answered`: by ourselves, in `out`. `keep`: there may be another request.
-    pub(crate) fn resume(
-        &mut self,
-        shard: &Shard,
-        down: Half,
-        out: Out,
-        answered: bool,
-        keep: bool,
-    ) {
-        (self.down, self.down_out) = (down, out);
-        self.up_out.clear();
-        let now = Instant::now();
-        self.phase = match (answered, keep) {
-            (true, keep) => Phase::Answer {
-                close: !keep,
-                until: now + shard.settings.write,
-            },
-            (false, true) => Phase::Head { since: None },
-            (false, false) => Phase::Answer {
-                close: true,
-                until: now,
-            },
-        };
     }
 
     /// Until the connection waits for a request with nothing read, or is to be closed.
@@ -222,7 +164,7 @@ impl Active {
             match self.reader.find(self.down.input.filled(), limits) {
                 Ok(Some(head)) => return Poll::Ready(self.begin(scene, head)),
                 Err(Refusal::Http2) => return Poll::Ready(Step::Is(Next::Http2)),
-                Err(why) => return Poll::Ready(self.refuse_head(scene, why)),
+                Err(why) => return Poll::Ready(self.refuse_unread(scene, why)),
                 Ok(None) => {}
             }
             if self.down.eof {
@@ -251,7 +193,7 @@ impl Active {
             .is_over(scene.cx, since + scene.shard.settings.head)
         {
             scene.shard.counters.add(Count::HeadTimeout);
-            return Poll::Ready(self.refuse_head(scene, Refusal::HeadTimeout));
+            return Poll::Ready(self.refuse_unread(scene, Refusal::HeadTimeout));
         }
         Poll::Pending
     }
@@ -281,7 +223,7 @@ impl Active {
         self.down.input.consume(head.end);
         let (facts, picked) = match judged {
             Ok(judged) => judged,
-            Err(why) => return self.refuse(shard, why.into(), why.status(), true, is_head),
+            Err(why) => return self.refuse_head(scene, why, is_head),
         };
         shard.counters.add(Count::Requests);
         let picked = match picked {
@@ -343,6 +285,16 @@ impl Active {
         Poll::Ready(self.end_with(scene.shard, why, why.status()))
     }
 
+    /// A head that cannot be read. Where clients are declared to speak HTTP/2, none could read an answer.
+    fn refuse_head(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal, is_head: bool) -> Step {
+        let plan = scene.shard.plan(scene.arrived);
+        if plan.is_ok_and(|plan| plan.protocol == Protocol::Http2) {
+            scene.shard.counters.refuse(why);
+            return Step::Is(Next::Close);
+        }
+        self.refuse(scene.shard, why.into(), why.status(), true, is_head)
+    }
+
     /// Ends an exchange of whose response the client has seen nothing.
     pub(super) fn end_with(&mut self, shard: &Shard, why: Refusal, status: u16) -> Step {
         let facts = self.exchange.take().map(|mut exchange| {
@@ -355,11 +307,11 @@ impl Active {
     }
 
     /// Of a request whose head is not all there, or will not be.
-    fn refuse_head(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal) -> Step {
+    fn refuse_unread(&mut self, scene: &Scene<'_, '_, '_>, why: Refusal) -> Step {
         if let Ok(plan) = scene.shard.plan(scene.arrived) {
             plan.refused(method_of(self.down.input.filled()), why);
         }
-        self.refuse(scene.shard, why.into(), why.status(), true, false)
+        self.refuse_head(scene, why, false)
     }
 
     pub(super) fn refuse(
@@ -374,49 +326,6 @@ impl Active {
         answer::write(self.down_out.bytes(), status, denied, close, is_head);
         let until = Instant::now() + shard.settings.write;
         Step::To(Phase::Answer { close, until })
-    }
-
-    fn poll_answer(&mut self, scene: &mut Scene<'_, '_, '_>) -> Polled {
-        let Phase::Answer { close, until } = self.phase else {
-            return Poll::Pending;
-        };
-        match self.down_out.flush(scene.cx, scene.client) {
-            Poll::Ready(Ok(())) if close => Poll::Ready(self.linger(scene)),
-            Poll::Ready(Ok(())) => Poll::Ready(Step::To(Phase::Head { since: None })),
-            Poll::Ready(Err(_)) => Poll::Ready(Step::Is(Next::Close)),
-            Poll::Pending if scene.clock.is_over(scene.cx, until) => {
-                scene.shard.counters.add(Count::SlowClient);
-                Poll::Ready(Step::Is(Next::Close))
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    pub(super) fn linger(&mut self, scene: &Scene<'_, '_, '_>) -> Step {
-        if self.down.eof || shut_write(scene.client).is_err() {
-            return Step::Is(Next::Close);
-        }
-        let until = Instant::now() + scene.shard.settings.linger;
-        let left = LINGER_BYTES;
-        Step::To(Phase::Linger { until, left })
-    }
-
-    fn poll_linger(&mut self, scene: &mut Scene<'_, '_, '_>) -> Polled {
-        let Phase::Linger { until, left } = &mut self.phase else {
-            return Poll::Pending;
-        };
-        loop {
-            let filled = self.down.input.filled().len();
-            self.down.input.consume(filled);
-            match self.down.input.fill(scene.cx, scene.client) {
-                Poll::Ready(Ok(len @ 1..)) if len <= *left => *left -= len,
-                Poll::Ready(_) => return Poll::Ready(Step::Is(Next::Close)),
-                Poll::Pending if scene.clock.is_over(scene.cx, *until) => {
-                    return Poll::Ready(Step::Is(Next::Close));
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-        }
     }
 }
 

@@ -15,10 +15,11 @@ use underpass_mesh::snapshot;
 
 use super::{
     ATTEMPTS,
+    body::{Fault, H1Sink, H1Source, Sink, Source},
     ends::{Awaited, Client, H1Awaited},
     exchange::{Exchange, Outcome},
     head::{self, Facts},
-    relay::{Fault, H1Sink, H1Source, Prepared, Relay, Sink, Source},
+    relay::{Prepared, Relay},
     translate,
     upstream::{Slot, Upstreams},
 };
@@ -64,8 +65,8 @@ pub(super) struct Ended {
     pub client: Client,
     pub from: Option<Source>,
     pub to: Option<Sink>,
-    /// All of request and response has gone.
-    pub whole: bool,
+    /// `None`: our own answer is with the client.
+    pub outcome: Option<Outcome>,
 }
 
 impl Call {
@@ -82,6 +83,7 @@ impl Call {
         let mut clock = Clock::new(sleep.as_mut());
         let mut body = Body::Fresh(source);
         let mut attempt = 1;
+        let mut counted = first.is_some();
         let mut before = None;
         loop {
             let picked = match first.take() {
@@ -98,7 +100,7 @@ impl Call {
                 Ok(reached) => reached,
                 Err(Unreached::ClientGone) => {
                     self.shard.counters.add(Count::ClientGone);
-                    return self.over();
+                    return self.over(Some(Outcome::ClientGone));
                 }
                 Err(Unreached::Why(why)) => {
                     picked.ticket.failed();
@@ -118,7 +120,7 @@ impl Call {
                     return self.refuse(why, why.status());
                 }
             };
-            if attempt == 1 {
+            if !std::mem::replace(&mut counted, true) {
                 self.shard.counters.add(Count::Requests);
             }
             let mut exchange = self.exchange(asked, picked, deadline, body, end);
@@ -317,7 +319,7 @@ impl Call {
         }
         let whole = outcome == Outcome::Done { sent: true };
         let Some(download) = download else {
-            return self.over();
+            return self.over(Some(outcome));
         };
         let (response, to) = (download.from, download.to);
         let (from, request) = (upload.from, upload.to);
@@ -333,7 +335,7 @@ impl Call {
             client: self.client,
             from: Some(from),
             to: Some(to),
-            whole,
+            outcome: Some(outcome),
         }
     }
 
@@ -348,7 +350,7 @@ impl Call {
     fn tell(mut self, denied: Denied, status: u16) -> Ended {
         self.shard.counters.refuse(denied.why);
         self.client.refuse(denied, status, &self.facts);
-        self.over()
+        self.over(None)
     }
 
     /// It was not looked at, and cannot go once more: the client may know better.
@@ -360,15 +362,15 @@ impl Call {
             return self.refuse(Refusal::EndpointClosed, 502);
         }
         self.client.reset(Reason::REFUSED_STREAM);
-        self.over()
+        self.over(Some(Outcome::Cut(Reason::REFUSED_STREAM)))
     }
 
-    fn over(self) -> Ended {
+    fn over(self, outcome: Option<Outcome>) -> Ended {
         Ended {
             client: self.client,
             from: None,
             to: None,
-            whole: false,
+            outcome,
         }
     }
 }

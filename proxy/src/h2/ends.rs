@@ -13,8 +13,8 @@ use underpass_l7::{framing::Framing, inbound::Denied, limit::Limits};
 
 use super::{
     answer,
+    body::{Broken, Fault, H1Sink, H1Source, Sink, Source},
     head::{Facts, check_answer},
-    relay::{Broken, Fault, H1Sink, H1Source, Sink, Source},
     translate,
     upstream::Slot,
 };

@@ -11,9 +11,10 @@ use underpass_l7::Refusal;
 
 use super::{
     STREAM_IDLE, answer,
+    body::{Broken, Fault, Sink},
     ends::{Awaited, Client, Head},
     head::{self, Facts},
-    relay::{Broken, Fault, Flow, Relay, Sink},
+    relay::{Flow, Relay},
     upstream::Slot,
 };
 use crate::{
@@ -68,7 +69,7 @@ impl Exchange<'_> {
     pub fn poll(&mut self, cx: &mut Context<'_>, clock: &mut Clock<'_>) -> Poll<Outcome> {
         let held = self.facts.tunnel && !self.granted;
         let upload = match self.deaf {
-            _ if held => Flow::WaitRead,
+            _ if held => self.upload.flush(cx),
             false => self.upload.poll(cx),
             true => Flow::Done,
         };
@@ -82,10 +83,14 @@ impl Exchange<'_> {
                     return Poll::Ready(self.client_gone(fault));
                 }
             }
-            _ => {}
+            // It may take no more though nothing is under way to it.
+            _ => self.deaf |= self.upload.to.poll_fault(cx).is_some(),
         }
         if let Some(ended) = self.poll_head(cx) {
             return Poll::Ready(ended);
+        }
+        if held && self.granted {
+            cx.waker().wake_by_ref();
         }
         let download = match &mut self.download {
             Some(download) => download.poll(cx),

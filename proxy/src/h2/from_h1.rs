@@ -6,10 +6,11 @@ use tokio::net::TcpStream;
 use underpass_l7::framing::Framing;
 
 use super::{
+    body::{H1Source, Sink, Source},
     call::Call,
     ends::{Client, H1Client},
+    exchange::Outcome,
     head::Facts,
-    relay::{H1Source, Sink, Source},
     translate,
 };
 use crate::{
@@ -28,7 +29,7 @@ pub(crate) struct Translated {
 
 /// Serves one request, of which `active` holds the head as it would be forwarded, and what has come of the
 /// body. Gives the connection back if `active` is to go on with it.
-pub(crate) async fn serve_h1(
+pub(super) async fn serve(
     admitted: &Admitted,
     client: TcpStream,
     active: &mut Active,
@@ -75,12 +76,23 @@ pub(crate) async fn serve_h1(
     if let Some(Source::H1(source)) = ended.from {
         half = source.half;
     }
-    let answered = ended.to.is_none() && !asker.out.is_sent();
+    let whole = match ended.outcome {
+        None => false,
+        Some(Outcome::Done { sent }) => sent,
+        // It has been reset, or is gone.
+        Some(_) => return None,
+    };
     if let Some(Sink::H1(sink)) = ended.to {
         asker.out = sink.out;
     }
     let client = Rc::into_inner(client)?;
-    let keep = ended.whole && asker.keep && !half.eof && !tunnel;
-    active.resume(&admitted.shard, half, asker.out, answered, keep);
+    let keep = whole && asker.keep && !half.eof && !tunnel;
+    active.resume(
+        &admitted.shard,
+        half,
+        asker.out,
+        ended.outcome.is_none(),
+        keep,
+    );
     Some(client)
 }

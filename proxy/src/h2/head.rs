@@ -222,7 +222,8 @@ mod tests {
     fn timeouts_of_grpc() {
         for (text, expected) in [
             ("1S", Some(Duration::from_secs(1))),
-            ("00000250m", None),
+            ("00000250m", Some(Duration::from_millis(250))),
+            ("000000250m", None),
             ("250m", Some(Duration::from_millis(250))),
             ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
             ("2M", Some(Duration::from_secs(120))),

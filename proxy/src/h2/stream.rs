@@ -6,7 +6,7 @@ use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::Request;
 
-use super::{call::Call, ends::Client, head::Facts, relay::Source};
+use super::{body::Source, call::Call, ends::Client, head::Facts};
 use crate::shard::Admitted;
 
 /// Serves one request.

@@ -13,7 +13,7 @@ use http::{
 };
 use underpass_l7::{Refusal, framing::Framing};
 
-use super::relay::{Chunk, Coding};
+use super::body::{Chunk, Coding};
 use crate::h1::{
     FIELDS_MAX, TRAILER_FIELDS,
     field::{Known, trim, write},

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use rustix::net::sockopt::{ip_original_dst, ipv6_original_dst};
+use rustix::net::sockopt::{ip_original_dst, ipv6_original_dst, socket_peercred};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -73,7 +73,11 @@ async fn connection(
     let local = near.local_addr()?;
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     let original = if inbound { local } else { original(&near)? };
+    // Who dialed a steered connection: kind and workload index.
+    let cred = socket_peercred(&near).ok();
+    let who = cred.map(|c| (c.pid.as_raw_nonzero().get(), c.uid.as_raw()));
     let accepted = json!({
+        "who": who,
         "accepted": local.to_string(),
         "peer": SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string(),
         "original": original.to_string(),
