@@ -26,7 +26,8 @@ use crate::{
     rig::Cpus,
     systems::{
         Refusal, System,
-        field::{Sample, behind},
+        field::Sample,
+        judge::behind,
         rounds::{self, Measured, Report, Text, costs, judged, swings},
     },
     web::visit::{Talk, Visits},

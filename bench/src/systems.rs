@@ -7,6 +7,7 @@ mod envoy;
 pub mod field;
 mod haproxy;
 mod html;
+pub mod judge;
 mod load;
 mod nginx;
 mod proxy;
