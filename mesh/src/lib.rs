@@ -23,8 +23,8 @@ pub use plan::{Choice, Decision, DestRef, Explained, Plan, SourceRef};
 pub use problem::{Problem, Severity};
 pub use tables::{Batch, Change, Deletes, Dump, Names, Round, Tables, TablesError};
 
-/// The registry of codes, for rooms that use `mesh` only.
-pub use underpass_abi::reason;
+/// The registry of codes and the workers' ports, for rooms that use `mesh` only.
+pub use underpass_abi::{reason, tables::door};
 
 /// A shared string, one word wide: names occur in many places of a plan.
 pub type Str = arcstr::ArcStr;

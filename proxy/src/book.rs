@@ -319,11 +319,12 @@ impl Book {
         })
     }
 
-    /// Whether a connection of this workload may wait for another request.
-    pub fn wants(&self, key: &Key, workload: &Workload) -> bool {
-        let own = self.workloads.get(&workload.name);
-        own.is_some_and(|own| own.identity.1 == key.source)
-            && self.endpoints.contains(&key.endpoint)
+    /// Whether a connection may wait for another request; `workload`: from whose namespace it goes out,
+    /// if that is still there.
+    pub fn wants(&self, key: &Key, workload: Option<&Rc<Workload>>) -> bool {
+        let own = workload.and_then(|w| self.workloads.get(&w.name));
+        let known = own.is_some_and(|own| own.identity.1 == key.source);
+        self.anyone.is_some() || known && self.endpoints.contains(&key.endpoint)
     }
 }
 

@@ -26,8 +26,12 @@ macro_rules! counters {
 counters! {
     /// From clients.
     Accepted "connections_accepted",
+    /// Closed, also those that were not accepted for long.
+    Ended "connections_ended",
     /// Closed at once: there were as many as there may be.
     NoRoom "connections_no_room",
+    /// Closed at once: nobody knows where it was going.
+    NoOriginal "connections_no_original",
     /// accept(2) failed, as it does without file descriptors.
     AcceptFailed "connections_accept_failed",
     /// Heads that were judged good.
@@ -60,6 +64,22 @@ counters! {
     ClientGone "client_gone",
     /// Responses that ended before their end.
     Truncated "responses_truncated",
+    /// Connections whose first bytes said so.
+    DetectedHttp1 "detected_http1",
+    DetectedHttp2 "detected_http2",
+    DetectedOpaque "detected_opaque",
+    /// Of those, whose first bytes did not say enough in time.
+    Undecided "detect_undecided",
+    /// Silent clients for which a server was asked.
+    Probes "detect_probes",
+    /// Those for which none was, since there were as many as there may be.
+    ProbesFull "detect_probes_full",
+    /// Servers that spoke first.
+    ServerFirst "detected_server_first",
+    /// Connections that are no HTTP, and were passed on as bytes.
+    Opaque "opaque_connections",
+    /// Those that could not be.
+    OpaqueRefused "opaque_refused",
     /// Requests that ended in the series `other`: there were as many series as there may be.
     SeriesOverflow "series_overflow",
     /// Of HTTP/2, from clients.

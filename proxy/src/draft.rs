@@ -33,7 +33,30 @@ fn rejected(code: u16, why: impl Into<String>) -> Rejected {
     Rejected { code, why }
 }
 
+impl Rejected {
+    /// The process may not have a thread to read it.
+    pub fn no_thread() -> Self {
+        rejected(code::SNAPSHOT_UNREADABLE, "it was not read")
+    }
+}
+
 impl Draft {
+    /// Whether it is what it is said to be, and no older than what is there.
+    ///
+    /// # Errors
+    /// `SNAPSHOT_FORMAT`.
+    pub fn is_for(self, tenant: &str, version: u64, have: u64) -> Result<Self, Rejected> {
+        let its = (self.snapshot.tenant.as_str(), self.snapshot.version);
+        let why = if its != (tenant, version) {
+            format!("it is {} of {}", its.1, its.0)
+        } else if version < have {
+            format!("this worker has {have}")
+        } else {
+            return Ok(self);
+        };
+        Err(rejected(code::SNAPSHOT_FORMAT, why))
+    }
+
     /// From a sealed file, which others may read too: its position is not used.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ mod answer;
 mod ending;
 mod exchange;
 mod handed;
+mod first;
+mod opaque;
 mod pump;
 mod tunnel;
 
@@ -33,11 +35,13 @@ use crate::{
     book::{Arrived, Side},
     clock::Clock,
     counters::Count,
+    detect::Begin,
     h2,
     shard::{Admitted, Shard},
     workload::Workload,
 };
 use active::Next;
+use opaque::First;
 
 /// Bytes that one connection moves each way before the others have their turn.
 pub const TURN_BYTES: usize = 256 << 10;
@@ -70,14 +74,17 @@ pub async fn listen(shard: Rc<Shard>, listener: TcpListener) {
     }
 }
 
-/// Serves a connection in a task of its own, which ends with its workload at the latest.
-pub fn spawn(shard: &Rc<Shard>, client: TcpStream, arrived: Arrived) {
+/// Serves a connection in a task of its own, which ends with its workload at the latest. False if it may
+/// not be.
+pub fn spawn(shard: &Rc<Shard>, client: TcpStream, arrived: Arrived) -> bool {
     let workload = arrived.workload.clone();
-    if let Some(admitted) = shard.admit(arrived) {
-        let at = admitted.at;
-        let task = tokio::task::spawn_local(serve(admitted, client));
-        workload.started(at, task.abort_handle());
-    }
+    let Some(admitted) = shard.admit(arrived) else {
+        return false;
+    };
+    let at = admitted.at;
+    let task = tokio::task::spawn_local(serve(admitted, client));
+    workload.started(at, task.abort_handle());
+    true
 }
 
 /// Serves one connection until its end.
@@ -104,14 +111,34 @@ pub(crate) fn serve_on(
             // Rare, and no connection is to be larger for it.
             Box::pin(admitted.shard.wait_for_plan(&admitted.arrived)).await;
         }
+        let mut detect = false;
+        // One that comes back from another task has spoken long ago.
+        if active.is_none() {
+            detect = match admitted.shard.begin(&admitted.arrived) {
+                Begin::Http => false,
+                Begin::Client => true,
+                begin => match Box::pin(opaque::begin(&admitted, &client, begin)).await {
+                    First::Client => true,
+                    First::Over => return,
+                },
+            };
+        }
         let mut sleep = pin!(sleep(admitted.shard.settings.idle));
         let mut clock = Clock::new(sleep.as_mut());
         while active.is_some() || readable(&admitted, &client, &mut clock).await {
             let mut at = active.take().unwrap_or_else(|| admitted.shard.activate());
+            if detect {
+                at.detect();
+            }
             let next = poll_fn(|cx| at.poll(cx, &admitted, &client, &mut clock)).await;
+            detect = at.is_undecided();
             if matches!(next, Next::Http2 | Next::Translate) {
                 // Another task's: what waits here is to be small.
                 return h2::hand_over(admitted, client, at, next == Next::Http2);
+            }
+            if next == Next::Opaque {
+                Box::pin(opaque::go_on(&admitted, &client, &mut at)).await;
+                return admitted.shard.rest(at);
             }
             admitted.shard.rest(at);
             if next == Next::Close || admitted.arrived.workload.is_draining() {

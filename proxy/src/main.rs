@@ -1,23 +1,28 @@
-//! `underpass-proxy`: one shard in front of the endpoints that the command line names, so that forwarding
-//! can be tried with any client and server. It takes neither snapshots nor sockets from anybody yet.
+//! `underpass-proxy`: a worker that a vendor starts, or by itself one shard in front of the endpoints that
+//! the command line names.
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::{io, net::SocketAddr, process::ExitCode};
 
 use clap::Parser;
 use tokio::{
     net::TcpListener,
-    runtime::{Builder, LocalOptions},
     signal::unix::{SignalKind, signal},
 };
-use underpass_proxy::{forward, shard::Shard};
+use underpass_api::vend::{sandbox, worker::Vendor};
+use underpass_proxy::{crew::runtime, forward, shard::Shard, vended};
 
 mod options;
 
 use options::{Options, Problem};
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let options = Options::parse();
+    let done = match options.listen {
+        Some(listen) => alone(&options, listen),
+        None => vended(&options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("underpass-proxy: {problem}");
@@ -26,21 +31,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<(), Problem> {
-    let plan = options.plan()?;
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())
-        .map_err(|why| Problem::Start {
-            what: "the runtime".into(),
-            why,
-        })?;
+/// As a worker. Nothing has come from anywhere before all restrictions are in force; tokio makes its pair
+/// of sockets for signals first, which it could not afterwards.
+fn vended(options: &Options) -> Result<(), Problem> {
+    let runtime = runtime().map_err(vended::Problem::Start)?;
+    let missing = sandbox::restrict();
+    let hello = |e: io::Error| vended::Problem::Vendor(format!("standard input: {e}"));
+    let vendor = Vendor::hello(missing).map_err(hello)?;
+    Ok(runtime.block_on(vended::run(vendor, options.shards, options.settings()))?)
+}
+
+fn alone(options: &Options, at: SocketAddr) -> Result<(), Problem> {
+    let plan = options.plan(at)?;
+    let failed = |why| Problem::Start {
+        what: at.to_string(),
+        why,
+    };
+    let runtime = runtime().map_err(failed)?;
     runtime.block_on(async {
-        let at = options.listen;
-        let failed = |why| Problem::Start {
-            what: at.to_string(),
-            why,
-        };
         let listener = TcpListener::bind(at).await.map_err(failed)?;
         let shard = Shard::of_one(options.settings(), plan);
         // Also the port, if it was 0.

@@ -23,6 +23,7 @@ use underpass_mesh::{
 use underpass_proxy::{
     plan::{Backend, Plan},
     shard::Settings,
+    vended,
 };
 
 /// Forwards HTTP/1, HTTP/2 without TLS, and gRPC to the endpoints of a service by its HTTPRoutes. SIGUSR1
@@ -30,12 +31,21 @@ use underpass_proxy::{
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Options {
-    /// Where clients connect.
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub listen: SocketAddr,
+    /// Where clients connect. Without it standard input is the socket of the vendor that started this
+    /// process.
+    #[arg(long, value_name = "ADDR:PORT", requires = "backend")]
+    pub listen: Option<SocketAddr>,
+    /// Threads that serve connections, for a vendor.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub shards: usize,
     /// A service port and its endpoints; the first is what clients dial. NAME may be NAMESPACE/NAME.
     /// PROTOCOL is what the endpoints speak: `http`, `h2c`, or as the client does.
-    #[arg(long, value_name = "NAME:PORT[/PROTOCOL]=ADDR:PORT,…", required = true, value_parser = parse_backend)]
+    #[arg(
+        long,
+        value_name = "NAME:PORT[/PROTOCOL]=ADDR:PORT,…",
+        requires = "listen",
+        value_parser = parse_backend
+    )]
     backend: Vec<NamedBackend>,
     /// HTTPRoutes, as a YAML list or as documents.
     #[arg(long, value_name = "FILE")]
@@ -66,6 +76,8 @@ pub enum Problem {
     /// The path's own refusal names its code.
     #[error("{0}")]
     Path(UnusablePath),
+    #[error(transparent)]
+    Vended(#[from] vended::Problem),
     #[error(
         "UP{code:04} BAD_ARGUMENT: {what}: {why}. Try: another --listen ADDR:PORT",
         code = code::BAD_ARGUMENT
@@ -83,7 +95,8 @@ impl Options {
         }
     }
 
-    pub fn plan(&self) -> Result<Plan, Problem> {
+    /// Of what `--backend` names, for clients that connect to `listen`.
+    pub fn plan(&self, listen: SocketAddr) -> Result<Plan, Problem> {
         let mut backends = HashMap::new();
         let mut ids = 0..;
         for (identity, backend) in (0..).zip(&self.backend) {
@@ -99,7 +112,7 @@ impl Options {
             Table::compile(&first.name, first.port, &routes).map_err(Problem::Path)
         });
         Ok(Plan {
-            authority: self.listen.to_string(),
+            authority: listen.to_string(),
             protocol: first.protocol,
             routes: routes.transpose()?.map(Arc::new),
             default: (first.name.clone(), first.port),

@@ -185,8 +185,8 @@ impl Plan {
                 return Err(denied);
             }
         };
-        let id = pending.endpoint;
-        let to = Some((id, &endpoint));
+        let key = self.key(&pending, &endpoint);
+        let to = Some((pending.endpoint, &endpoint));
         // Its own worker would count it, if it were another.
         let attempt = endpoint.inbound.is_some();
         let mut ticket = Ticket {
@@ -202,17 +202,52 @@ impl Plan {
             return Err(denied);
         }
         Ok(Picked {
-            key: Key {
-                workload: self.workload,
-                source: self.source,
-                destination: endpoint.identity,
-                endpoint: id,
-            },
+            key,
             endpoint,
             protocol,
             ticket,
             timeout,
         })
+    }
+
+    /// An endpoint of the service's own backend, for a connection that is no HTTP.
+    ///
+    /// # Errors
+    /// `NotHttp` where rules must hold for each request.
+    pub fn pick_opaque(&self, random: u64, start: Instant) -> Result<Picked, Refusal> {
+        let now_ns = start.elapsed().as_nanos() as u64;
+        let backend = self.backends.get(&self.default);
+        let backend = backend.ok_or(Refusal::NoEndpoints)?;
+        let (pending, endpoint, protocol) = backend.pick(now_ns, random)?;
+        let key = self.key(&pending, &endpoint);
+        let ticket = Ticket {
+            backend: backend.clone(),
+            pending: Some(pending),
+            outcome: Outcome::Done,
+            start,
+            seen: None,
+            attempt: None,
+        };
+        let guarded = |port: &Option<Rc<Port>>| port.as_ref().is_some_and(|p| !p.is_open());
+        if guarded(&self.inbound) || guarded(&endpoint.inbound) {
+            return Err(Refusal::NotHttp);
+        }
+        Ok(Picked {
+            key,
+            endpoint,
+            protocol,
+            ticket,
+            timeout: None,
+        })
+    }
+
+    fn key(&self, pending: &Pending, endpoint: &Endpoint) -> Key {
+        Key {
+            workload: self.workload,
+            source: self.source,
+            destination: endpoint.identity,
+            endpoint: pending.endpoint,
+        }
     }
 
     fn peer(&self) -> Peer<'_> {

@@ -17,6 +17,7 @@ use crate::{
     book::{Arrived, Book, Numbers},
     connector::Connector,
     counters::{Count, Counters},
+    detect::{Begin, Learnt, PROBES},
     draft::Draft,
     forward::Active,
     h2::Upstreams,
@@ -95,6 +96,10 @@ pub struct Shard {
     pub counters: Arc<Counters>,
     metrics: Rc<Metrics>,
     pub connector: Connector,
+    /// Who speaks first.
+    pub learnt: Learnt,
+    /// Connections for whose silent client a server is asked.
+    probes: Cell<usize>,
     /// By tenant: one, but where a worker is shared.
     books: RefCell<HashMap<Str, Rc<Book>>>,
     numbers: RefCell<Numbers>,
@@ -132,6 +137,8 @@ impl Shard {
             counters,
             metrics,
             connector,
+            learnt: Learnt::default(),
+            probes: Cell::new(0),
             books: RefCell::default(),
             numbers: RefCell::default(),
             turned: Notify::new(),
@@ -172,14 +179,19 @@ impl Shard {
             self.settings.shards,
         ));
         numbers.keep(books.values().map(Rc::as_ref));
+        self.close_unwanted(books);
+        self.turned.notify_waiters();
+    }
+
+    /// Closes waiting connections for which there is no use, also since they waited too long.
+    fn close_unwanted(&self, books: &HashMap<Str, Rc<Book>>) {
         let workloads = self.workloads.borrow();
         let wanted = |key: &Key| {
             let workload = workloads.get(&key.workload);
-            workload.is_some_and(|w| books.values().any(|b| b.wants(key, w)))
+            books.values().any(|b| b.wants(key, workload))
         };
         self.pool.sweep(&self.counters, wanted);
         self.upstreams.sweep(wanted);
-        self.turned.notify_waiters();
     }
 
     /// What this shard has of a tenant.
@@ -202,6 +214,23 @@ impl Shard {
             }
         }
         Err(why)
+    }
+
+    /// How a connection begins; without a plan its requests are told why.
+    pub(crate) fn begin(&self, arrived: &Arrived) -> Begin {
+        let plan = self.plan(arrived);
+        plan.map_or(Begin::Http, |plan| self.learnt.begin(&plan))
+    }
+
+    /// Counts a server that is asked for a silent client, until the result is dropped; `None` if there
+    /// are too many.
+    pub(crate) fn probe(self: &Rc<Self>) -> Option<Probe> {
+        if self.probes.get() >= PROBES {
+            self.counters.add(Count::ProbesFull);
+            return None;
+        }
+        self.probes.set(self.probes.get() + 1);
+        Some(Probe(self.clone()))
     }
 
     /// Until there is a plan for what has arrived, or it is too late for one.
@@ -262,14 +291,18 @@ impl Shard {
         let mut ticks = tokio::time::interval(SWEEP_EVERY);
         loop {
             ticks.tick().await;
-            self.pool.sweep(&self.counters, |_| true);
-            self.upstreams.sweep(|_| true);
+            self.close_unwanted(&self.books.borrow());
             self.metrics.sweep();
             // What was not needed all this time goes bit by bit.
             let mut spare = self.spare.borrow_mut();
             let half = spare.len() / 2;
             spare.truncate(half);
         }
+    }
+
+    /// A connection that was given to this shard is over.
+    pub(crate) fn count_over(&self) {
+        self.counters.add(Count::Ended);
     }
 
     /// Clients' connections that are open.
@@ -311,6 +344,14 @@ impl Shard {
     }
 }
 
+pub(crate) struct Probe(Rc<Shard>);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.0.probes.set(self.0.probes.get() - 1);
+    }
+}
+
 /// A connection that is counted as open.
 pub struct Admitted {
     pub(crate) shard: Rc<Shard>,
@@ -330,5 +371,6 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.arrived.workload.leave(self.at);
         self.shard.open.set(self.shard.open.get() - 1);
+        self.shard.count_over();
     }
 }

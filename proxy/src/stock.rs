@@ -35,7 +35,9 @@ pub struct Want {
 pub struct Stocks {
     all: RefCell<BTreeMap<(u64, Family), Stock>>,
     /// To who speaks with the vendor. What waits there is bounded by the requests that are under way.
-    ask: UnboundedSender<Want>,
+    ask: UnboundedSender<(usize, Want)>,
+    /// Of the shard.
+    number: usize,
 }
 
 #[derive(Debug, Default)]
@@ -48,10 +50,12 @@ struct Stock {
 }
 
 impl Stocks {
-    pub fn new(ask: UnboundedSender<Want>) -> Self {
+    /// `number` is the shard's, to which an answer belongs.
+    pub fn new(ask: UnboundedSender<(usize, Want)>, number: usize) -> Self {
         Self {
             all: RefCell::default(),
             ask,
+            number,
         }
     }
 
@@ -103,7 +107,7 @@ impl Stocks {
             count: count as u16,
         };
         // Without a vendor this process is about to end.
-        if self.ask.send(question).is_ok() {
+        if self.ask.send((self.number, question)).is_ok() {
             stock.asked += count;
         }
     }

@@ -12,6 +12,7 @@ use std::{
 pub mod agent;
 pub mod cgroup;
 pub mod cli;
+pub mod http;
 pub mod net;
 pub mod place;
 pub mod process;

@@ -30,6 +30,7 @@ pub const SERVERS: &[Program] = &[
     program("usr/sbin/nginx", "nginx", "-v"),
     program("usr/bin/redis-server", "redis-server", "--version"),
     program("usr/bin/redis-cli", "redis-tools", "--version"),
+    program("usr/sbin/nft", "nftables", "--version"),
 ];
 
 /// What `bench shortcut` and `test --programs` use as well.

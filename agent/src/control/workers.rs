@@ -52,7 +52,7 @@ impl Control {
             workloads: doors.keys().cloned().collect(),
             services: services.map(|s| (s.name.clone(), s.port)).collect(),
         };
-        let snapshots = plan.snapshots(&resting).into_iter();
+        let snapshots = plan.snapshots_with(&resting).into_iter();
         let snapshots = snapshots.map(|s| (s.tenant.clone(), Arc::new(s)));
         self.workers.want(Wanted {
             snapshots: snapshots.collect(),

@@ -130,7 +130,9 @@ impl Vendor {
         })
     }
 
-    fn say(&self, message: &ToVendor) -> io::Result<()> {
+    /// # Errors
+    /// `WouldBlock` if the vendor is behind: try again.
+    pub fn say(&self, message: &ToVendor) -> io::Result<()> {
         self.0.send(&message.frame(), &[])
     }
 

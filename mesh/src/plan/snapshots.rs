@@ -27,7 +27,12 @@ impl Plan {
     /// For each tenant with a workload on this node that has a door or shall get one, by name. Doors make no
     /// difference, so that a worker can have its snapshot before it listens. Equal plans give equal
     /// snapshots; their version is 0.
-    pub fn snapshots(&self, resting: &Resting) -> Vec<Snapshot> {
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.snapshots_with(&Resting::default())
+    }
+
+    /// The same, with what older connections need.
+    pub fn snapshots_with(&self, resting: &Resting) -> Vec<Snapshot> {
         let mut tenants: BTreeMap<Str, BTreeSet<u32>> = BTreeMap::new();
         for door in self.wanted_doors() {
             let position = self.world.position(&door.workload);

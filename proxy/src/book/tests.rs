@@ -40,7 +40,11 @@ fn arrive(shard: &Shard, side: Side, original: &str) -> Arrived {
 }
 
 fn shard() -> Rc<Shard> {
-    Shard::new(Settings::default(), crate::connector::Connector::Own)
+    Shard::new(
+        Settings::default(),
+        crate::connector::Connector::Own,
+        Arc::default(),
+    )
 }
 
 fn pick(shard: &Shard, plan: &Plan) -> Result<Picked, Denied> {
@@ -109,7 +113,7 @@ async fn what_is_known_of_endpoints_that_stay_stays() {
     let backend = &after.backends[&after.default];
     assert_eq!(backend.under_way(request.key.endpoint), 1);
     let book = |shard: &Shard| shard.book("shop").unwrap();
-    let workload = &there.workload;
+    let workload = Some(&there.workload);
     assert!(book(&shard).wants(&request.key, workload));
 
     // The same address with another workload behind it is another endpoint.

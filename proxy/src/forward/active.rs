@@ -40,11 +40,17 @@ pub(crate) enum Next {
     Http2,
     /// The request's endpoint speaks HTTP/2.
     Translate,
+    /// The client does not speak HTTP.
+    Opaque,
 }
 
 pub(crate) type Dialing = Pin<Box<dyn Future<Output = Result<TcpStream, Refusal>>>>;
 
 pub(crate) enum Phase {
+    /// The first bytes of a connection, to be looked at; they have begun to come at `since`.
+    Detect {
+        since: Option<Instant>,
+    },
     /// Between requests, or a head that has begun to come at `since`.
     Head {
         since: Option<Instant>,
@@ -144,6 +150,7 @@ impl Active {
         };
         loop {
             let step = match &self.phase {
+                Phase::Detect { .. } => ready!(self.poll_detect(scene)),
                 Phase::Head { .. } => ready!(self.poll_head(scene)),
                 Phase::Dial { .. } => ready!(self.poll_dial(scene)),
                 Phase::Exchange => ready!(self.poll_exchange(scene)),

@@ -1,24 +1,41 @@
-//! Bytes both ways, after an upgrade or CONNECT. Each end's end is passed on; a reset resets both.
+//! Bytes both ways, after an upgrade or CONNECT, or of what is no HTTP. Each end's end is passed on; a
+//! reset resets both.
 
-use std::task::Poll;
+use std::task::{Context, Poll};
 
-use tokio::time::Instant;
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
     active::{Active, Next, Polled, Scene, Step, shut_write},
-    pump::{Pump, Way, pump},
+    pump::{Half, Pump, Way, pump},
 };
-use crate::{counters::Count, h1::body::Body};
+use crate::{buffer::Out, counters::Count, h1::body::Body};
 
-impl Active {
-    pub(super) fn poll_tunnel(&mut self, scene: &mut Scene<'_, '_, '_>) -> Polled {
-        let Some(exchange) = &mut self.exchange else {
-            return Poll::Ready(Step::Is(Next::Close));
-        };
-        let Some(upstream) = exchange.upstream() else {
-            return Poll::Ready(Step::Is(Next::Close));
-        };
-        let (client, strip) = (scene.client, false);
+/// Two connections, and what is on its way between them.
+pub(super) struct Both<'a> {
+    pub client: &'a TcpStream,
+    pub upstream: &'a TcpStream,
+    pub down: &'a mut Half,
+    pub down_out: &'a mut Out,
+    pub up: &'a mut Half,
+    pub up_out: &'a mut Out,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// Nothing can move now.
+    Waits {
+        /// Something has.
+        moved: bool,
+    },
+    /// It is another connection's turn; the task is woken for the next.
+    Yield,
+    Over,
+}
+
+impl Both<'_> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Moved {
+        let (client, upstream, strip) = (self.client, self.upstream, false);
         let there = Way {
             from: client,
             to: upstream,
@@ -29,13 +46,13 @@ impl Active {
             to: client,
             strip,
         };
-        let there_is = pump(scene.cx, &mut self.down, &mut self.up_out, &there);
-        let back_is = pump(scene.cx, &mut self.up, &mut self.down_out, &back);
+        let there_is = pump(cx, self.down, self.up_out, &there);
+        let back_is = pump(cx, self.up, self.down_out, &back);
         let broken = |p| matches!(p, Pump::Cut | Pump::WriteFailed | Pump::Refused(_));
         if broken(there_is) || broken(back_is) {
             // Best effort: without it they are closed like any other.
             let _ = (client.set_zero_linger(), upstream.set_zero_linger());
-            return Poll::Ready(Step::Is(Next::Close));
+            return Moved::Over;
         }
         // `Done` from then on: the end is passed on once.
         if there_is == Pump::Ended {
@@ -47,13 +64,38 @@ impl Active {
             let _ = shut_write(client);
         }
         if self.down.body.is_done() && self.up.body.is_done() {
-            return Poll::Ready(Step::Is(Next::Close));
+            return Moved::Over;
         }
         if there_is == Pump::Yield || back_is == Pump::Yield {
-            scene.cx.waker().wake_by_ref();
-            return Poll::Pending;
+            cx.waker().wake_by_ref();
+            return Moved::Yield;
         }
         let moved = std::mem::take(&mut self.down.moved) | std::mem::take(&mut self.up.moved);
+        Moved::Waits { moved }
+    }
+}
+
+impl Active {
+    pub(super) fn poll_tunnel(&mut self, scene: &mut Scene<'_, '_, '_>) -> Polled {
+        let Some(exchange) = &mut self.exchange else {
+            return Poll::Ready(Step::Is(Next::Close));
+        };
+        let Some(upstream) = exchange.upstream() else {
+            return Poll::Ready(Step::Is(Next::Close));
+        };
+        let mut both = Both {
+            client: scene.client,
+            upstream,
+            down: &mut self.down,
+            down_out: &mut self.down_out,
+            up: &mut self.up,
+            up_out: &mut self.up_out,
+        };
+        let moved = match both.poll(scene.cx) {
+            Moved::Over => return Poll::Ready(Step::Is(Next::Close)),
+            Moved::Yield => return Poll::Pending,
+            Moved::Waits { moved } => moved,
+        };
         if scene.clock.is_over(
             scene.cx,
             exchange.idle_since(moved) + scene.shard.settings.tunnel,

@@ -6,9 +6,9 @@ use super::*;
 
 const V4: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
-fn stocks() -> (Stocks, UnboundedReceiver<Want>) {
+fn stocks() -> (Stocks, UnboundedReceiver<(usize, Want)>) {
     let (sender, asked) = unbounded_channel();
-    (Stocks::new(sender), asked)
+    (Stocks::new(sender, 3), asked)
 }
 
 fn some(count: usize) -> Vec<OwnedFd> {
@@ -16,8 +16,8 @@ fn some(count: usize) -> Vec<OwnedFd> {
     (0..count).map(|_| socket()).collect()
 }
 
-fn count(asked: &mut UnboundedReceiver<Want>) -> Vec<u16> {
-    std::iter::from_fn(|| asked.try_recv().ok().map(|w| w.count)).collect()
+fn count(asked: &mut UnboundedReceiver<(usize, Want)>) -> Vec<u16> {
+    std::iter::from_fn(|| asked.try_recv().ok().map(|(_, w)| w.count)).collect()
 }
 
 #[tokio::test(start_paused = true)]

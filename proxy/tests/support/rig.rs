@@ -9,7 +9,10 @@ use tokio::{
     runtime::{Builder, LocalOptions},
 };
 use underpass_l7::route::Table;
-use underpass_mesh::k8s::route::{self, HttpRoute, Match, Parent, PathMatch, Rule};
+use underpass_mesh::{
+    k8s::route::{self, HttpRoute, Match, Parent, PathMatch, Rule},
+    snapshot::Protocol,
+};
 use underpass_proxy::{
     book::{Arrived, Side},
     counters::Count,
@@ -125,6 +128,7 @@ pub fn plan(addresses: &[SocketAddr]) -> Plan {
     let service = ("default/shop".into(), 80);
     Plan {
         authority: "shop".into(),
+        protocol: Protocol::Http1,
         source: 7,
         default: service.clone(),
         backends: Rc::new(HashMap::from([(
