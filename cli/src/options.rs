@@ -5,12 +5,12 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use underpass_abi::reason::code;
 use underpass_api::v1alpha1::ConnectionFilter;
+use underpass_bench::web::visit::Talk;
 
 use crate::error::CliError;
 
 /// Verbs of the plan that are not built: refused, never guessed.
-pub const PLANNED: [&str; 12] = [
-    "bench",
+pub const PLANNED: [&str; 11] = [
     "dashboard",
     "demo",
     "dump",
@@ -31,7 +31,7 @@ pub const PLANNED: [&str; 12] = [
     version,
     after_help = "Exit codes: 0 ok, 1 failed or something was found (`check` and `status`: an error; `check -f`:\n\
         also a warning), 2 the command line is wrong.\n\
-        Planned, refused for now (UP0301): bench, dashboard, demo, dump, edges, import, install,\n\
+        Planned, refused for now (UP0301): dashboard, demo, dump, edges, import, install,\n\
         routes, tap, top, trace, why."
 )]
 pub struct Options {
@@ -51,6 +51,8 @@ pub enum Verb {
     Stat(Stat),
     /// Show what is decided about SRC calling DST:PORT, and which object decides it
     Explain(Explain),
+    /// Measure what the mesh costs a service of yours, with one client inside and one outside (needs root)
+    Bench(Bench),
     /// Explain a code such as UP0101 or POLICY_DENIED, or list all of them
     Codes(Codes),
     /// Print a completion script
@@ -220,6 +222,57 @@ pub struct Explain {
     pub destination: String,
     #[command(flatten)]
     pub output: Output,
+    #[command(flatten)]
+    pub api: Api,
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// The service (namespace/name or name) or the address that is dialed, with its port
+    #[arg(value_name = "SERVICE:PORT")]
+    pub service: String,
+    /// What is spoken
+    #[arg(long, value_enum, default_value = "http1")]
+    pub protocol: Talk,
+    /// Path of each request; of a gRPC call /package.Service/Method, whose request is empty [default: /, or
+    /// /grpc.health.v1.Health/Check]
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// Name of the host in each request [default: the service's]
+    #[arg(long, value_name = "AUTHORITY")]
+    pub host: Option<String>,
+    /// Requests under way
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub concurrency: u32,
+    /// Open loop: so many requests in a second, whether they are answered or not [default: closed loop]
+    #[arg(long, value_name = "RPS", value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    pub rate: Option<u32>,
+    /// Seconds of each run
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Rounds that are kept; one more warms up
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    pub rounds: usize,
+    /// One round of 0.2 seconds, whose figures mean nothing
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    pub quick: bool,
+    /// Namespace and service account of the client inside [default: the service's namespace, and its
+    /// account `default`]
+    #[arg(long = "as", value_name = "NAMESPACE/ACCOUNT")]
+    pub identity: Option<String>,
+    /// The clients have no network namespaces of their own: they reach what this machine reaches, and no
+    /// HTTP worker serves them
+    #[arg(long)]
+    pub shared: bool,
+    /// Directory of manifests, for the client inside [default: what the agent says]
+    #[arg(long, value_name = "DIR")]
+    pub mesh: Option<PathBuf>,
+    /// Writes the rows and the environment
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Writes a page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     #[command(flatten)]
     pub api: Api,
 }

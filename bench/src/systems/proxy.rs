@@ -163,13 +163,8 @@ impl Proxy {
     pub fn pss(&self) -> Result<u64> {
         let path = self.cgroup.join("cgroup.procs");
         let pids = fs::read_to_string(&path).context(path.display())?;
-        let mut bytes = 0;
-        for pid in pids.lines() {
-            let path = format!("/proc/{pid}/smaps_rollup");
-            let text = fs::read_to_string(&path).context(&path)?;
-            bytes += kib(&text).ok_or_else(|| BenchError::Setup(format!("{path}: no Pss")))? * 1024;
-        }
-        Ok(bytes)
+        let pids = pids.lines().filter_map(|pid| pid.parse().ok());
+        pids.map(crate::cpu::pss).sum()
     }
 }
 
@@ -180,11 +175,6 @@ impl Drop for Proxy {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn kib(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
 /// True if something in the process's network namespace listens on the port.
@@ -221,12 +211,5 @@ mod tests {
         assert!(listed(table, 0x1bbc));
         assert!(!listed(table, 0x1bbd), "a connection");
         assert!(!listed(table, 0x9c40) && !listed("", 1));
-    }
-
-    #[test]
-    fn memory_is_the_proportional_share() {
-        let text = "5581 r--p [rollup]\nRss:    9000 kB\nPss:    1234 kB\nPss_Anon: 5 kB\n";
-        assert_eq!(kib(text), Some(1234));
-        assert_eq!(kib("Rss: 1 kB\n"), None);
     }
 }

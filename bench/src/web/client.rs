@@ -27,7 +27,7 @@ use super::{
     Protocol, WebLoad,
     echo::{self, echo_client::EchoClient},
     pace::{Pace, paces},
-    runtime,
+    runtime, visit,
 };
 use crate::generator::{
     Latency, Outcome,
@@ -40,7 +40,7 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 const AUTHORITY: &str = "bench";
 const URI: &str = "http://bench/";
 
-type Failure = Box<dyn Error + Send + Sync>;
+pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// Does what standard input says until it ends.
 pub fn run() -> io::Result<()> {
@@ -49,6 +49,10 @@ pub fn run() -> io::Result<()> {
     for line in io::stdin().lock().lines() {
         let reply = match serde_json::from_str(&line?) {
             Ok(Command::RunWeb(load)) => match runtime.block_on(perform(&load)) {
+                Ok(outcome) => Answer::Ran(outcome),
+                Err(why) => Answer::Failed(why.to_string()),
+            },
+            Ok(Command::Visit(load)) => match runtime.block_on(visit::perform(&load)) {
                 Ok(outcome) => Answer::Ran(outcome),
                 Err(why) => Answer::Failed(why.to_string()),
             },
@@ -76,7 +80,8 @@ async fn perform(load: &WebLoad) -> Result<Outcome, Failure> {
     let shared = Shared::new(Mutex::new(Latency::histogram()));
     let begin = Instant::now();
     let mut running = JoinSet::new();
-    for (number, (caller, pace)) in (0..).zip(callers.into_iter().zip(paces(load, begin)?)) {
+    let paces = paces(load.concurrency, load.rate, load.seconds, begin)?;
+    for (number, (caller, pace)) in (0..).zip(callers.into_iter().zip(paces)) {
         running.spawn(caller.repeat(number, pace, begin, load.bytes, shared.clone()));
     }
     let (mut errors, mut first_error) = (0, None);
