@@ -193,7 +193,7 @@ impl Plan {
         let to = Some((pending.endpoint, &endpoint));
         // Its own worker would count it, if it were another.
         let attempt = endpoint.inbound.is_some();
-        let mut ticket = Ticket {
+        let ticket = Ticket {
             attempt: attempt.then(|| self.begin(&chosen, to, true, method, now_ns)),
             seen: before.or_else(|| Some(self.begin(&chosen, to, false, method, now_ns))),
             backend: backend.clone(),
