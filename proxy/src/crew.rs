@@ -281,8 +281,7 @@ fn arrive(shard: &Rc<Shard>, incoming: Incoming) {
         let arrived = Arrived {
             workload,
             side,
-            metrics::{Metrics, cells::Item, reporter::Reporter},
-    original,
+            original,
         };
         Some((stream, arrived))
     });

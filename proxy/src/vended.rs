@@ -24,17 +24,20 @@ use underpass_api::vend::{
 use underpass_mesh::reason::code;
 
 use crate::{
-    crew::{Crew, Done, Hire, Order},
+    crew::{Crew, Done, Order},
+    metrics::reporter::Reporter,
     shard::Settings,
     stock::Want,
 };
 
 mod doors;
 mod line;
+mod reports;
 mod snapshots;
 
 use doors::{Door, Doors};
 use line::Line;
+use reports::Reports;
 use snapshots::Read;
 
 /// Between two looks at what is still open when the vendor has said `Stop`.
@@ -78,8 +81,11 @@ struct Known {
 struct Main {
     crew: Rc<RefCell<Crew>>,
     workloads: HashMap<u64, Known>,
-    /// By tenant, of the snapshot that was read last, and the file for the report.
-    versions: HashMap<String, (u64, OwnedFd)>,
+    /// By tenant, of the snapshot that was read last.
+    versions: HashMap<String, u64>,
+    reports: Reports,
+    /// Whose worker this is: all tenants', if it is none of theirs.
+    tenant: String,
     /// What the vendor is to be told.
     words: VecDeque<ToVendor>,
     notes: UnboundedSender<Note>,
@@ -106,8 +112,9 @@ enum Next {
 pub async fn run(vendor: Vendor, shards: usize, settings: Settings) -> Result<(), Problem> {
     let line = Line::new(vendor).map_err(Problem::Start)?;
     let (ask, mut asked) = unbounded_channel();
-    let hire = |number| Hire::Vended(ask.clone(), number);
-    let crew = Crew::start(shards, settings, hire).map_err(Problem::Start)?;
+    let mut reporter = Reporter::default();
+    let crew = Crew::start(shards, settings, &mut reporter, Some(&ask)).map_err(Problem::Start)?;
+    let reports = Reports::start(reporter).map_err(Problem::Start)?;
     let (notes, mut noted) = unbounded_channel();
     let mut main = Main {
         crew: Rc::new(RefCell::new(crew)),
@@ -115,6 +122,8 @@ pub async fn run(vendor: Vendor, shards: usize, settings: Settings) -> Result<()
         versions: HashMap::new(),
         words: VecDeque::new(),
         notes,
+        reports,
+        tenant: String::new(),
         idle: None,
         busy_at: Instant::now(),
         given: 0,
@@ -125,7 +134,10 @@ pub async fn run(vendor: Vendor, shards: usize, settings: Settings) -> Result<()
         match next {
             Next::Go => {}
             Next::Leave => return main.leave(&line).await,
-            Next::End => return Ok(()),
+            Next::End => {
+                main.reports.last().await;
+                return Ok(());
+            }
         }
     }
 }
@@ -202,7 +214,8 @@ impl Main {
 
     async fn hear(&mut self, event: Event) -> Result<Next, Problem> {
         match event {
-            Event::Welcome { idle_ms, .. } => {
+            Event::Welcome { idle_ms, tenant } => {
+                self.tenant = tenant;
                 self.idle = (idle_ms > 0).then(|| Duration::from_millis(idle_ms.into()));
                 self.busy_at = Instant::now();
             }
@@ -332,6 +345,7 @@ impl Main {
         for known in self.workloads.values_mut() {
             known.doors.close().await;
         }
+        self.reports.last().await;
         self.words.push_back(ToVendor::Leaving);
         while !self.say(line) {
             line.ready.writable().await.map_err(Problem::Start)?;

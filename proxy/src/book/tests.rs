@@ -40,11 +40,7 @@ fn arrive(shard: &Shard, side: Side, original: &str) -> Arrived {
 }
 
 fn shard() -> Rc<Shard> {
-    Shard::new(
-        Settings::default(),
-        crate::connector::Connector::Own,
-        Arc::default(),
-    )
+    Shard::new(Settings::default(), crate::connector::Connector::Own)
 }
 
 fn pick(shard: &Shard, plan: &Plan) -> Result<Picked, Denied> {

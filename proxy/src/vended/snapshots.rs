@@ -14,7 +14,6 @@ use crate::{
 pub(super) struct Read {
     tenant: String,
     version: u64,
-    report: OwnedFd,
     draft: Result<Draft, Rejected>,
 }
 
@@ -26,11 +25,11 @@ impl Main {
         file: OwnedFd,
         report: OwnedFd,
     ) {
-        if let Some((have, its_report)) = self.versions.get_mut(&tenant)
-            && *have == version
-        {
-            // Another agent tells the same; it reads another report.
-            *its_report = report;
+        // Also of a snapshot that will be rejected: what is counted is the same.
+        let shared = tenant != self.tenant;
+        self.reports.to(tenant.clone(), shared, report.into());
+        if self.versions.get(&tenant) == Some(&version) {
+            // Another agent tells the same.
             self.words.push_back(ToVendor::Applied { tenant, version });
             return;
         }
@@ -43,7 +42,6 @@ impl Main {
             let _ = notes.send(Note::Read(Read {
                 tenant,
                 version,
-                report,
                 draft,
             }));
         });
@@ -53,13 +51,12 @@ impl Main {
         let Read {
             tenant,
             version,
-            report,
             draft,
         } = read;
-        let have = self.versions.get(&tenant).map_or(0, |(have, _)| *have);
+        let have = self.versions.get(&tenant).copied().unwrap_or(0);
         let fits = draft.and_then(|draft| draft.is_for(&tenant, version, have));
         match fits {
-            Ok(draft) => self.apply(tenant, version, report, draft),
+            Ok(draft) => self.apply(tenant, version, draft),
             Err(Rejected { code, why }) => {
                 eprintln!("underpass-proxy: snapshot {version} of {tenant}: {why}");
                 self.words.push_back(ToVendor::Rejected {
@@ -71,8 +68,8 @@ impl Main {
         }
     }
 
-    fn apply(&mut self, tenant: String, version: u64, report: OwnedFd, draft: Draft) {
-        self.versions.insert(tenant.clone(), (version, report));
+    fn apply(&mut self, tenant: String, version: u64, draft: Draft) {
+        self.versions.insert(tenant.clone(), version);
         let (notes, crew, draft) = (self.notes.clone(), self.crew.clone(), Arc::new(draft));
         tokio::task::spawn_local(async move {
             all_done(|done| {
