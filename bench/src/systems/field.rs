@@ -161,7 +161,11 @@ impl Field {
 
     /// A short run, then one that counts, of which both ends must say the same.
     pub fn measure(&mut self, case: &Case, system: System, seconds: f64) -> Result<Sample> {
-        self.prepare(system)?;
+        self.prepare(system).map_err(|e| match e {
+            // The next system begins with a mesh of its own.
+            BenchError::Agent(why) => wrong(case, system, why),
+            other => other,
+        })?;
         // In closed loop always: the shortcut takes connections of few messages for short ones, and stays out.
         let warm_up = Case {
             rate: None,
@@ -229,8 +233,8 @@ impl Field {
         if mesh.shortcut {
             self.rig.agent()?.wait_watched()?;
         }
-        if mesh.workers != Workers::None {
-            self.rig.agent()?.wait_workers()?;
+        if let Some(vendor) = self.rig.vendor() {
+            self.rig.agent()?.wait_workers(vendor)?;
         }
         Ok(())
     }
