@@ -236,8 +236,8 @@ pub struct Bench {
     pub protocol: Talk,
     /// Path of each request; of a gRPC call /package.Service/Method, whose request is empty [default: /, or
     /// /grpc.health.v1.Health/Check]
-    #[arg(long, value_name = "PATH")]
-    pub path: Option<String>,
+    #[arg(long = "path", value_name = "PATH")]
+    pub asked: Option<String>,
     /// Name of the host in each request [default: the service's]
     #[arg(long, value_name = "AUTHORITY")]
     pub host: Option<String>,
