@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{BenchError, Context as _, Result, lab::Lab};
+use crate::{BenchError, Context as _, Result, lab::Lab, vendor::Vendor};
 
 /// Until the agent must be ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -172,18 +172,26 @@ impl Agent {
         Err(BenchError::Agent(why))
     }
 
-    /// Until all workers that are wanted stand ready, with what they must know.
-    pub fn wait_workers(&self) -> Result<()> {
-        let begin = Instant::now();
+    /// Until all workers that are wanted run, with what they must know.
+    pub fn wait_workers(&self, vendor: &Vendor) -> Result<()> {
+        let (begin, mut woken) = (Instant::now(), false);
         let mut said = Value::Null;
         while begin.elapsed() < DOORS_WITHIN {
             said = self.status()?["workers"].take();
+            let tenants = said["tenants"].as_array().map_or(&[][..], Vec::as_slice);
             if doors_stand(&said) {
-                return Ok(());
+                if tenants.iter().all(|tenant| tenant["state"] == "running") {
+                    return Ok(());
+                }
+                for tenant in tenants.iter().filter(|_| !woken) {
+                    vendor.wake(tenant["name"].as_str().unwrap_or_default())?;
+                }
+                woken = true;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Err(BenchError::Agent(format!("no workers: {said}")))
+        let log = vendor.log_tail();
+        Err(BenchError::Agent(format!("no workers: {said}; {log}")))
     }
 
     /// By its metrics.

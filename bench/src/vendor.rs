@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -79,6 +79,28 @@ impl Vendor {
         &self.cgroups
     }
 
+    /// Starts a tenant's worker, which else waits for the first connection.
+    pub fn wake(&self, tenant: &str) -> Result<()> {
+        let done = self.ctl(&["start", tenant])?;
+        if done.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&done.stderr);
+        Err(BenchError::Setup(format!(
+            "underpass-vend ctl start {tenant}: {said}"
+        )))
+    }
+
+    fn ctl(&self, words: &[&str]) -> Result<Output> {
+        Command::new(beside("underpass-vend")?)
+            .arg("--control")
+            .arg(&self.control)
+            .arg("ctl")
+            .args(words)
+            .output()
+            .context("underpass-vend ctl")
+    }
+
     /// CPU of each tenant's worker and of what makes its sockets, microseconds, by cgroup.
     pub fn tenants(&self) -> Result<BTreeMap<String, f64>> {
         let mut all = BTreeMap::new();
@@ -118,13 +140,7 @@ impl Vendor {
                 let how = ended.map_or("not ready".to_owned(), |status| status.to_string());
                 return Err(BenchError::Setup(format!("underpass-vend: {how}: {said}")));
             }
-            let status = Command::new(beside("underpass-vend")?)
-                .arg("--control")
-                .arg(&self.control)
-                .args(["ctl", "status"])
-                .output()
-                .context("underpass-vend ctl status")?;
-            if status.status.success() {
+            if self.ctl(&["status"])?.status.success() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(2));

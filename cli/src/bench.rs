@@ -54,6 +54,10 @@ pub fn run(args: &options::Bench) -> Result<bool, CliError> {
         .mesh
         .clone()
         .unwrap_or_else(|| status.mesh_dir.clone().into());
+    if mesh.as_os_str().is_empty() {
+        let why = "the agent does not say where its manifests are: --mesh DIR";
+        return Err(usage(why.to_owned()));
+    }
     let (service, target) = named.find(&mesh)?;
     let (namespace, account) = identity(args.identity.as_deref(), service.as_deref())?;
     let (rounds, seconds) = if args.quick {
@@ -69,7 +73,7 @@ pub fn run(args: &options::Bench) -> Result<bool, CliError> {
             .clone()
             .unwrap_or_else(|| authority(service.as_deref(), target)),
         path: args
-            .path
+            .asked
             .clone()
             .unwrap_or_else(|| args.protocol.path().to_owned()),
         talk: args.protocol,

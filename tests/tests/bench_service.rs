@@ -29,8 +29,14 @@ fn start(scene: &Scene, args: &[&str]) -> Result<Proc> {
 /// Everything that a benchmark of process `pid` makes and the machine knows by its name.
 fn traces(lab: &Lab, pid: u32) -> Vec<String> {
     let id = format!("up-bench-{pid}-0");
-    let dirs = [Path::new("/run/netns").to_owned(), lab.mesh_dir(), lab.cgroup_root()];
-    let entries = dirs.iter().flat_map(|dir| fs::read_dir(dir).unwrap().flatten());
+    let dirs = [
+        Path::new("/run/netns").to_owned(),
+        lab.mesh_dir(),
+        lab.cgroup_root(),
+    ];
+    let entries = dirs
+        .iter()
+        .flat_map(|dir| fs::read_dir(dir).unwrap().flatten());
     let names = entries.map(|e| e.path().display().to_string());
     names.filter(|name| name.contains(&id)).collect()
 }
@@ -38,7 +44,11 @@ fn traces(lab: &Lab, pid: u32) -> Vec<String> {
 fn gone(lab: &Lab, pid: u32) -> Result<()> {
     until("nothing is left", Duration::from_secs(15), || {
         let left = traces(lab, pid);
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{left:?}"))
+        }
     })
 }
 
@@ -48,7 +58,9 @@ fn both_clients_are_measured_and_nothing_stays() -> Result<()> {
     let files = ["json", "html"].map(|end| scene.lab.dir.join(format!("bench.{end}")));
     let names = files.clone().map(|file| file.display().to_string());
     let service = format!("app/web:{PORT}");
-    let args = [&service, "--quick", "--json", &names[0], "--html", &names[1]];
+    let args = [
+        &service, "--quick", "--json", &names[0], "--html", &names[1],
+    ];
     let running = start(&scene, &args)?;
     let pid = running.pid();
     let done = running.finish(LIMIT)?;
@@ -61,19 +73,29 @@ fn both_clients_are_measured_and_nothing_stays() -> Result<()> {
     assert_eq!(systems, ["outside", "inside"], "{report}");
     for row in rows {
         assert_eq!(text(row, "/case"), "http1-c16");
-        assert!(row["rps"].as_f64() > Some(10.0) && row["p50_us"].as_f64() > Some(1.0), "{row}");
+        assert!(
+            row["rps"].as_f64() > Some(10.0) && row["p50_us"].as_f64() > Some(1.0),
+            "{row}"
+        );
         let low = row["ci95"]["ratio_p50"][0].as_f64();
         assert!(low.is_some() && row["ratio_p50"].as_f64() >= low, "{row}");
         assert!(text(row, "/command_lines/0").contains(WEB), "{row}");
     }
-    assert!(done.stdout.contains("\nhttp1-c16: GET http://web.app:8080/ by HTTP/1.1"));
+    assert!(
+        done.stdout
+            .contains("\nhttp1-c16: GET http://web.app:8080/ by HTTP/1.1")
+    );
     let page = fs::read_to_string(&files[1])?;
     assert_eq!(page.matches("<polyline").count(), 2);
 
     // The mesh knew who called: one of them.
     let inside = format!("app/up-bench-{pid}-0");
     let rows = scene.agent.cli.conns(&["--service", "app/web"])?;
-    let from = |name: &str| rows.iter().filter(|r| text(r, "/source/name") == name).count();
+    let from = |name: &str| {
+        rows.iter()
+            .filter(|r| text(r, "/source/name") == name)
+            .count()
+    };
     assert!(from(&inside) >= 16, "{rows:?}");
     assert!(rows.len() - from(&inside) >= 16, "none from outside");
     Ok(())
@@ -87,7 +109,10 @@ fn what_stands_in_the_way_is_told_by_its_code() -> Result<()> {
         - sources: [{ serviceAccounts: [{ name: somebody }] }]\n";
     let scene = Scene::with("benchno", &[], &[("60-policy.yaml", policy)])?;
     for (args, code) in [
-        ([&format!("app/web-v1:{PORT}"), "--quick"], "UP0514 CLIENT_REFUSED"),
+        (
+            [&format!("app/web-v1:{PORT}"), "--quick"],
+            "UP0514 CLIENT_REFUSED",
+        ),
         // Nobody listens there.
         (["10.42.0.1:9", "--quick"], "UP0513 SERVICE_UNREACHABLE"),
         (["app/web:81", "--quick"], "UP0502 NOT_FOUND"),
@@ -119,7 +144,11 @@ fn nothing_stays_after_an_interrupt() -> Result<()> {
             let said = running.stderr();
             // A namespace each, a file, a cgroup.
             let made = traces(&scene.lab, pid).len();
-            if made == 4 && said.contains("trying") { Ok(()) } else { Err(said) }
+            if made == 4 && said.contains("trying") {
+                Ok(())
+            } else {
+                Err(said)
+            }
         })?;
         running.signal(signal)?;
         gone(&scene.lab, pid)?;

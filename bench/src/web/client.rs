@@ -37,6 +37,8 @@ use crate::generator::{
 
 /// Until a connection without requests must have ended.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
+/// Bytes of an answer that is no success.
+const SHOWN: usize = 120;
 const AUTHORITY: &str = "bench";
 const URI: &str = "http://bench/";
 
@@ -210,10 +212,14 @@ impl Caller {
 }
 
 async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
-    if response.status() != StatusCode::OK {
-        return Err(response.status().to_string().into());
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    if status == StatusCode::OK {
+        return Ok(body);
     }
-    Ok(response.into_body().collect().await?.to_bytes())
+    // A worker's begins with its code.
+    let said = String::from_utf8_lossy(&body[..body.len().min(SHOWN)]).into_owned();
+    Err(format!("{status}: {said}").into())
 }
 
 /// No two requests of a run are alike; at least eight bytes.

@@ -235,11 +235,11 @@ impl Visits {
 /// Reads it whole: anything but 2xx, and a `grpc-status` that is not 0, is a failure.
 async fn answered(response: Response<Incoming>) -> Result<(), Failure> {
     let status = response.status();
+    let early = response.headers().get("grpc-status").cloned();
+    let body = response.into_body().collect().await?;
     if !status.is_success() {
         return Err(format!("the answer is {status}").into());
     }
-    let early = response.headers().get("grpc-status").cloned();
-    let body = response.into_body().collect().await?;
     let late = body.trailers().and_then(|t| t.get("grpc-status")).cloned();
     match late.or(early) {
         Some(code) if code != "0" => Err(format!("grpc-status {code:?}").into()),
