@@ -24,10 +24,10 @@ mod rig;
 
 use rig::{GET, OK, Peer, run};
 
-/// `shop/web` dials `shop/api:80`, at which one endpoint answers.
 /// Of a series: requests, and how those that are over ended.
 type Settled = (Direction, u64, Vec<(Outcome, u64)>);
 
+/// `shop/web` dials `shop/api:80`, at which one endpoint answers.
 struct Mesh {
     shard: Rc<Shard>,
     reporter: Reporter,
