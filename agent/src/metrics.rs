@@ -1,8 +1,7 @@
 //! Prometheus metrics, in the OpenMetrics text format. Names and labels of the TCP families are
 //! Linkerd's, so that its dashboards work; `layer` and `verdict` are ours.
 //!
-//! `tcp_write_bytes_total` is what the application of the reporting end sent, `tcp_read_bytes_total`
-//! what it read: the source's for direction `outbound`, the destination's for `inbound`.
+//! `tcp_write_bytes_total` is what the reporting end's application sent, `tcp_read_bytes_total` what it read.
 
 pub mod http;
 mod legs;
@@ -28,7 +27,7 @@ use crate::{
     telemetry::sums::{Series, Sums, TCP, UDP},
 };
 
-/// Label sets that are exported at most; more are counted in `underpass_metrics_series_dropped_total`.
+/// Label sets at most; more are counted in `underpass_metrics_series_dropped_total`.
 pub const MAX_SERIES: usize = 8_192;
 
 /// Everything that one scrape shows.

@@ -60,6 +60,34 @@ fn a_route_moves_new_connections_and_no_request_fails() -> Result<()> {
 }
 
 #[test]
+fn connections_through_a_worker_outlive_their_route() -> Result<()> {
+    let scene = Scene::new("httprest", &[])?;
+    // Another route keeps the worker's snapshots changing.
+    let other = split(1, 1).replace("name: web,", "name: web-v2,");
+    scene.lab.mesh_file("40-other.yaml", &other)?;
+    scene.route(&split(0, 100))?;
+    let flags = ["--connections", "4", "--rate", "100"];
+    let mut load = scene.load(&scene.client.place, web(), &flags)?;
+    thread::sleep(PAUSE);
+    let routed = load.ask("report")?;
+    assert_eq!(
+        (answers(&routed, "v1"), &routed["failed"]),
+        (0, &0.into()),
+        "{routed}"
+    );
+    scene.unroute()?;
+    // Longer than a worker waits for what it does not know.
+    thread::sleep(3 * PAUSE);
+    let report = stop_clean(load)?;
+    assert_eq!(report["connections"], 4, "they are the same ones: {report}");
+    assert!(
+        answers(&report, "v1") > 20,
+        "without the route, both versions: {report}"
+    );
+    Ok(())
+}
+
+#[test]
 fn observed_objects_have_figures_without_a_route() -> Result<()> {
     let scene = Scene::new("httpobs", &[])?;
     let before = scene.requests(&scene.client.place, web(), 20, &[])?;

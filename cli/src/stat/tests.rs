@@ -70,10 +70,10 @@ fn fixed() -> Vec<api::ServiceStats> {
 #[test]
 fn table_of_services() {
     let expected = "\
-SERVICE          PROTO  ENDPOINTS  OPEN  OPENED  REFUSED    SENT  RECEIVED  SRTT_P50  SRTT_P99  RETRANS  RETRANS%
-shop/idle:80     udp            0     0       0        0      0B        0B         -         -        0         -
-shop/rates:9090  tcp            3     2    1000        4  1.5KiB   50.0MiB      80µs     1.2ms        3      0.1%
--                tcp            -     0       5        0      0B        0B         -         -        0         -
+SERVICE          PROTO  ENDPOINTS  OPEN  OPENED  REFUSED  SUCCESS   RPS    P50    P95     P99    SENT  RECEIVED  SRTT_P50  SRTT_P99  RETRANS  RETRANS%
+shop/idle:80     udp            0     0       0        0        -     -      -      -       -      0B        0B         -         -        0         -
+shop/rates:9090  tcp            3     2    1000        4    99.0%  20.0  900µs  4.0ms  25.5ms  1.5KiB   50.0MiB      80µs     1.2ms        3      0.1%
+-                tcp            -     0       5        0        -     -      -      -       -      0B        0B         -         -        0         -
 ";
     assert_eq!(table(&fixed(), false, PLAIN), expected);
 }
@@ -81,10 +81,10 @@ shop/rates:9090  tcp            3     2    1000        4  1.5KiB   50.0MiB      
 #[test]
 fn wide_has_reasons_and_the_endpoints_with_their_shares() {
     let expected = "\
-SERVICE            PROTO          ENDPOINTS  OPEN  OPENED  REFUSED    SENT  RECEIVED         SRTT_P50         SRTT_P99  RETRANS         RETRANS%  SEGS
-shop/idle:80       udp                    0     0       0        0      0B        0B    -(NO_TRAFFIC)    -(NO_TRAFFIC)        0    -(NO_TRAFFIC)     0
-shop/rates:9090    tcp                    3     2    1000        4  1.5KiB   50.0MiB             80µs            1.2ms        3             0.1%  4000
--(ADDRESS_DIALED)  tcp    -(ADDRESS_DIALED)     0       5        0      0B        0B  -(NOT_OBSERVED)  -(NOT_OBSERVED)        0  -(NOT_OBSERVED)     0
+SERVICE            PROTO          ENDPOINTS  OPEN  OPENED  REFUSED          SUCCESS              RPS              P50              P95              P99    SENT  RECEIVED         SRTT_P50         SRTT_P99  RETRANS         RETRANS%  SEGS
+shop/idle:80       udp                    0     0       0        0  -(NOT_OBSERVED)  -(NOT_OBSERVED)  -(NOT_OBSERVED)  -(NOT_OBSERVED)  -(NOT_OBSERVED)      0B        0B    -(NO_TRAFFIC)    -(NO_TRAFFIC)        0    -(NO_TRAFFIC)     0
+shop/rates:9090    tcp                    3     2    1000        4            99.0%             20.0            900µs            4.0ms           25.5ms  1.5KiB   50.0MiB             80µs            1.2ms        3             0.1%  4000
+-(ADDRESS_DIALED)  tcp    -(ADDRESS_DIALED)     0       5        0                -                -                -                -                -      0B        0B  -(NOT_OBSERVED)  -(NOT_OBSERVED)        0  -(NOT_OBSERVED)     0
 
 SERVICE          ENDPOINT        WORKLOAD           WEIGHT   SHARE  STATE
 shop/rates:9090  10.0.0.4:9090   shop/rates-1           90   90.0%  ready
@@ -114,6 +114,9 @@ items:
   srtt_p99_us: null
   retransmits: 0
   segments_out: 0
+  requests: null
+  requests_reason: NOT_OBSERVED
+  by_route: []
   by_endpoint: []
 - service: shop/rates:9090
   protocol: tcp
@@ -127,6 +130,27 @@ items:
   srtt_p99_us: 1250
   retransmits: 3
   segments_out: 4000
+  requests:
+    responses: 1200
+    failures: 12
+    success_percent: 99.0
+    per_second: 20.04
+    latency_p50_us: 900
+    latency_p95_us: 4000
+    latency_p99_us: 25500
+  requests_reason: null
+  by_route:
+  - route: shop/split
+    rule: '0'
+    backend: shop/rates-1:9090
+    requests:
+      responses: 1200
+      failures: 0
+      success_percent: 100.0
+      per_second: 0.0
+      latency_p50_us: 0
+      latency_p95_us: 0
+      latency_p99_us: 0
   by_endpoint:
   - endpoint: 10.0.0.4:9090
     workload: shop/rates-1
@@ -160,7 +184,20 @@ items:
   srtt_p99_us: null
   retransmits: 0
   segments_out: 0
+  requests: null
+  requests_reason: null
+  by_route: []
   by_endpoint: []
 ";
     assert_eq!(render::yaml(&ServiceList::from(fixed())), expected);
+}
+
+#[test]
+fn routes_have_a_table_of_their_own_if_there_are_any() {
+    let expected = "
+SERVICE          ROUTE       RULE  BACKEND            RESPONSES  SUCCESS  RPS  P50  P95  P99
+shop/rates:9090  shop/split  0     shop/rates-1:9090       1200   100.0%  0.0  0µs  0µs  0µs
+";
+    assert_eq!(routes(&fixed(), PLAIN), expected);
+    assert_eq!(routes(&fixed()[..1], PLAIN), "");
 }

@@ -112,10 +112,14 @@ uptime          3m12s
 plan            version 4, 12.0s old, applied in 1.2ms
 default policy  allow
 workloads       2 local, 1 missing
+workers         vendor 812 answers, 2 of 3 workloads have a door
 maps            3.0MiB, the fullest is TOTALS (97.7%)
 problems        errors: 1, warnings: 1
 cgroup root     /sys/fs/cgroup/unified
 pins            /sys/fs/bpf/underpass
+
+TENANT  WORKER   PID  WORKLOADS  SNAPSHOT  APPLIED  STARTS  CRASHES  REJECTED         CODES
+shop    running  815          3         7        6       2        1  SNAPSHOT_FORMAT  UP0434
 
 FEATURE       STATE  REASON
 connect4      on     -
@@ -144,10 +148,14 @@ uptime          3m12s
 plan            version 4, 12.0s old, applied in 1.2ms
 default policy  allow
 workloads       2 local, 1 missing
+workers         vendor 812 answers, 2 of 3 workloads have a door
 maps            3.0MiB, the fullest is TOTALS (97.7%)
 problems        errors: 1, warnings: 1
 cgroup root     /sys/fs/cgroup/unified
 pins            /sys/fs/bpf/underpass
+
+TENANT  WORKER   PID  WORKLOADS  SNAPSHOT  APPLIED  STARTS  CRASHES  REJECTED         CODES
+shop    running  815          3         7        6       2        1  SNAPSHOT_FORMAT  UP0434
 
 FEATURE       STATE  REASON
 connect4      on     -
