@@ -196,6 +196,12 @@ impl Kernel {
         workers::set_vendor(cgroup, &self.cgroup, &self.source, &self.maps)
     }
 
+    /// Cookies of the namespaces in which a worker's listener for steered ports is known. One that is older
+    /// than the maps is not: then what is steered there is refused until it listens again.
+    pub fn doors(&self) -> Result<Vec<u64>, KernelError> {
+        workers::doors(&self.maps)
+    }
+
     /// Nobody is a worker any more.
     pub fn forget_vendor(&self) -> Result<(), KernelError> {
         workers::forget_vendor(&self.source, &self.maps)

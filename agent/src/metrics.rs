@@ -5,6 +5,7 @@
 //! what it read: the source's for direction `outbound`, the destination's for `inbound`.
 
 pub mod http;
+mod legs;
 pub mod requests;
 
 use std::{
@@ -225,35 +226,6 @@ const TCP_OPEN: Column = (
     Total::open,
 );
 
-/// What workers dialed in their workloads' place: apart, so that no sum counts a byte twice.
-const LEG_COUNTERS: [Column; 5] = [
-    (
-        "underpass_leg_open",
-        "Connections of workers that were established.",
-        |s| s.opened,
-    ),
-    (
-        "underpass_leg_close",
-        "Connections of workers that ended.",
-        |s| s.closed,
-    ),
-    (
-        "underpass_leg_refused",
-        "Connects of workers that were denied, refused or never established.",
-        |s| s.refused,
-    ),
-    (
-        "underpass_leg_read_bytes",
-        "Payload that workers read from endpoints.",
-        |s| s.received,
-    ),
-    (
-        "underpass_leg_write_bytes",
-        "Payload that workers sent to endpoints.",
-        |s| s.sent,
-    ),
-];
-
 const UDP_COUNTERS: [Column; 3] = [
     (
         "udp_open",
@@ -283,9 +255,9 @@ fn connections(encoder: &mut DescriptorEncoder<'_>, sums: &Sums) -> fmt::Result 
         counter(encoder, column, &tcp)?;
     }
     gauge(encoder, &TCP_OPEN, &tcp)?;
-    let legs: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP, true).collect();
-    for column in &LEG_COUNTERS {
-        counter(encoder, column, &legs)?;
+    let of_workers: Vec<(Labels<'_>, &Total)> = labeled(sums, TCP, true).collect();
+    for column in &legs::COUNTERS {
+        counter(encoder, column, &of_workers)?;
     }
     let udp: Vec<(Labels<'_>, &Total)> = labeled(sums, UDP, false).collect();
     for column in &UDP_COUNTERS {

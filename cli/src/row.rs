@@ -33,9 +33,9 @@ pub struct Connection {
     pub endpoint: Option<String>,
     /// tcp, udp
     pub protocol: String,
-    /// app: the application's own connection.
+    /// app, upstream: the application's own connection (of layer `http` it ends at its worker), or what the worker dialed in its place.
     pub leg: String,
-    /// id of the application's connection that this leg belongs to; null for `app`.
+    /// id of the application's connection that this leg belongs to; null for `app`, and where it is not known.
     pub parent: Option<String>,
     /// source, destination: the end whose agent reports this row.
     pub reporter: String,

@@ -51,6 +51,8 @@ pub struct Book {
     pub version: u64,
     /// Whoever arrives gets this, where a command line takes the place of snapshots.
     anyone: Option<Rc<Plan>>,
+    /// What the snapshot says nothing of is let through.
+    passes: bool,
     workloads: HashMap<Str, Own>,
     services: HashMap<SocketAddr, Service>,
     backends: Rc<Backends>,
@@ -156,6 +158,7 @@ impl Book {
         let mut book = Self {
             version: snapshot.version,
             metrics,
+            passes: draft.passes,
             ..Self::default()
         };
         for workload in &snapshot.workloads {
@@ -246,10 +249,14 @@ impl Book {
             return Some(plan.clone());
         }
         let own = self.workloads.get(&arrived.workload.name)?;
-        let plan = Rc::new(match arrived.side {
-            Side::Outbound => self.outbound(own, arrived)?,
-            Side::Inbound => self.inbound(own, arrived, numbers)?,
-        });
+        let known = match arrived.side {
+            Side::Outbound => self.outbound(own, arrived),
+            Side::Inbound => self.inbound(own, arrived, numbers),
+        };
+        let Some(plan) = known.map(Rc::new) else {
+            let passed = self.passes.then(|| self.pass(own, arrived));
+            return passed.flatten().map(Rc::new);
+        };
         self.plans.borrow_mut().insert(key, plan.clone());
         Some(plan)
     }
@@ -339,5 +346,6 @@ fn pairs<'a, A, B>(all: &'a [A], each: &'a [B]) -> impl Iterator<Item = (&'a A, 
         .flat_map(move |a| each.iter().map(move |b| (a, b)))
 }
 
+mod pass;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,8 @@ pub struct Draft {
     pub snapshot: Snapshot,
     /// Of each of the snapshot's services; `None`: it has no routes.
     pub tables: Vec<Option<Arc<Table>>>,
+    /// What it says nothing of is let through, since everything was captured.
+    pub passes: bool,
 }
 
 /// Why a snapshot is not taken.
@@ -113,6 +115,10 @@ impl Draft {
         };
         let tables = snapshot.services.iter().map(compile);
         let tables = tables.collect::<Result<_, _>>()?;
-        Ok(Self { snapshot, tables })
+        Ok(Self {
+            snapshot,
+            tables,
+            passes: false,
+        })
     }
 }

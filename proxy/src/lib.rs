@@ -9,11 +9,13 @@
 
 pub mod book;
 pub mod buffer;
+pub mod capture;
 pub mod clock;
 pub mod connector;
 pub mod counters;
 pub mod crew;
 pub mod detect;
+mod doors;
 pub mod draft;
 pub mod forward;
 pub mod h1;
@@ -24,6 +26,7 @@ pub mod plan;
 pub mod pool;
 pub mod port;
 pub mod shard;
+pub mod sidecar;
 pub mod stock;
 pub mod vended;
 pub mod workload;

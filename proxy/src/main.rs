@@ -10,17 +10,26 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use underpass_api::vend::{sandbox, worker::Vendor};
-use underpass_proxy::{crew::runtime, forward, shard::Shard, vended};
+use underpass_proxy::{
+    capture,
+    crew::runtime,
+    forward,
+    shard::Shard,
+    sidecar::{self, Sidecar},
+    vended,
+};
 
 mod options;
 
-use options::{Options, Problem};
+use options::{Capture, Options, Problem};
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let done = match options.listen {
-        Some(listen) => alone(&options, listen),
-        None => vended(&options),
+    let done = match (options.listen, options.capture) {
+        (_, Some(what)) => capture(&options, what),
+        (Some(listen), _) => alone(&options, listen),
+        _ if options.sidecar => sidecar(&options),
+        _ => vended(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,6 +48,43 @@ fn vended(options: &Options) -> Result<(), Problem> {
     let hello = |e: io::Error| vended::Problem::Vendor(format!("standard input: {e}"));
     let vendor = Vendor::hello(missing).map_err(hello)?;
     Ok(runtime.block_on(vended::run(vendor, options.shards, options.settings()))?)
+}
+
+fn capture(options: &Options, what: Capture) -> Result<(), Problem> {
+    let rules = capture::rules(options.capture_uid.unwrap_or_default());
+    let done = match what {
+        Capture::Print => {
+            print!("{rules}");
+            Ok(())
+        }
+        Capture::Apply => capture::run(&rules),
+        Capture::Remove => capture::run(&capture::removal()),
+    };
+    let what = "--capture";
+    done.map_err(|why| Problem::Sidecar { what, why })
+}
+
+fn sidecar(options: &Options) -> Result<(), Problem> {
+    let failed = |why| Problem::Sidecar {
+        what: "--sidecar",
+        why,
+    };
+    let sidecar = Sidecar {
+        mesh: options.mesh.clone().unwrap_or_default(),
+        workload: options.workload.clone().unwrap_or_default(),
+    };
+    let runtime = runtime().map_err(failed)?;
+    let serving = sidecar::run(&sidecar, options.shards, options.settings());
+    runtime
+        .block_on(async {
+            let mut stop = signal(SignalKind::terminate())?;
+            tokio::select! {
+                done = serving => done,
+                _ = stop.recv() => Ok(()),
+                done = tokio::signal::ctrl_c() => done,
+            }
+        })
+        .map_err(failed)
 }
 
 fn alone(options: &Options, at: SocketAddr) -> Result<(), Problem> {

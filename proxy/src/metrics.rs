@@ -292,9 +292,15 @@ impl Seen {
         }
     }
 
-    /// It was refused at once.
-    pub fn refuse(mut self, why: Refusal, now_ns: u64) {
-        self.cut(why, why.status(), now_ns);
+    /// It was refused at once; `grpc`: by a response whose status is 200.
+    pub fn refuse(mut self, why: Refusal, grpc: bool, now_ns: u64) {
+        match grpc {
+            true => {
+                self.cut(why, 200, now_ns);
+                self.grpc(why.grpc_status().into());
+            }
+            false => self.cut(why, why.status(), now_ns),
+        }
         self.end(now_ns);
     }
 
@@ -318,7 +324,8 @@ impl Seen {
     pub fn end(self, now_ns: u64) {
         let answered = self.answered_ns.unwrap_or(now_ns);
         // A response that was cut off is none that anybody can use.
-        let cut = self.code != 0 && self.status != 0 && self.status < 400;
+        let whole = self.grpc.is_some_and(|code| code != 0) || self.status >= 400;
+        let cut = self.code != 0 && self.status != 0 && !whole;
         let outcome = Outcome {
             method: self.method,
             status: self.status,

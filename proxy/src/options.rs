@@ -35,9 +35,24 @@ pub struct Options {
     /// process.
     #[arg(long, value_name = "ADDR:PORT", requires = "backend")]
     pub listen: Option<SocketAddr>,
-    /// Threads that serve connections, for a vendor.
+    /// Threads that serve connections, for a vendor or as a sidecar.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub shards: usize,
+    /// Serve the workload in whose network namespace this process runs, on ports 15001 and 15006.
+    #[arg(long, requires_all = ["mesh", "workload"], conflicts_with = "listen")]
+    pub sidecar: bool,
+    /// Directory of manifests, for a sidecar.
+    #[arg(long, value_name = "DIR", requires = "sidecar")]
+    pub mesh: Option<PathBuf>,
+    /// The workload of a sidecar.
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "sidecar")]
+    pub workload: Option<String>,
+    /// Rules of nftables that lead this network namespace's TCP connections to its sidecar.
+    #[arg(long, value_name = "WHAT", requires = "capture_uid")]
+    pub capture: Option<Capture>,
+    /// The user id that the sidecar has: its own connections are not led to it.
+    #[arg(long, value_name = "UID", requires = "capture")]
+    pub capture_uid: Option<u32>,
     /// A service port and its endpoints; the first is what clients dial. NAME may be NAMESPACE/NAME.
     /// PROTOCOL is what the endpoints speak: `http`, `h2c`, or as the client does.
     #[arg(
@@ -61,6 +76,15 @@ pub struct Options {
     body_timeout: u64,
 }
 
+/// What to do with the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Capture {
+    Print,
+    /// With nft, as root; those that are there are replaced.
+    Apply,
+    Remove,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct NamedBackend {
     name: Str,
@@ -78,6 +102,8 @@ pub enum Problem {
     Path(UnusablePath),
     #[error(transparent)]
     Vended(#[from] vended::Problem),
+    #[error("UP{code:04} BAD_ARGUMENT: {what}: {why}", code = code::BAD_ARGUMENT)]
+    Sidecar { what: &'static str, why: io::Error },
     #[error(
         "UP{code:04} BAD_ARGUMENT: {what}: {why}. Try: another --listen ADDR:PORT",
         code = code::BAD_ARGUMENT

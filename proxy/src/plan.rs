@@ -1,5 +1,7 @@
 //! What a request is forwarded by: the routes of one service port, and the backends with their endpoints.
 
+mod ticket;
+
 use std::{
     cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc, time::Duration,
 };
@@ -8,7 +10,7 @@ use tokio::time::Instant;
 use underpass_l7::{
     Refusal,
     balance::{Balancer, EndpointId, Outcome, Pending},
-    head::{Fields, Request},
+    head::{Fields, Request, Version},
     inbound::{Denied, Peer},
     limit::Accepted,
     route::{Rule, Table},
@@ -22,6 +24,8 @@ use crate::{
     pool::{Identity, Key},
     port::Port,
 };
+
+pub use ticket::Ticket;
 
 /// By `namespace/name` and port of the service.
 pub type Backends = HashMap<(Str, u16), Rc<Backend>>;
@@ -181,7 +185,7 @@ impl Plan {
             Err(denied) => {
                 let seen =
                     before.unwrap_or_else(|| self.begin(&chosen, None, false, method, now_ns));
-                seen.refuse(denied.why, now_ns);
+                seen.refuse(denied.why, is_grpc(head), now_ns);
                 return Err(denied);
             }
         };
@@ -189,7 +193,7 @@ impl Plan {
         let to = Some((pending.endpoint, &endpoint));
         // Its own worker would count it, if it were another.
         let attempt = endpoint.inbound.is_some();
-        let mut ticket = Ticket {
+        let ticket = Ticket {
             attempt: attempt.then(|| self.begin(&chosen, to, true, method, now_ns)),
             seen: before.or_else(|| Some(self.begin(&chosen, to, false, method, now_ns))),
             backend: backend.clone(),
@@ -198,7 +202,7 @@ impl Plan {
             start,
         };
         if let Err(denied) = judge(endpoint.inbound.as_ref()) {
-            ticket.denied(denied.why);
+            ticket.denied(denied.why, is_grpc(head));
             return Err(denied);
         }
         Ok(Picked {
@@ -267,7 +271,8 @@ impl Plan {
             service: (&self.default.0, self.default.1),
             backend: None,
         };
-        self.begin(&chosen, None, false, method, 0).refuse(why, 0);
+        let seen = self.begin(&chosen, None, false, method, 0);
+        seen.refuse(why, false, 0);
     }
 
     fn choose<'a, F: Fields + ?Sized>(
@@ -339,109 +344,15 @@ impl Backend {
     }
 }
 
+/// Its client is told of a refusal by a status of gRPC.
+fn is_grpc<F: Fields + ?Sized>(head: &Request<'_, F>) -> bool {
+    let kind = head.fields.get("content-type").next();
+    head.version == Version::Http2 && kind.is_some_and(|k| k.starts_with(b"application/grpc"))
+}
+
 /// How far the choice has come.
 struct Chosen<'a> {
     rule: Option<&'a Rule>,
     service: (&'a Str, u16),
     backend: Option<&'a Rc<Backend>>,
-}
-
-/// A request under way, as the balancer and the metrics count it: over when this is dropped, however that
-/// comes.
-#[derive(Debug)]
-pub struct Ticket {
-    backend: Rc<Backend>,
-    /// `Some` until it is dropped.
-    pending: Option<Pending>,
-    outcome: Outcome,
-    start: Instant,
-    /// `Some` until it is dropped.
-    seen: Option<Seen>,
-    /// The same at the destination, if it is served in this hop: of a request that is sent again, each.
-    attempt: Option<Seen>,
-}
-
-impl Ticket {
-    /// The response's head is here.
-    pub fn answered(&mut self, status: u16) {
-        if status >= 500 {
-            self.failed();
-        }
-        let now_ns = self.now_ns();
-        for seen in [&mut self.seen, &mut self.attempt].into_iter().flatten() {
-            seen.answered(status, now_ns);
-        }
-        if let Some(pending) = &mut self.pending {
-            let inner = &mut *self.backend.inner.borrow_mut();
-            inner.balancer.answered(pending, now_ns);
-        }
-    }
-
-    /// What the response's trailers, or its head if there is no more, say in `grpc-status`.
-    pub fn grpc(&mut self, code: u32) {
-        for seen in [&mut self.seen, &mut self.attempt].into_iter().flatten() {
-            seen.grpc(code);
-        }
-    }
-
-    /// This worker ends it: `status` is what the client is told, if it can still be told anything.
-    pub fn refused(&mut self, why: Refusal, status: u16) {
-        let now_ns = self.now_ns();
-        if let Some(seen) = &mut self.seen {
-            seen.cut(why, status, now_ns);
-        }
-    }
-
-    /// What was seen of the request, for [`Plan::pick_again`]; this attempt is over.
-    pub fn take_seen(&mut self) -> Option<Seen> {
-        self.seen.take()
-    }
-
-    /// This worker ends a call of gRPC, by a response whose status is 200.
-    pub fn refused_grpc(&mut self, why: Refusal) {
-        self.refused(why, 200);
-        if let Some(seen) = &mut self.seen {
-            seen.grpc(why.grpc_status().into());
-        }
-    }
-
-    /// What protects the destination refuses it, which its own worker would have counted.
-    fn denied(&mut self, why: Refusal) {
-        let now_ns = self.now_ns();
-        for seen in [&mut self.seen, &mut self.attempt].into_iter().flatten() {
-            seen.cut(why, why.status(), now_ns);
-        }
-    }
-
-    /// The request goes out once more.
-    pub fn again(&mut self) {
-        let now_ns = self.now_ns();
-        if let Some(attempt) = self.attempt.take() {
-            self.attempt = Some(attempt.again(now_ns));
-        }
-    }
-
-    /// The endpoint did not do its part.
-    pub fn failed(&mut self) {
-        self.outcome = Outcome::Failed;
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let now_ns = self.now_ns();
-        for seen in [&mut self.seen, &mut self.attempt] {
-            if let Some(seen) = seen.take() {
-                seen.end(now_ns);
-            }
-        }
-        if let Some(pending) = self.pending.take() {
-            let inner = &mut *self.backend.inner.borrow_mut();
-            inner.balancer.end(pending, now_ns, self.outcome);
-        }
-    }
 }

@@ -25,17 +25,16 @@ use underpass_mesh::reason::code;
 
 use crate::{
     crew::{Crew, Done, Order},
+    doors::{Door, Doors},
     metrics::reporter::Reporter,
     shard::Settings,
     stock::Want,
 };
 
-mod doors;
 mod line;
 mod reports;
 mod snapshots;
 
-use doors::{Door, Doors};
 use line::Line;
 use reports::Reports;
 use snapshots::Read;

@@ -87,7 +87,7 @@ fn streams_that_are_reset_at_once() {
         while rig.shard.open() > 0 {
             tokio::task::yield_now().await;
         }
-        assert!(rig.count(Count::H2Streams) <= u64::from(watch::RESETS.burst) + 200);
+        assert!(rig.count(Count::H2Streams) <= u64::from(watch::RESET_BURST) + 200);
     });
 }
 
@@ -99,7 +99,7 @@ fn resets_with_time_between_are_counted_too() {
         // Each is accepted before it is reset, so that the crate's own bound does not see it.
         let mut reset = Vec::new();
         let mut opened = 0;
-        while opened < watch::RESETS.burst * 3 {
+        while opened < watch::RESET_BURST * 3 {
             let id = 2 * opened + 1;
             let mut frames = std::mem::take(&mut reset);
             frames.extend(Raw::encode(HEADERS, WHOLE, id, HEAD));
@@ -116,8 +116,8 @@ fn resets_with_time_between_are_counted_too() {
             opened += 1;
             reset = Raw::encode(RST_STREAM, 0, id, &CANCEL.to_be_bytes());
         }
-        assert!(opened >= watch::RESETS.burst, "{opened}");
-        assert!(opened < watch::RESETS.burst * 3, "{opened}");
+        assert!(opened >= watch::RESET_BURST, "{opened}");
+        assert!(opened < watch::RESET_BURST * 3, "{opened}");
         assert_eq!(rig.count(Count::H2ResetFlood), 1);
     });
 }
@@ -152,7 +152,7 @@ fn what_carries_something_excuses_as_much() {
         frames.extend(Raw::encode(WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes()));
         let update = 100u32.to_be_bytes();
         let (mut acks, mut data) = (0, 0);
-        for _ in 0..watch::IDLE_FRAMES.burst {
+        for _ in 0..watch::IDLE_FRAME_BURST {
             raw.bytes(&frames).await;
             while acks <= data / 100 {
                 let frame = raw.next().await.expect("the connection has ended");

@@ -9,6 +9,9 @@ use underpass_proxy::{
     shard::{Settings, Shard},
 };
 
+#[path = "support/peers.rs"]
+#[allow(dead_code, reason = "each test file uses some of it")]
+mod peers;
 #[path = "support/rig.rs"]
 #[allow(dead_code, reason = "each test file uses some of it")]
 mod rig;
@@ -123,5 +126,36 @@ fn identities_do_not_share_connections() {
         pool.put(key, TcpStream::connect(at).await.unwrap(), &counters);
         pool.sweep(&counters, |key| key.source != 1);
         assert!(pool.is_empty());
+    });
+}
+
+/// A client of HTTP/2 that waits holds what the crate keeps of a connection.
+#[test]
+fn a_parked_connection_of_http2() {
+    run(async {
+        const CLIENTS: usize = 200;
+        let (rig, mut endpoint) = peers::rig_of(h2::server::Builder::new()).await;
+        let mut clients = Vec::new();
+        // The endpoint's connection, and what the process gets once.
+        for round in 0..2 {
+            let before = resident();
+            for _ in 0..CLIENTS {
+                let mut raw = peers::Raw::client(&rig).await;
+                let whole = peers::END_HEADERS | peers::END_STREAM;
+                raw.frame(peers::HEADERS, whole, 1, peers::HEAD).await;
+                let (_, mut respond) = endpoint.next().await;
+                respond.send_response(peers::ok(), true).unwrap();
+                assert_eq!(raw.expect(peers::HEADERS).await.id, 1);
+                clients.push(raw);
+            }
+            let each = resident().saturating_sub(before) / CLIENTS;
+            eprintln!("{each} bytes for each parked connection of HTTP/2");
+            assert!(round == 0 || each < 32 << 10, "{each} bytes for each");
+        }
+        assert_eq!(rig.shard.open(), 2 * CLIENTS);
+        assert_eq!(rig.count(Count::Opened), 1);
+        let stream = underpass_proxy::h2::future_bytes();
+        eprintln!("{stream} bytes for the task of a stream");
+        assert!(stream <= 4096, "{stream}");
     });
 }

@@ -10,6 +10,7 @@ use underpass_abi::{
     tables::{door, workload as bits},
     worker::kind,
 };
+use underpass_agent::kernel::Netns;
 use underpass_tests::{
     Result,
     doors::Doors,
@@ -122,7 +123,10 @@ fn without_its_worker_a_steered_port_is_closed() -> Result<()> {
     let doors = Doors::new("doorless")?;
     let (mut server, mut worker) = served(&doors)?;
     let outside = doors.lab.outside()?;
+    let netns = Netns::open(&doors.server.place.netns_path())?.cookie;
+    assert_eq!(doors.kernel.doors()?, [netns]);
     worker.kill9()?;
+    assert_eq!(doors.kernel.doors()?, [0; 0]);
     for from in [
         &doors.client.place,
         &doors.lab.host(),

@@ -8,6 +8,7 @@ mod demo;
 mod ebpf;
 mod envoy;
 mod flags;
+mod grpcio;
 mod process;
 mod servers;
 mod setup;

@@ -13,6 +13,7 @@ use std::{
 use crate::{
     Result, envoy,
     flags::{Flags, Verb},
+    grpcio,
     process::{self, output, step},
     servers, workspace,
 };
@@ -48,9 +49,10 @@ pub fn build_tools() -> Result<()> {
     bpf_linker()
 }
 
-/// Third-party servers; without apt this says what is missing and goes on.
+/// Third-party servers, and gRPC's; without apt this says what is missing and goes on.
 pub fn servers() -> Result<()> {
     let _lock = lock()?;
+    grpcio::unpack(&workspace::tools().join("grpcio"));
     servers::unpack(&workspace::tools().join("debs-prefix"), servers::SERVERS)
 }
 

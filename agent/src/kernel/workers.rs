@@ -3,7 +3,11 @@
 
 use std::{fs::File, path::Path};
 
-use underpass_abi::{reason::code, tables::setting};
+use underpass_abi::{
+    plain,
+    reason::code,
+    tables::{maps, setting},
+};
 
 use super::{
     CgroupRoot, KernelError,
@@ -70,6 +74,19 @@ pub(super) fn set_vendor(
         apply::set(maps, setting::VENDOR_LEVEL, level)?;
     }
     apply::set(maps, setting::VENDOR_CGROUP, id)
+}
+
+/// Cookies of the namespaces in which a worker listens for steered ports, as far as the programs saw it
+/// begin: a listener that is older than these maps is not known, and must be made anew.
+pub(super) fn doors(maps: &Maps) -> Result<Vec<u64>, KernelError> {
+    let mut cookies = Vec::new();
+    let map = apply::map(maps, maps::DOORS)?;
+    map.each_key(|key| {
+        cookies.extend(plain::from_bytes::<u64>(key));
+        Ok(())
+    })
+    .map_err(apply::failed(maps::DOORS))?;
+    Ok(cookies)
 }
 
 /// Nobody is a worker any more.

@@ -92,8 +92,8 @@ impl Header {
     fn to_bytes(self) -> [u8; HEADER as usize] {
         let mut bytes = [0; HEADER as usize];
         let words = [MAGIC, self.sequence, self.length, self.checksum];
-        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
-            place.copy_from_slice(&word.to_le_bytes());
+        for (place, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
         }
         bytes
     }

@@ -73,7 +73,7 @@ fn altered(from: &str, to: &str) -> Result<Report, Invalid> {
 #[test]
 fn hostile_reports_are_refused() {
     let long = format!(r#""source":"{}""#, "a".repeat(LABEL_BYTES + 1));
-    let many = vec!["[]"; 5].join(",");
+    let many = ["[]"; 5].join(",");
     for (from, to, why) in [
         (r#""format":1"#, r#""format":2"#, Invalid::Format(2)),
         (r#""source":"shop/web""#, &*long, Invalid::Text),

@@ -65,6 +65,13 @@ pub fn slice(i: usize, endpoints: usize) -> String {
     text
 }
 
+pub fn route(i: usize, seconds: usize) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: route-{i}\n  namespace: ns-{}\nspec:\n  parentRefs:\n  - group: ''\n    kind: Service\n    name: svc-{i}\n  rules:\n  - backendRefs:\n    - name: svc-{i}\n      port: 80\n    timeouts:\n      request: {seconds}s\n",
+        i % 10
+    )
+}
+
 fn policy(i: usize) -> String {
     format!(
         "---\napiVersion: underpass.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata:\n  name: allow\n  namespace: ns-{i}\nspec:\n  rules:\n  - sources:\n    - namespaces: [ns-0, ns-1]\n    - serviceAccounts:\n      - name: sa-{i}\n    ports:\n    - port: 8080\n"

@@ -67,6 +67,7 @@ fn main() {
         first.rounds.len()
     );
     one_endpoint(&mut model, &mut tables);
+    http(&mut model);
 }
 
 /// What a node's agent holds of it.
@@ -109,6 +110,59 @@ fn one_endpoint(model: &mut Model, tables: &mut Tables) {
         start.elapsed()
     });
     println!("one endpoint, text to change: {changed:.1?}, {writes} writes");
+}
+
+/// Every service by a worker: a namespace's annotation each, and ten workloads of each on this node.
+fn http(model: &mut Model) {
+    let mut facts = Facts {
+        host_netns: 1,
+        ..Facts::default()
+    };
+    for ns in 0..10 {
+        let observe = "annotations: { underpass.dev/observe: http }";
+        let text = format!(
+            "{{ apiVersion: v1, kind: Namespace, metadata: {{ name: ns-{ns}, {observe} }} }}\n"
+        );
+        assert_eq!(
+            model.set_file(&format!("ns-{ns}.yaml"), &text),
+            Outcome::Changed
+        );
+        for i in 0..10 {
+            let place = underpass_mesh::Place {
+                cgroups: vec![],
+                netns: Some(2 + ns * 10 + i),
+            };
+            let pod = format!("ns-{ns}/pod-{}", i * 10 + ns);
+            facts.places.insert(pod.into(), place);
+        }
+    }
+    let plan = model.compile(&facts);
+    let mut bytes = 0;
+    let made = best(|| {
+        let start = Instant::now();
+        let snapshots = plan.snapshots();
+        let took = start.elapsed();
+        assert_eq!(snapshots.len(), 10);
+        bytes = serde_json::to_string(&snapshots[0]).expect("plain").len();
+        took
+    });
+    println!(
+        "all services by a worker: snapshots of 10 tenants {made:.1?}, {} KiB of JSON each",
+        bytes / 1024
+    );
+    let mut number = 0;
+    let routed = best(|| {
+        number += 1;
+        let route = files::route(7, number);
+        let start = Instant::now();
+        assert_eq!(model.set_file("route.yaml", &route), Outcome::Changed);
+        let next = model.compile(&facts);
+        let took = start.elapsed();
+        let alike = plan.services().zip(next.services());
+        assert_eq!(alike.filter(|(a, b)| !std::ptr::eq(*a, *b)).count(), 1);
+        took
+    });
+    println!("one route, text to plan: {routed:.1?}");
 }
 
 /// Least of several runs: what the code costs, without what else the machine does.

@@ -61,11 +61,10 @@ impl Plan {
                 false => shared.http.get_or_init(|| self.parts(of_all)),
             };
             let mut backends = parts.backends.clone();
-            for endpoint in backends.iter_mut().flat_map(|b| &mut b.endpoints) {
-                let position = endpoint.workload.as_ref();
-                let position = position.and_then(|name| self.world.position(name));
-                endpoint.same_worker =
-                    position.is_some_and(|p| workloads.binary_search(&p).is_ok());
+            let endpoints = backends.iter_mut().flat_map(|b| &mut b.endpoints);
+            for (endpoint, behind) in endpoints.zip(&parts.behind) {
+                let own = |position: u32| workloads.binary_search(&position).is_ok();
+                endpoint.same_worker = behind.is_some_and(own);
             }
             Snapshot {
                 format: FORMAT,
@@ -98,13 +97,14 @@ impl Plan {
                 parts.services.push(dialed);
             }
         }
-        let backends = backends.into_iter();
-        parts.backends = backends.filter_map(|name| self.backend(name)).collect();
+        for name in backends {
+            parts.backends.extend(self.backend(name, &mut parts.behind));
+        }
         parts
     }
 
-    /// `None` if there is no such service, or no such port.
-    fn backend(&self, (name, number): PortName) -> Option<Backend> {
+    /// `None` if there is no such service, or no such port. Adds its endpoints' workloads.
+    fn backend(&self, (name, number): PortName, behind: &mut Vec<Option<u32>>) -> Option<Backend> {
         let service = self.services.get(&name)?;
         let ports = || {
             let ports = service.ports.iter();
@@ -113,6 +113,7 @@ impl Plan {
         // Endpoints of both families are the same pods.
         let port = ports().find(|p| !p.endpoints.is_empty());
         let port = port.or_else(|| ports().next())?;
+        behind.extend(port.endpoints.iter().map(|e| e.workload));
         let endpoints = port.endpoints.iter().map(|e| {
             let workload = e.workload.map(|w| &self.world.workloads[w as usize]);
             Endpoint {
@@ -144,6 +145,8 @@ struct OnceParts {
 struct Parts {
     services: Vec<Service>,
     backends: Vec<Backend>,
+    /// Positions of the workloads of all backends' endpoints, in their order.
+    behind: Vec<Option<u32>>,
 }
 
 fn dialed_at(service: &PlanService, port: &ServicePort) -> Service {

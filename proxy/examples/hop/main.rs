@@ -1,9 +1,11 @@
-//! The spike that decided between hyper and our own codec: four ways to forward, each a process of one
-//! thread, between the same client and the same backend.
+//! The spike that decided between hyper and our own codec: ways to forward, each a process of one thread,
+//! between the same client and the same backend.
 //!
 //! ```text
 //! hop copy|own|hyper|hyper-judged LISTEN BACKEND    one way, until it is killed
+//! hop hyper-h2 LISTEN BACKEND                       likewise; `copy` and `own` take HTTP/2 too
 //! hop measure [ROUNDS [SECONDS]]                    all of them in turn, under wrk, in front of nginx
+//! hop measure-h2 [ROUNDS [SECONDS]]                 those of HTTP/2, under h2load
 //! ```
 //!
 //! `measure` needs the programs that `cargo xtask setup` unpacks; [what it
@@ -24,8 +26,10 @@ use underpass_proxy::{
 
 mod measure;
 mod through_hyper;
+mod through_hyper2;
 
-pub const WAYS: [&str; 4] = ["copy", "own", "hyper", "hyper-judged"];
+pub const WAYS: &[&str] = &["copy", "own", "hyper", "hyper-judged"];
+pub const WAYS_H2: &[&str] = &["copy", "own", "hyper-h2"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -35,9 +39,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect::<Vec<_>>()
         .as_slice()
     {
-        ["measure"] => measure::run(9, 2),
-        ["measure", rounds] => measure::run(rounds.parse()?, 2),
-        ["measure", rounds, seconds] => measure::run(rounds.parse()?, seconds.parse()?),
+        [how @ ("measure" | "measure-h2"), rest @ ..] => {
+            let number = |at: usize, default| rest.get(at).map_or(Ok(default), |n| n.parse());
+            let (rounds, seconds) = (number(0, 9)?, number(1, 2)?);
+            measure::run(*how == "measure-h2", rounds as usize, seconds)
+        }
         [way, listen, backend] => hop(way, listen.parse()?, backend.parse()?),
         _ => Err(format!(
             "usage: hop {} LISTEN BACKEND, or hop measure",
@@ -60,6 +66,7 @@ fn hop(
         match way {
             "own" => forward::listen(Shard::of_one(Settings::default(), plan), listener).await,
             "hyper" => through_hyper::listen(listener, backend, None).await?,
+            "hyper-h2" => through_hyper2::listen(listener, backend).await?,
             "hyper-judged" => through_hyper::listen(listener, backend, Some(Rc::new(plan))).await?,
             _ => loop {
                 let (client, _) = listener.accept().await?;

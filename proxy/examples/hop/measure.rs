@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::WAYS;
+use crate::{WAYS, WAYS_H2};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -31,47 +31,59 @@ impl Drop for Running {
     }
 }
 
-pub fn run(rounds: usize, seconds: u64) -> Result<()> {
+/// `h2`: the ways of HTTP/2.
+pub fn run(h2: bool, rounds: usize, seconds: u64) -> Result<()> {
     let dir = std::env::temp_dir().join(format!("underpass-hop-{}", std::process::id()));
     fs::create_dir_all(&dir)?;
-    let done = measure(rounds, seconds, &dir);
+    let done = measure(h2, rounds, seconds, &dir);
     fs::remove_dir_all(&dir)?;
     done
 }
 
-fn measure(rounds: usize, seconds: u64, dir: &Path) -> Result<()> {
+fn measure(h2: bool, rounds: usize, seconds: u64, dir: &Path) -> Result<()> {
+    let names = if h2 { WAYS_H2 } else { WAYS };
     let backend = free_port()?;
-    let _nginx = nginx(backend, dir)?;
+    let _nginx = nginx(h2, backend, dir)?;
+    sleep(Duration::from_millis(300));
     let mut ways = Vec::new();
-    for way in WAYS {
+    for way in names {
         let port = free_port()?;
         let mut command = Command::new("taskset");
         command.args(["-c", WAY_CPU]).arg(std::env::current_exe()?);
-        command.args([way, &local(port), &local(backend)]);
+        command.args([*way, &local(port), &local(backend)]);
         ways.push((way, port, Running(command.spawn()?)));
     }
     sleep(Duration::from_millis(500));
     println!(
         "proxy CPU in µs per request, {BODY} bytes of body, {rounds} rounds of {seconds} s each, in turn"
     );
-    for connections in [1, 16] {
-        let mut costs = vec![Vec::new(); WAYS.len()];
+    // Connections, and of HTTP/2 the streams of each.
+    let loads = if h2 {
+        [(1, 100), (4, 8)]
+    } else {
+        [(1, 1), (16, 1)]
+    };
+    for (connections, streams) in loads {
+        let mut costs = vec![Vec::new(); names.len()];
         for round in 0..rounds {
-            for step in 0..WAYS.len() {
+            for step in 0..names.len() {
                 // Each begins a round in its turn.
-                let at = (step + round) % WAYS.len();
+                let at = (step + round) % names.len();
                 let (_, port, running) = &ways[at];
                 let before = cpu_ns(running.0.id())?;
-                let requests = wrk(*port, connections, seconds)?;
+                let requests = match h2 {
+                    true => h2load(*port, connections, streams, seconds)?,
+                    false => wrk(*port, connections, seconds)?,
+                };
                 let used = cpu_ns(running.0.id())? - before;
                 costs[at].push(used as f64 / 1000.0 / requests as f64);
             }
         }
         println!(
-            "c={connections:<3} {:>14} {:>8} {:>8} {:>26}",
+            "c={connections:<3} m={streams:<3} {:>8} {:>8} {:>8} {:>26}",
             "way", "min", "median", "ratio to copy, same round"
         );
-        for (way, of) in WAYS.iter().zip(&costs) {
+        for (way, of) in names.iter().zip(&costs) {
             let ratios: Vec<f64> = of.iter().zip(&costs[0]).map(|(a, b)| a / b).collect();
             let (low, middle, high) = spread(&ratios);
             let (min, median, _) = spread(of);
@@ -128,7 +140,7 @@ fn packaged(path: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn nginx(port: u16, dir: &Path) -> Result<Running> {
+fn nginx(h2: bool, port: u16, dir: &Path) -> Result<Running> {
     let d = dir.display();
     let body = "x".repeat(BODY);
     let conf = format!(
@@ -137,8 +149,9 @@ fn nginx(port: u16, dir: &Path) -> Result<Running> {
          http {{ access_log off; client_body_temp_path {d}/1; proxy_temp_path {d}/2;\n\
            fastcgi_temp_path {d}/3; uwsgi_temp_path {d}/4; scgi_temp_path {d}/5;\n\
            keepalive_requests 1000000000;\n\
-           server {{ listen {}; location / {{ return 200 '{body}'; }} }} }}\n",
-        local(port)
+           server {{ listen {}{}; location / {{ return 200 '{body}'; }} }} }}\n",
+        local(port),
+        if h2 { " http2" } else { "" },
     );
     fs::write(dir.join("nginx.conf"), conf)?;
     let mut command = packaged("usr/sbin/nginx")?;
@@ -168,4 +181,22 @@ fn wrk(port: u16, connections: u32, seconds: u64) -> Result<u64> {
         .ok_or("wrk counted nothing")?;
     let count = line.split_whitespace().next().unwrap_or_default();
     Ok(count.parse()?)
+}
+
+/// Likewise.
+fn h2load(port: u16, connections: u32, streams: u32, seconds: u64) -> Result<u64> {
+    let mut command = packaged("usr/bin/h2load")?;
+    command.args([&format!("-c{connections}"), &format!("-m{streams}")]);
+    let out = command
+        .args([&format!("-D{seconds}"), &format!("http://{}/", local(port))])
+        .stderr(Stdio::inherit())
+        .output()?;
+    let text = String::from_utf8(out.stdout)?;
+    let line = text.lines().find(|l| l.starts_with("status codes: "));
+    let line = line.ok_or("h2load counted nothing")?;
+    let good = line["status codes: ".len()..].split(' ').next();
+    if !line.contains(" 0 4xx, 0 5xx") || !out.status.success() {
+        return Err(format!("h2load: {text}").into());
+    }
+    Ok(good.unwrap_or_default().parse()?)
 }

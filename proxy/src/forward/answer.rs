@@ -1,13 +1,6 @@
 //! What we say ourselves: why a request went no further.
 
-use underpass_l7::{Refusal, inbound::Denied};
-
-/// HTTP/2's SETTINGS, empty, and GOAWAY before any stream with HTTP_1_1_REQUIRED (RFC 9113, 7).
-const GOAWAY: [u8; 26] = [
-    0, 0, 0, 4, 0, 0, 0, 0, 0, // SETTINGS
-    0, 0, 8, 7, 0, 0, 0, 0, 0, // GOAWAY; its length is set below
-    0, 0, 0, 0, 0, 0, 0, 0x0d,
-];
+use underpass_l7::inbound::Denied;
 
 /// Appends the answer: the status, and the code with its text as a body.
 pub(crate) fn write(out: &mut Vec<u8>, status: u16, denied: Denied, close: bool, is_head: bool) {
@@ -15,13 +8,6 @@ pub(crate) fn write(out: &mut Vec<u8>, status: u16, denied: Denied, close: bool,
     let text = format!("{why}\n");
     let retry = denied.retry_after;
     let retry = retry.map_or(String::new(), |s| format!("Retry-After: {s}\r\n"));
-    if why == Refusal::Http2 {
-        let start = out.len();
-        out.extend_from_slice(&GOAWAY);
-        out[start + 9..start + 12].copy_from_slice(&(8 + text.len() as u32).to_be_bytes()[1..]);
-        out.extend_from_slice(text.as_bytes());
-        return;
-    }
     let head = format!(
         "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{retry}{}\r\n",
         reason(status),
@@ -57,6 +43,8 @@ fn reason(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use underpass_l7::Refusal;
+
     use super::*;
 
     #[test]
@@ -64,17 +52,5 @@ mod tests {
         for why in Refusal::ALL {
             assert_ne!(reason(why.status()), "", "{why}");
         }
-    }
-
-    #[test]
-    fn http2_is_told_in_its_own_words() {
-        let mut out = Vec::new();
-        write(&mut out, 501, Refusal::Http2.into(), true, false);
-        let text = format!("{}\n", Refusal::Http2);
-        assert!(text.contains("NOT_IMPLEMENTED"), "{text}");
-        let length = usize::from(out[10]) << 8 | usize::from(out[11]);
-        assert_eq!(length, out.len() - 18);
-        assert_eq!(out[25], 0x0d);
-        assert!(out.ends_with(text.as_bytes()));
     }
 }

@@ -20,6 +20,7 @@ use super::{
     exchange::{Exchange, Outcome},
     head::{self, Facts},
     relay::{Prepared, Relay},
+    stream::Open,
     translate,
     upstream::{Slot, Upstreams},
 };
@@ -34,6 +35,8 @@ pub(super) struct Call {
     pub arrived: Arrived,
     pub facts: Facts,
     pub client: Client,
+    /// Of a stream of HTTP/2.
+    pub _open: Option<Open>,
 }
 
 /// The request's body.
@@ -111,9 +114,15 @@ impl Call {
             let asked = match self.ask(&parts, reached, end) {
                 Ok(Some(asked)) => asked,
                 // The connection has ended since it was chosen; another is.
-                Ok(None) => {
+                Ok(None) if attempt < ATTEMPTS => {
                     before = picked.ticket.take_seen();
+                    attempt += 1;
                     continue;
+                }
+                Ok(None) => {
+                    let why = Refusal::NoConnection;
+                    self.facts.refused(&mut picked.ticket, why, why.status());
+                    return self.refuse(why, why.status());
                 }
                 Err(why) => {
                     self.facts.refused(&mut picked.ticket, why, why.status());

@@ -66,6 +66,7 @@ pub(super) async fn serve(
             request,
             keep: true,
         }),
+        _open: None,
     };
     let ended = call.run(parts, source, end, Some(picked)).await;
     let Client::H1(mut asker) = ended.client else {

@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use super::{
-    CONNECTION_WINDOW, FRAME_BYTES, SEND_BYTES, STREAM_WINDOW, STREAMS, stream,
+    CONNECTION_WINDOW, FRAME_BYTES, SEND_BYTES, STREAM_WINDOW, STREAMS,
+    stream::{self, Open},
     watch::{Flood, Watch},
     wire::{End, Wire},
 };
@@ -86,12 +87,9 @@ impl Served {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.admitted.shard.counters.add(Count::H2Streams);
-                    let open = Open::new(&self.open);
-                    let stream = stream::run(self.admitted.clone(), request, respond);
-                    tokio::task::spawn_local(async move {
-                        stream.await;
-                        drop(open);
-                    });
+                    let open = Open::new(&self.admitted, &self.open);
+                    let call = stream::run(&self.admitted, open, request, respond);
+                    tokio::task::spawn_local(call);
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,
@@ -151,21 +149,5 @@ impl Served {
         for (what, times) in whats.into_iter().zip(self.watch.take_told()) {
             (0..times).for_each(|_| self.admitted.shard.counters.add(what));
         }
-    }
-}
-
-/// Counts a stream until it is dropped.
-struct Open(Rc<Cell<usize>>);
-
-impl Open {
-    fn new(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }

@@ -274,10 +274,10 @@ async fn drive(
     let (mut seen, mut since, mut asked) = (watch.received(), Instant::now(), false);
     poll_fn(|cx| {
         let over = pin!(&mut connection).poll(cx);
-        if watch.last_id().is_some() || over.is_ready() {
-            if let Some(conn) = conn.upgrade() {
-                conn.closing.set(true);
-            }
+        if (watch.last_id().is_some() || over.is_ready())
+            && let Some(conn) = conn.upgrade()
+        {
+            conn.closing.set(true);
         }
         if over.is_ready() {
             return Poll::Ready(());

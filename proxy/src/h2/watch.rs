@@ -7,23 +7,28 @@ use tokio::time::Instant;
 
 /// RST_STREAM frames that a client may send at once, and in a second after that. A client that opens
 /// streams to reset them has an endpoint work for nobody (CVE-2023-44487).
-pub const RESETS: Allowance = Allowance {
-    burst: 1000,
-    per_second: 100,
-};
-/// Frames that ask for work and carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA and
-/// unknown ones. Each [`BYTES_PER_IDLE_FRAME`] bytes of others, either way, allow another.
-pub const IDLE_FRAMES: Allowance = Allowance {
-    burst: 10_000,
-    per_second: 1000,
-};
+pub const RESET_BURST: u32 = 1000;
+pub const RESETS_PER_SECOND: u32 = 100;
+/// Likewise frames that ask for work and carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA
+/// and unknown ones. Each [`BYTES_PER_IDLE_FRAME`] bytes of others, either way, allow another.
+pub const IDLE_FRAME_BURST: u32 = 10_000;
+pub const IDLE_FRAMES_PER_SECOND: u32 = 1000;
 pub const BYTES_PER_IDLE_FRAME: u64 = 16;
+
+const RESETS: Allowance = Allowance {
+    burst: RESET_BURST,
+    per_second: RESETS_PER_SECOND,
+};
+const IDLE_FRAMES: Allowance = Allowance {
+    burst: IDLE_FRAME_BURST,
+    per_second: IDLE_FRAMES_PER_SECOND,
+};
 
 /// A token bucket.
 #[derive(Clone, Copy, Debug)]
-pub struct Allowance {
-    pub burst: u32,
-    pub per_second: u32,
+struct Allowance {
+    burst: u32,
+    per_second: u32,
 }
 
 #[derive(Debug)]

@@ -81,8 +81,8 @@ fn what_we_end_ourselves_has_its_code() {
     let (mut reporter, metrics, _) = begin();
     let scope = scope(&metrics, "shop/api:80");
     let start = || scope.begin(key(1), Method::Get, 0, || to("shop/e"));
-    start().refuse(Refusal::RateLimited, 5);
-    start().refuse(Refusal::NoRoute, 5);
+    start().refuse(Refusal::RateLimited, false, 5);
+    start().refuse(Refusal::NoRoute, false, 5);
     let mut cut = start();
     cut.answered(200, 1);
     cut.cut(Refusal::EndpointClosed, 502, 7);

@@ -16,6 +16,7 @@ use underpass_tests::{Failure, Result, lab::until};
 
 mod demo {
     pub mod check;
+    pub mod quotes;
     pub mod saving;
     pub mod screen;
     pub mod shop;
@@ -85,7 +86,9 @@ fn run(args: &Args, holder: Option<&Path>) -> Result<bool> {
     screen.live(&shop, Duration::from_secs(args.seconds))?;
     let saving = Saving::measure(&shop)?;
     screen.past_tcp(&shop)?;
-    let summary = Summary::take(&mut shop, &saving)?;
+    let quotes = shop.quotes.show(&shop)?;
+    let mut summary = Summary::take(&mut shop, &saving)?;
+    summary.add(quotes.checks()?);
     summary.print();
     if let Some(file) = &args.summary {
         let text = serde_json::to_string_pretty(&summary)?;

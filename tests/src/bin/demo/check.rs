@@ -67,6 +67,11 @@ impl Summary {
         })
     }
 
+    pub fn add(&mut self, checks: Vec<Check>) {
+        self.checks.extend(checks);
+        self.ok = self.checks.iter().all(|c| c.ok);
+    }
+
     pub fn ok(&self) -> bool {
         self.ok
     }

@@ -5,12 +5,12 @@ use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use underpass_tests::{
     Failure, Lab, Result,
-    lab::{Agent, Place, Pod, Proc, net::NODE_V4, place},
+    lab::{Agent, Place, Pod, Proc, Vend, net::NODE_V4, place},
     manifest::{self, Endpoint, Service},
     packages,
 };
 
-use super::saving::CALLERS;
+use super::{quotes::Quotes, saving::CALLERS};
 
 pub const WEB: &str = "10.96.0.10:80";
 pub const LEDGER: &str = "10.96.0.11:8080";
@@ -26,7 +26,9 @@ pub struct Shop {
     pub web: Proc,
     pub shopper: Proc,
     pub intruder: Proc,
+    pub quotes: Quotes,
     pub agent: Agent,
+    _vend: Vend,
     _servers: Vec<Proc>,
     pub lab: Lab,
 }
@@ -43,7 +45,7 @@ impl Shop {
     pub fn start() -> Result<Self> {
         let lab = Lab::new("demo")?;
         println!(
-            "lab {}: pods web, ledger, rates v1, rates v2, shopper, intruder",
+            "lab {}: pods web, ledger, rates v1, rates v2, shopper, intruder, broker",
             lab.id
         );
         let pods = Pods {
@@ -55,7 +57,9 @@ impl Shop {
         };
         let (redis_at, assets_at) = (lab.cgroup("store/redis")?, lab.cgroup("store/assets")?);
         lab.mesh_file("shop.yaml", &manifests(&pods))?;
-        println!("agent: starting on {}", lab.mesh_dir().display());
+        let quotes = Quotes::start(&lab, &pods.rates)?;
+        println!("vendor and agent: starting on {}", lab.mesh_dir().display());
+        let vend = Vend::meshed(&lab, &[])?;
         let agent = lab.agent(&["--shortcut", "auto"])?;
         let mut servers = vec![
             serve(&lab, &pods.ledger, "ledger", "v1")?,
@@ -84,7 +88,9 @@ impl Shop {
             web,
             shopper,
             intruder,
+            quotes,
             agent,
+            _vend: vend,
             _servers: servers,
             lab,
         })

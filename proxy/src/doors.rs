@@ -18,7 +18,7 @@ use crate::{
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a listener's connections are.
-pub(super) struct Door {
+pub(crate) struct Door {
     pub crew: Rc<RefCell<Crew>>,
     pub workload: u64,
     pub name: Arc<str>,
@@ -26,7 +26,7 @@ pub(super) struct Door {
 }
 
 #[derive(Default)]
-pub(super) struct Doors(Vec<JoinHandle<()>>);
+pub(crate) struct Doors(Vec<JoinHandle<()>>);
 
 impl Doors {
     pub fn open(&mut self, door: Door, socket: OwnedFd) -> io::Result<()> {
