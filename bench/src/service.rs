@@ -273,7 +273,7 @@ impl<'a> Bench<'a> {
 
     fn command_line(&self, system: System) -> String {
         let place = self.site.place(system);
-        let netns = place.netns.unwrap_or_else(|| "this one".to_owned());
+        let netns = place.netns.unwrap_or("this one".to_owned());
         let options = self.options;
         let (what, who) = (
             options.describe(),

@@ -93,7 +93,7 @@ fn both_clients_are_measured_and_nothing_stays() -> Result<()> {
     let rows = scene.agent.cli.conns(&["--service", "app/web"])?;
     let from = |name: &str| {
         rows.iter()
-            .filter(|r| text(r, "/source/name") == name)
+            .filter(|r| text(r, "/source/workload") == name)
             .count()
     };
     assert!(from(&inside) >= 16, "{rows:?}");
