@@ -16,7 +16,18 @@ fn names<'a>(all: impl Iterator<Item = &'a Str>) -> BTreeSet<&'a str> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn what_services_lead_to_is_compiled_again_with_them(a in spec(), b in spec()) {
+        let mut changed = model(&a.files(Requests::AsTheyAre));
+        changed.compile(&a.facts());
+        let files = a.with_services_of(&b).files(Requests::AsTheyAre);
+        load(&mut changed, &files);
+        let (plan, fresh) = (changed.compile(&a.facts()), model(&files).compile(&a.facts()));
+        prop_assert_eq!(&plan.world, &fresh.world);
+        prop_assert_eq!(&plan.services, &fresh.services);
+    }
 
     #[test]
     fn what_is_compiled_after_a_change_is_what_is_compiled_afresh(a in spec(), b in spec()) {

@@ -155,6 +155,19 @@ fn annotations(observed: Option<bool>, rate: Option<u8>) -> String {
 }
 
 impl Spec {
+    /// The same, but its services are as those of `other`; their names stay.
+    pub fn with_services_of(&self, other: &Spec) -> Spec {
+        let mut spec = self.clone();
+        for (mine, others) in spec.services.iter_mut().zip(&other.services) {
+            *mine = Service {
+                namespace: mine.namespace,
+                name: mine.name,
+                ..others.clone()
+            };
+        }
+        spec
+    }
+
     pub fn files(&self, requests: Requests) -> Vec<(String, String)> {
         let namespaces = self.observed.iter().enumerate().map(|(i, observed)| {
             let annotations = annotations(*observed, None);
