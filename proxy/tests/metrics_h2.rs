@@ -38,9 +38,11 @@ async fn counted(
         ..rig::plan(&[at])
     });
     tokio::task::spawn_local(async move {
-        for n in 0.. {
+        let mut n = 0;
+        loop {
             let next = asked.next().await;
             respond(n, next);
+            n += 1;
         }
     });
     let mut client = client(&rig).await;

@@ -43,7 +43,10 @@ pub struct Endpoint {
 pub fn endpoint(listener: TcpListener, builder: server::Builder) -> Endpoint {
     let (to, asked) = unbounded_channel();
     tokio::task::spawn_local(async move {
-        for number in 0.. {
+        let mut connections = 0;
+        loop {
+            let number = connections;
+            connections += 1;
             let (stream, _) = listener.accept().await.unwrap();
             let (to, builder) = (to.clone(), builder.clone());
             tokio::task::spawn_local(async move {
