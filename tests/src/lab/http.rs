@@ -33,6 +33,11 @@ pub fn packaged(path: &str) -> Result<[String; 3]> {
 
 /// nginx in a pod; it answers with the name.
 pub fn nginx(lab: &Lab, pod: &Pod, name: &str) -> Result<Proc> {
+    nginx_saying(lab, pod, name, name)
+}
+
+/// `body` may have nginx's variables.
+pub fn nginx_saying(lab: &Lab, pod: &Pod, name: &str, body: &str) -> Result<Proc> {
     let dir = lab.dir.join(format!("nginx-{name}"));
     fs::create_dir_all(&dir)?;
     let config = dir.join("nginx.conf");
@@ -43,7 +48,7 @@ pub fn nginx(lab: &Lab, pod: &Pod, name: &str) -> Result<Proc> {
          fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
          keepalive_requests 1000000;\n\
          server {{ listen {WEB}; listen [::]:{WEB};\n\
-         location / {{ return 200 \"{name}\"; }} }} }}\n",
+         location / {{ return 200 \"{body}\"; }} }} }}\n",
         dir = dir.display(),
     );
     fs::write(&config, text)?;
