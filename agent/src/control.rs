@@ -18,7 +18,6 @@ mod workers_status;
 use std::{
     collections::BTreeMap,
     os::fd::AsFd,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -89,8 +88,6 @@ pub struct Control {
     pub(crate) watch: Watch,
     pub(crate) discovery: Discovery,
     pub(crate) workers: Workers,
-    /// Below which workers are, as the kernel was told.
-    vendor_cgroup: Option<PathBuf>,
     pub(crate) table: Table,
     pub(crate) default_policy: DefaultPolicy,
     pub(crate) started: Instant,
@@ -184,7 +181,6 @@ impl Control {
             watch,
             discovery,
             workers,
-            vendor_cgroup: None,
             table: Table::default(),
             default_policy: options.default_policy,
             started: Instant::now(),

@@ -87,6 +87,9 @@ struct Shared {
     wanted: Mutex<Option<Arc<Wanted>>>,
     standing: Mutex<Arc<Standing>>,
     reports: Reports,
+    /// The vendor's cgroup, once the kernel's programs know it: only then do they take its listeners for a
+    /// worker's. The thread forgets it with each vendor.
+    known: Mutex<Option<PathBuf>>,
     /// Readable for the thread: something is wanted, or it is to end.
     ask: OwnedFd,
     /// Readable for the loop: something has changed.
@@ -117,6 +120,7 @@ impl Workers {
             wanted: Mutex::default(),
             standing: Mutex::new(Arc::new(standing)),
             reports: Reports::default(),
+            known: Mutex::default(),
             ask: eventfd(0, flags)?,
             answer: eventfd(0, flags)?,
         });
@@ -148,6 +152,16 @@ impl Workers {
         *slot = Some(self.last.clone());
         drop(slot);
         ring(&self.shared.ask);
+    }
+
+    /// The kernel's programs know this cgroup as the vendor's; until then it is asked for nothing.
+    pub fn knows(&self, cgroup: PathBuf) {
+        *lock(&self.shared.known) = Some(cgroup);
+        ring(&self.shared.ask);
+    }
+
+    pub fn is_known(&self, cgroup: &Path) -> bool {
+        self.shared.is_known(cgroup)
     }
 
     /// What was wanted last.
@@ -191,6 +205,10 @@ impl Shared {
 
     fn wanted_now(&self) -> Option<Arc<Wanted>> {
         lock(&self.wanted).clone()
+    }
+
+    fn is_known(&self, cgroup: &Path) -> bool {
+        lock(&self.known).as_deref() == Some(cgroup)
     }
 
     fn publish(&self, standing: Standing) {

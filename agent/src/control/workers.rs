@@ -94,10 +94,6 @@ impl Control {
     /// The vendor's thread has news.
     pub(super) fn hear_workers(&mut self) {
         let standing = self.workers.news();
-        if standing.vendor.is_none() {
-            // The next one may have another cgroup, or the same path and another directory.
-            self.vendor_cgroup = None;
-        }
         let doors = match self.know_vendor(&standing) {
             Ok(()) => {
                 self.failures.remove("vendor");
@@ -121,11 +117,11 @@ impl Control {
     /// Whose sockets are a worker's. Before a door is open.
     fn know_vendor(&mut self, standing: &Standing) -> Result<(), Problem> {
         let cgroup = standing.vendor.as_ref().map(|v| v.cgroup.clone());
-        let Some(cgroup) = cgroup.filter(|c| self.vendor_cgroup.as_ref() != Some(c)) else {
+        let Some(cgroup) = cgroup.filter(|c| !self.workers.is_known(c)) else {
             return Ok(());
         };
         self.kernel.set_vendor(&cgroup).map_err(|e| of_kernel(&e))?;
-        self.vendor_cgroup = Some(cgroup);
+        self.workers.knows(cgroup);
         Ok(())
     }
 }

@@ -125,7 +125,9 @@ impl Desk {
 
     /// Until the vendor is lost, or the agent's other end is gone.
     fn serve(&mut self, session: &Session) -> io::Result<()> {
-        let (_, tenants) = session.status()?;
+        *super::lock(&self.shared.known) = None;
+        let (vendor, tenants) = session.status()?;
+        let cgroup = vendor.cgroup;
         for (name, line) in &tenants {
             self.heard_version(name, line);
         }
@@ -136,7 +138,8 @@ impl Desk {
                 sweep_at = Instant::now() + SWEEP_EVERY;
                 self.told.doubt();
             }
-            let wanted = self.shared.wanted();
+            // A listener that the programs do not take for a worker's when it begins to listen stays unknown.
+            let wanted = self.shared.wanted().filter(|_| self.shared.is_known(&cgroup));
             let newest = match &wanted {
                 Some(wanted) => self.bring(session, wanted)?,
                 None => true,
