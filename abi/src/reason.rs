@@ -193,6 +193,10 @@ codes! {
     503 BAD_ARGUMENT "an argument is not understood" "see --help";
     510 NO_PROGRAM "a program to compare with is not here" "`cargo xtask setup` fetches it; without a network it cannot be had";
     511 NOT_MEASURED "a row of a benchmark could not be measured" "the message says why; on a busy machine take more rounds, or a quieter one";
+    512 OWN_NAMESPACE "HTTP workers serve workloads with a network namespace of their own" "`--wire veth` gives client and server one each";
+    513 SERVICE_UNREACHABLE "a client of `underpass bench` does not reach the service" "the message says what may be missing; --shared does without namespaces of their own";
+    514 CLIENT_REFUSED "a policy refuses a client of `underpass bench`" "`underpass explain` shows which; --as NAMESPACE/ACCOUNT gives the client in the mesh another identity";
+    515 NO_SUCCESS "the service's answer to a client of `underpass bench` is no success" "see `underpass bench --help`";
     // 600-699: why a request was refused (the rules of `l7/` and of `proxy/`)
     601 HTTP_VERSION "505: the request's HTTP version is none of 1.0, 1.1 and 2" "";
     602 BAD_METHOD "400: the method is no token" "";

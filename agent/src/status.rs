@@ -50,6 +50,11 @@ impl Control {
             pin_dir: self.kernel.options().pin_dir.display().to_string(),
             default_policy: self.default_policy.name().into(),
             workers_http: Some(self.workers_status()),
+            // Who asks may be elsewhere.
+            mesh_dir: std::path::absolute(self.watch.dir())
+                .unwrap_or_default()
+                .display()
+                .to_string(),
         }
     }
 

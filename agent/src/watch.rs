@@ -77,6 +77,10 @@ pub struct Watch {
 }
 
 impl Watch {
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Starts to watch `dir`; the first [`Watch::sweep`] reads it.
     pub fn open(dir: &Path) -> Result<Self, WatchError> {
         let meta = fs::metadata(dir)

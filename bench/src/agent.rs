@@ -12,12 +12,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{BenchError, Context as _, Result, lab::Lab};
+use crate::{BenchError, Context as _, Result, lab::Lab, vendor::Vendor};
 
 /// Until the agent must be ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 const WATCHED_WITHIN: Duration = Duration::from_secs(10);
+const DOORS_WITHIN: Duration = Duration::from_secs(15);
 
 /// What went past TCP, of all connections so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,9 @@ impl Agent {
             .arg("--api")
             .arg(&api)
             .args(["--metrics", &metrics.to_string()])
+            // Without a vendor there is nothing at it.
+            .arg("--vend")
+            .arg(lab.vendor_control())
             .args(["--shortcut", if shortcut { "on" } else { "off" }])
             // The first lines of a panic say more than its last ones.
             .env("RUST_BACKTRACE", "0")
@@ -137,18 +141,8 @@ impl Agent {
         self.child.id()
     }
 
-    /// `underpass status -o json`.
     pub fn status(&self) -> Result<Value> {
-        let done = Command::new(beside("underpass")?)
-            .args(["status", "-o", "json", "--api"])
-            .arg(&self.api)
-            .output()
-            .context("underpass status")?;
-        // It exits with 1 if the node has problems, and answers all the same.
-        serde_json::from_slice(&done.stdout).map_err(|e| {
-            let said = String::from_utf8_lossy(&done.stderr);
-            BenchError::Agent(format!("underpass status: {e}: {said}"))
-        })
+        status(&self.api)
     }
 
     /// Fails if the agent reports an error: what it did not take in would not be measured.
@@ -176,6 +170,28 @@ impl Agent {
         }
         let why = format!("the watch for splice is not attached: {said}");
         Err(BenchError::Agent(why))
+    }
+
+    /// Until all workers that are wanted run, with what they must know.
+    pub fn wait_workers(&self, vendor: &Vendor) -> Result<()> {
+        let (begin, mut woken) = (Instant::now(), false);
+        let mut said = Value::Null;
+        while begin.elapsed() < DOORS_WITHIN {
+            said = self.status()?["workers"].take();
+            let tenants = said["tenants"].as_array().map_or(&[][..], Vec::as_slice);
+            if doors_stand(&said) {
+                if tenants.iter().all(|tenant| tenant["state"] == "running") {
+                    return Ok(());
+                }
+                for tenant in tenants.iter().filter(|_| !woken) {
+                    vendor.wake(tenant["name"].as_str().unwrap_or_default())?;
+                }
+                woken = true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let log = vendor.log_tail();
+        Err(BenchError::Agent(format!("no workers: {said}; {log}")))
     }
 
     /// By its metrics.
@@ -253,6 +269,20 @@ pub fn beside(name: &str) -> Result<PathBuf> {
     )))
 }
 
+/// `underpass status -o json`, of the agent that serves this socket.
+pub fn status(api: &Path) -> Result<Value> {
+    let done = Command::new(beside("underpass")?)
+        .args(["status", "-o", "json", "--api"])
+        .arg(api)
+        .output()
+        .context("underpass status")?;
+    // It exits with 1 if the node has problems, and answers all the same.
+    serde_json::from_slice(&done.stdout).map_err(|e| {
+        let said = String::from_utf8_lossy(&done.stderr);
+        BenchError::Agent(format!("underpass status: {e}: {said}"))
+    })
+}
+
 fn ready(metrics: SocketAddr) -> bool {
     get(metrics, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
@@ -283,6 +313,18 @@ fn total(text: &str, name: &str) -> Option<u64> {
     })
 }
 
+/// Of `status`: listeners in all namespaces, and no worker that runs has an older snapshot than the newest.
+pub fn doors_stand(workers: &Value) -> bool {
+    let number = |of: &Value, name: &str| of[name].as_u64().unwrap_or(0);
+    let wanted = number(workers, "doors_wanted");
+    let tenants = workers["tenants"].as_array().map_or(&[][..], Vec::as_slice);
+    let told = |t: &Value| {
+        let sent = number(t, "snapshot_sent");
+        sent > 0 && (number(t, "snapshot_applied") == sent || number(t, "worker") == 0)
+    };
+    wanted > 0 && number(workers, "doors") == wanted && tenants.iter().all(told)
+}
+
 /// A port that was free a moment ago.
 fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a free port")?;
@@ -291,6 +333,8 @@ fn free_address() -> Result<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -301,6 +345,18 @@ mod tests {
         assert_eq!(total(text, "b_total"), Some(5));
         assert_eq!(total(text, "c_total"), Some(0), "no series yet");
         assert_eq!(total(text, "d_total"), None);
+    }
+
+    #[test]
+    fn workers_stand_once_all_doors_do_and_all_know_the_newest() {
+        let said = |doors, applied, worker| {
+            let tenant =
+                json!({ "snapshot_sent": 3, "snapshot_applied": applied, "worker": worker });
+            doors_stand(&json!({ "doors": doors, "doors_wanted": 2, "tenants": [tenant] }))
+        };
+        assert!(said(2, 3, 77) && said(2, 0, 0));
+        assert!(!said(1, 3, 77) && !said(2, 2, 77));
+        assert!(!doors_stand(&Value::Null));
     }
 
     #[test]

@@ -96,9 +96,24 @@ impl Clocks {
     }
 }
 
-fn usage(path: &Path) -> Result<f64> {
+/// Of a `cpu.stat`, microseconds.
+pub fn usage(path: &Path) -> Result<f64> {
     let text = fs::read_to_string(path).context(path.display())?;
     field(&text, "usage_usec").ok_or_else(|| unreadable(path, "no usage_usec"))
+}
+
+/// Bytes of a process's memory, pages that are shared divided among their users.
+pub fn pss(pid: u32) -> Result<u64> {
+    let path = PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
+    let text = fs::read_to_string(&path).context(path.display())?;
+    kib(&text)
+        .map(|kib| kib * 1024)
+        .ok_or_else(|| unreadable(&path, "no Pss"))
+}
+
+fn kib(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
 fn field(text: &str, name: &str) -> Option<f64> {
@@ -171,6 +186,13 @@ mod tests {
             Some(15.0 * tick)
         );
         assert_eq!(busy("intr 1\n"), None);
+    }
+
+    #[test]
+    fn memory_is_the_proportional_share() {
+        let text = "5581 r--p [rollup]\nRss:    9000 kB\nPss:    1234 kB\nPss_Anon: 5 kB\n";
+        assert_eq!(kib(text), Some(1234));
+        assert_eq!(kib("Rss: 1 kB\n"), None);
     }
 
     #[test]

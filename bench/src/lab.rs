@@ -1,9 +1,11 @@
 //! Where the parties run: one cgroup for each, a network namespace for each side, everything under
 //! one unique name. A guard process removes it all when this process ends, however it ends.
 
+pub mod net;
+
 use std::{
+    ffi::OsStr,
     fs::{self, File},
-    io::Write as _,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -20,9 +22,9 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// First of the addresses that are the server's in each namespace, beside all of 127/8; it listens
 /// on all of them.
 pub const POD_BASE: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
-/// TIME_WAIT sockets of a namespace at most. A growing table would slow each connect a little more
-/// than the one before it, and the later side of a round with it.
-const TIME_WAITS: u32 = 4096;
+/// Of the client, and of who may not come, where each has a namespace of its own.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 63, 0, 1);
+pub const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 63, 1, 1);
 
 /// Mesh off or on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -86,7 +88,7 @@ impl Lab {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let id = format!("up-bench-{}-{number}", std::process::id());
         let cgroup = cgroup_root()?.join(&id);
-        let guard = start_guard(&id)?;
+        let guard = start_guard(&id, &[])?;
         let dir = std::env::temp_dir().join(&id);
         let lab = Self {
             id,
@@ -99,9 +101,15 @@ impl Lab {
             for party in ["client", "server", "stranger"] {
                 make(&lab.party_cgroup(side, party))?;
             }
-            lab.make_namespaces(side)?;
+            net::make(&lab, side)?;
         }
-        make(&lab.agent_cgroup())?;
+        for dir in [
+            lab.agent_cgroup(),
+            lab.vendor_cgroup(),
+            lab.tenants_cgroup(),
+        ] {
+            make(&dir)?;
+        }
         for dir in ["mesh", "state"] {
             make(&lab.dir.join(dir))?;
         }
@@ -119,6 +127,20 @@ impl Lab {
 
     pub fn agent_cgroup(&self) -> PathBuf {
         self.cgroup.join("agent")
+    }
+
+    pub fn vendor_cgroup(&self) -> PathBuf {
+        self.cgroup.join("vendor")
+    }
+
+    /// Where the vendor is spoken to.
+    pub fn vendor_control(&self) -> PathBuf {
+        self.dir.join("vend.sock")
+    }
+
+    /// Below it the vendor makes those of its tenants: the mesh's programs must see what workers do.
+    pub fn tenants_cgroup(&self) -> PathBuf {
+        self.meshed_root().join("tenants")
     }
 
     pub fn pin_dir(&self) -> PathBuf {
@@ -145,9 +167,18 @@ impl Lab {
         }
     }
 
+    /// A workload is not alone in a namespace that another one has too.
+    pub fn stranger_netns(&self, side: Side) -> String {
+        match self.wire {
+            Wire::Loopback => self.server_netns(side),
+            Wire::Veth => format!("{}-{}-stranger", self.id, side.name()),
+        }
+    }
+
     pub fn place(&self, side: Side, party: &str, cpu: Option<usize>) -> Place {
         let netns = match party {
             "server" => self.server_netns(side),
+            "stranger" => self.stranger_netns(side),
             _ => self.client_netns(side),
         };
         Place {
@@ -167,30 +198,6 @@ impl Lab {
             ..place
         })
     }
-
-    fn make_namespaces(&self, side: Side) -> Result<()> {
-        let server = self.server_netns(side);
-        ip(&["netns", "add", &server], "")?;
-        // On loopback devices the whole range of an address is local.
-        let own = format!("link set lo up\naddr add {POD_BASE}/16 dev lo\n");
-        ip(&["-n", &server, "-batch", "-"], &own)?;
-        limit_time_waits(&server)?;
-        if self.wire == Wire::Loopback {
-            return Ok(());
-        }
-        let client = self.client_netns(side);
-        ip(&["netns", "add", &client], "")?;
-        let joined = format!(
-            "link add eth0 type veth peer name eth0 netns {client}\n\
-             link set eth0 up\naddr add 10.63.0.2/30 dev eth0\n"
-        );
-        ip(&["-n", &server, "-batch", "-"], &joined)?;
-        let routes = "link set lo up\nlink set eth0 up\naddr add 10.63.0.1/30 dev eth0\n\
-                      route add 10.64.0.0/16 via 10.63.0.2\n\
-                      route add 10.96.0.0/16 via 10.63.0.2\n";
-        ip(&["-n", &client, "-batch", "-"], routes)?;
-        limit_time_waits(&client)
-    }
 }
 
 impl Drop for Lab {
@@ -203,10 +210,18 @@ impl Drop for Lab {
     }
 }
 
-/// What the guard process does: waits until its input ends, then removes the lab.
-pub fn guard(id: &str) -> Result<()> {
+/// What the guard process does: waits until its input ends, then removes the lab, and what else is named.
+pub fn guard(id: &str, cgroup: Option<&Path>, file: Option<&Path>) -> Result<()> {
     std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).context("guard's input")?;
-    let problems = remove(id);
+    let mut problems = Vec::new();
+    if let Some(file) = file.filter(|file| file.exists()) {
+        let gone = fs::remove_file(file).context(file.display());
+        problems.extend(gone.err().map(|e| e.to_string()));
+    }
+    if let Some(cgroup) = cgroup {
+        problems.extend(remove_cgroup(cgroup).err().map(|e| e.to_string()));
+    }
+    problems.extend(remove(id));
     if problems.is_empty() {
         Ok(())
     } else {
@@ -214,11 +229,13 @@ pub fn guard(id: &str) -> Result<()> {
     }
 }
 
-fn start_guard(id: &str) -> Result<Child> {
+/// `more`: its other arguments.
+pub fn start_guard(id: &str, more: &[&OsStr]) -> Result<Child> {
     use std::os::unix::process::CommandExt as _;
     let program = std::env::current_exe().context("own executable")?;
     Command::new(program)
         .args(["guard", id])
+        .args(more)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         // Ctrl-C at a terminal must not reach it.
@@ -232,13 +249,14 @@ fn remove(id: &str) -> Vec<String> {
     let mut problems = Vec::new();
     let mut note = |result: Result<()>| problems.extend(result.err().map(|e| e.to_string()));
     note(cgroup_root().and_then(|root| remove_cgroup(&root.join(id))));
+    remove_old(id);
     let all = fs::read_dir("/run/netns").into_iter().flatten().flatten();
     for name in all.filter_map(|entry| entry.file_name().into_string().ok()) {
         if name
             .strip_prefix(id)
             .is_some_and(|rest| rest.starts_with('-'))
         {
-            note(ip(&["netns", "del", &name], ""));
+            note(net::ip(&["netns", "del", &name], ""));
         }
     }
     for dir in [Path::new(BPFFS).join(id), std::env::temp_dir().join(id)] {
@@ -260,6 +278,29 @@ fn remove_cgroup(dir: &Path) -> Result<()> {
         match remove_empty(dir) {
             Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
             done => return done,
+        }
+    }
+}
+
+/// What a vendor that was killed left in hierarchies of the first version, below this process's own place
+/// there.
+fn remove_old(id: &str) {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    for line in own.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controller), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        if controller.is_empty() {
+            continue;
+        }
+        let place = Path::new("/sys/fs/cgroup").join(controller);
+        let all = fs::read_dir(place.join(path.trim_start_matches('/')));
+        for entry in all.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with(&format!("{id}-")) {
+                let _ = remove_empty(&entry.path());
+            }
         }
     }
 }
@@ -307,36 +348,4 @@ pub fn cgroup_root() -> Result<PathBuf> {
 
 fn make(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).context(dir.display())
-}
-
-fn limit_time_waits(netns: &str) -> Result<()> {
-    let script = format!("echo {TIME_WAITS} > /proc/sys/net/ipv4/tcp_max_tw_buckets");
-    ip(&["netns", "exec", netns, "sh", "-c", &script], "")
-}
-
-/// Runs `ip`; `batch` goes to its standard input.
-fn ip(args: &[&str], batch: &str) -> Result<()> {
-    let mut child = Command::new("ip")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("ip (package iproute2)")?;
-    // `ip` may have failed before it read anything; its own message is the better one.
-    let _ = child
-        .stdin
-        .take()
-        .expect("piped above")
-        .write_all(batch.as_bytes());
-    let done = child.wait_with_output().context("ip")?;
-    if done.status.success() {
-        return Ok(());
-    }
-    let why = String::from_utf8_lossy(&done.stderr);
-    Err(BenchError::Setup(format!(
-        "ip {}: {}",
-        args.join(" "),
-        why.trim()
-    )))
 }

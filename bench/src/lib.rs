@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod apps;
+pub mod backstage;
 pub mod cases;
 pub mod compare;
 pub mod cpu;
@@ -20,8 +21,10 @@ pub mod plan;
 pub mod programs;
 pub mod report;
 pub mod rig;
+pub mod service;
 pub mod stats;
 pub mod systems;
+pub mod vendor;
 pub mod way;
 pub mod web;
 

@@ -6,9 +6,8 @@ mod options;
 use std::{
     fs,
     io::{IsTerminal as _, Write as _},
-    os::unix::process::CommandExt as _,
     path::PathBuf,
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
 use clap::Parser as _;
@@ -17,17 +16,16 @@ use underpass_bench::{
     BenchError, Context as _, Result,
     cases::{self, Case},
     compare::{self, Options},
-    generator::{LARGEST, client, server},
-    lab::{self, Wire},
+    generator::LARGEST,
+    lab::Wire,
     limits,
     manifests::WORKLOAD_ADDRESSES,
     plan, programs, report,
     systems::{self, System, rounds},
     way::Way,
-    web,
 };
 
-use options::{Cli, Compare, Comparison, Layout, PlaceArgs, Verb};
+use options::{Cli, Compare, Comparison, Layout, Verb};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -70,14 +68,7 @@ fn main() -> ExitCode {
             layout,
             json,
         ),
-        Some(Verb::Party {
-            place,
-            port,
-            unix,
-            role,
-        }) => party(place, port, unix, &role),
-        Some(Verb::Exec { place, command }) => exec(place, &command),
-        Some(Verb::Guard { id }) => lab::guard(&id),
+        Some(Verb::Backstage(part)) => part.play(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -127,17 +118,14 @@ fn comparison(args: &Comparison) -> Result<()> {
         usage("--rounds from 3 to 1000; --quick is the smoke test");
     }
     bounded(seconds);
-    let mut names = args.case.clone();
-    if names.is_empty() && args.quick {
-        names.extend(systems::cases::QUICK.iter().map(|name| (*name).to_owned()));
-    }
-    let cases = systems::cases::wanted(&names, &args.rate).unwrap_or_else(|why| usage(&why));
+    let cases = systems::cases::wanted(&args.case, &args.rate, args.quick);
+    let cases = cases.unwrap_or_else(|why| usage(&why));
     let options = rounds::Options {
-        systems: chosen(&args.system),
+        systems: chosen(&args.system, args.wire),
         rounds,
         seconds,
-        wire: args.layout.wire,
-        cpus: args.layout.cpus,
+        wire: args.wire,
+        cpus: args.cpus,
         quick: args.quick,
     };
     let report = rounds::run(&cases, &options, &mut progress())?;
@@ -156,12 +144,12 @@ fn comparison(args: &Comparison) -> Result<()> {
 }
 
 /// The named systems in the list's order, `none` among them; without names all.
-fn chosen(names: &[String]) -> Vec<System> {
+fn chosen(names: &[String], wire: Wire) -> Vec<System> {
     for name in names {
         match System::find(name) {
             None => usage(&format!("no system {name:?}; --list names them")),
             Some(system) => {
-                if let Some(refusal) = system.refused() {
+                if let Some(refusal) = system.refused(wire) {
                     usage(&format!("{name}: {}", refusal.line()));
                 }
             }
@@ -169,7 +157,11 @@ fn chosen(names: &[String]) -> Vec<System> {
     }
     let named = |s: &System| *s == System::None || names.iter().any(|name| name == s.name());
     let all = System::ALL.iter().copied();
-    all.filter(|s| names.is_empty() || named(s)).collect()
+    all.filter(|s| match names.is_empty() {
+        true => s.by_default(),
+        false => named(s),
+    })
+    .collect()
 }
 
 fn compare(args: &Compare, suite: &Suite, null: bool) -> Result<()> {
@@ -307,29 +299,4 @@ fn done() {
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K");
     }
-}
-
-fn party(place: PlaceArgs, port: u16, unix: Option<PathBuf>, role: &str) -> Result<()> {
-    let signal = rustix::process::Signal::KILL;
-    rustix::process::set_parent_process_death_signal(Some(signal)).context("prctl")?;
-    lab::enter(&place.into())?;
-    match role {
-        "client" => client::run().context("client"),
-        "server" => server::serve(port, unix.as_deref()).context("server"),
-        "web-client" => web::client::run().context("web client"),
-        "web-server" => match unix {
-            Some(unix) => web::server::serve(port, &unix).context("web server"),
-            None => usage("a web server needs --unix"),
-        },
-        _ => usage("a party is client, server, web-client or web-server"),
-    }
-}
-
-fn exec(place: PlaceArgs, command: &[String]) -> Result<()> {
-    lab::enter(&place.into())?;
-    let error = Command::new(&command[0]).args(&command[1..]).exec();
-    Err(BenchError::Io {
-        what: command[0].clone(),
-        source: error,
-    })
 }

@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::{
     Context as _, Result,
     generator::Targets,
-    lab::{Lab, Side, Wire},
+    lab::{CLIENT as CLIENT_ADDRESS, Lab, STRANGER, Side, Wire},
+    way::Workers,
 };
 
 /// Where the server listens.
@@ -62,23 +63,51 @@ pub enum Callers {
     Everybody,
 }
 
-const CLIENT: &str = "[{ serviceAccounts: [{ name: client }] }]";
+/// Where clients live, and where what they call does. Each is a tenant: none shares a worker with another.
+const CLIENTS: &str = "bench";
+const SERVED: &str = "served";
+
+const CLIENT: &str = "[{ serviceAccounts: [{ name: client, namespace: bench }] }]";
+
+/// What makes HTTP of the connections to a service, at its callers' workers, or of those to a workload's
+/// services, at its own.
+const OBSERVE: &str = "  annotations: { underpass.dev/observe: http }\n";
 
 /// The parties: workloads with identities, and a policy for the server.
-pub fn parties(lab: &Lab, addresses: &[Ipv4Addr], callers: Callers) -> String {
+pub fn parties(lab: &Lab, addresses: &[Ipv4Addr], callers: Callers, workers: Workers) -> String {
     let server = match lab.wire {
         Wire::Loopback => "cgroup: server".to_owned(),
         Wire::Veth => format!("netns: /run/netns/{}", lab.server_netns(Side::On)),
+    };
+    // A worker dials from its workload's own address.
+    let own = |address| match lab.wire {
+        Wire::Loopback => Vec::new(),
+        Wire::Veth => vec![address],
     };
     let sources = match callers {
         Callers::Client => CLIENT,
         Callers::Everybody => "[]",
     };
     let allowed = policy("server", SERVER_PORT, sources);
-    let mut text = namespace();
-    text += &workload("client", "cgroup: client", &[]);
-    text += &workload("server", &server, addresses);
-    text += &workload("stranger", "cgroup: stranger", &[]);
+    let mut text = namespace(CLIENTS) + &namespace(SERVED);
+    text += &workload(
+        (CLIENTS, "client"),
+        "cgroup: client",
+        &own(CLIENT_ADDRESS),
+        "",
+    );
+    let observed = if workers == Workers::Both {
+        OBSERVE
+    } else {
+        ""
+    };
+    text += &workload((SERVED, "server"), &server, addresses, observed);
+    text += &workload(
+        (CLIENTS, "stranger"),
+        "cgroup: stranger",
+        &own(STRANGER),
+        "",
+    );
     text + &allowed
 }
 
@@ -86,23 +115,29 @@ pub fn parties(lab: &Lab, addresses: &[Ipv4Addr], callers: Callers) -> String {
 fn policy(name: &str, port: u16, sources: &str) -> String {
     format!(
         "apiVersion: underpass.dev/v1alpha1\nkind: AuthorizationPolicy\n\
-         metadata: {{ name: {name}, namespace: bench }}\nspec:\n  targetRefs:\n  \
+         metadata: {{ name: {name}, namespace: {SERVED} }}\nspec:\n  targetRefs:\n  \
          - {{ kind: Workload, labelSelector: {{ matchLabels: {{ app: server }} }} }}\n  rules:\n  \
          - sources: {sources}\n    ports: [{{ port: {port} }}]\n"
     )
 }
 
-fn namespace() -> String {
-    "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: bench\n  labels:\n    \
-     underpass.dev/mesh: enabled\n---\n"
-        .to_owned()
+fn namespace(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels:\n    \
+         underpass.dev/mesh: enabled\n---\n"
+    )
 }
 
-fn workload(name: &str, found_by: &str, addresses: &[Ipv4Addr]) -> String {
+fn workload(
+    (namespace, name): (&str, &str),
+    found_by: &str,
+    addresses: &[Ipv4Addr],
+    annotations: &str,
+) -> String {
     let mut text = format!(
         "apiVersion: underpass.dev/v1alpha1\nkind: Workload\nmetadata:\n  name: {name}\n  \
-         namespace: bench\n  labels: {{ app: {name} }}\nspec:\n  serviceAccountName: {name}\n  \
-         {found_by}\n"
+         namespace: {namespace}\n  labels: {{ app: {name} }}\n{annotations}spec:\n  \
+         serviceAccountName: {name}\n  {found_by}\n"
     );
     if !addresses.is_empty() {
         text += "  addresses:\n";
@@ -115,20 +150,25 @@ fn workload(name: &str, found_by: &str, addresses: &[Ipv4Addr]) -> String {
 
 /// A service with its slices, in one file.
 pub fn service(name: &str, cluster_ip: Ipv4Addr, endpoints: &[Ipv4Addr]) -> String {
-    service_to(name, cluster_ip, endpoints, SERVER_PORT)
+    service_to((name, ""), cluster_ip, endpoints, SERVER_PORT)
 }
 
-fn service_to(name: &str, cluster_ip: Ipv4Addr, endpoints: &[Ipv4Addr], to: u16) -> String {
+fn service_to(
+    (name, annotations): (&str, &str),
+    cluster_ip: Ipv4Addr,
+    endpoints: &[Ipv4Addr],
+    to: u16,
+) -> String {
     let mut text = format!(
-        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: bench\nspec:\n  \
-         clusterIP: {cluster_ip}\n  clusterIPs: [{cluster_ip}]\n  ports:\n  - name: tcp\n    \
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {SERVED}\n\
+         {annotations}spec:\n  clusterIP: {cluster_ip}\n  clusterIPs: [{cluster_ip}]\n  ports:\n  - name: tcp\n    \
          port: {SERVICE_PORT}\n    protocol: TCP\n"
     );
     for (number, chunk) in endpoints.chunks(SLICE as usize).enumerate() {
         let _ = write!(
             text,
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
-             name: {name}-{number}\n  namespace: bench\n  labels:\n    \
+             name: {name}-{number}\n  namespace: {SERVED}\n  labels:\n    \
              kubernetes.io/service-name: {name}\naddressType: IPv4\nports:\n- name: tcp\n  \
              port: {to}\n  protocol: TCP\nendpoints:\n"
         );
@@ -145,7 +185,7 @@ fn service_to(name: &str, cluster_ip: Ipv4Addr, endpoints: &[Ipv4Addr], to: u16)
 /// A pod of another node.
 pub fn pod(name: &str, node: &str, address: Ipv4Addr) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: bench\n  labels:\n    \
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {CLIENTS}\n  labels:\n    \
          app: pod\nspec:\n  serviceAccountName: pod\n  nodeName: {node}\nstatus:\n  \
          phase: Running\n  podIPs:\n  - ip: {address}\n---\n"
     )
@@ -161,7 +201,8 @@ pub fn write(lab: &Lab, size: Size) -> Result<()> {
         Wire::Loopback => &[],
         Wire::Veth => &addresses[..],
     };
-    put(&dir, "parties.yaml", &parties(lab, own, Callers::Client))?;
+    let parties = parties(lab, own, Callers::Client, Workers::None);
+    put(&dir, "parties.yaml", &parties)?;
     for (i, endpoints) in addresses.chunks(size.endpoints as usize).enumerate() {
         let address = *size.services().at(i as u32).ip();
         let name = format!("service-{i}");
@@ -174,13 +215,39 @@ pub fn write(lab: &Lab, size: Size) -> Result<()> {
     Ok(())
 }
 
+/// The mesh of one service with one endpoint, and that of a program's server, with what makes HTTP of
+/// connections to them. `dir`: the mesh's, or that of proxies beside the workloads.
+pub fn write_http(lab: &Lab, dir: &Path, workers: Workers) -> Result<()> {
+    let endpoint = [lab.wire.base()];
+    put(
+        dir,
+        "parties.yaml",
+        &parties(lab, &endpoint, Callers::Client, workers),
+    )?;
+    let observe = if workers == Workers::None {
+        ""
+    } else {
+        OBSERVE
+    };
+    let first = service_to(("service-0", observe), SERVICE_BASE, &endpoint, SERVER_PORT);
+    put(dir, "service-0.yaml", &first)?;
+    put(dir, "app.yaml", &app(lab, observe))
+}
+
 /// Adds the service of a program's server, which only the client may use.
 pub fn add_app(lab: &Lab) -> Result<()> {
+    put(&lab.mesh_dir(), "app.yaml", &app(lab, ""))
+}
+
+fn app(lab: &Lab, annotations: &str) -> String {
     let endpoint = app_endpoint(lab.wire.base());
-    let text = service_to("app", APP_SERVICE, &[*endpoint.at(0).ip()], APP_PORT)
-        + "---\n"
-        + &policy("app", APP_PORT, CLIENT);
-    put(&lab.mesh_dir(), "app.yaml", &text)
+    service_to(
+        ("app", annotations),
+        APP_SERVICE,
+        &[*endpoint.at(0).ip()],
+        APP_PORT,
+    ) + "---\n"
+        + &policy("app", APP_PORT, CLIENT)
 }
 
 /// What a program's client dials under the mesh.

@@ -3,16 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use underpass_bench::{
-    lab::{Place, Wire},
-    rig::Cpus,
-};
+use underpass_bench::{backstage::Backstage, lab::Wire, rig::Cpus};
 
 /// Compares systems between the same client and server: none, the mesh, and the proxies of others;
 /// interleaved, total CPU of all parties. Needs root and a release build of `underpass-agent` and
 /// `underpass` beside it.
 ///
-/// Exit codes: 0 every row was measured (but what is not built yet), 1 a row could not be measured, 2 bad
+/// Exit codes: 0 every row was measured (but what this wire cannot have), 1 a row could not be measured, 2 bad
 /// usage.
 #[derive(Parser)]
 #[command(
@@ -44,9 +41,13 @@ pub struct Comparison {
     /// Seconds of each run
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     pub seconds: f64,
-    #[command(flatten)]
-    pub layout: Layout,
-    /// Smoke test: a few cases, one round of 0.2 seconds; the figures mean nothing
+    /// How client and server are joined; HTTP workers need a namespace for each
+    #[arg(long, value_enum, default_value = "veth")]
+    pub wire: Wire,
+    /// Where the parties run
+    #[arg(long, value_enum, default_value = "one")]
+    pub cpus: Cpus,
+    /// Smoke test: one or two cases of each family, one round of 0.2 seconds; the figures mean nothing
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     pub quick: bool,
     /// Writes the rows and the environment
@@ -153,44 +154,6 @@ pub enum Verb {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
-    #[command(hide = true)]
-    Party {
-        #[command(flatten)]
-        place: PlaceArgs,
-        #[arg(long, default_value_t = 0)]
-        port: u16,
-        /// The server's second listener
-        #[arg(long)]
-        unix: Option<PathBuf>,
-        role: String,
-    },
-    #[command(hide = true)]
-    Exec {
-        #[command(flatten)]
-        place: PlaceArgs,
-        #[arg(last = true, required = true)]
-        command: Vec<String>,
-    },
-    #[command(hide = true)]
-    Guard { id: String },
-}
-
-#[derive(Args)]
-pub struct PlaceArgs {
-    #[arg(long)]
-    pub cgroup: Option<PathBuf>,
-    #[arg(long)]
-    pub netns: Option<String>,
-    #[arg(long)]
-    pub cpu: Option<usize>,
-}
-
-impl From<PlaceArgs> for Place {
-    fn from(args: PlaceArgs) -> Self {
-        Self {
-            cgroup: args.cgroup,
-            netns: args.netns,
-            cpu: args.cpu,
-        }
-    }
+    #[command(flatten)]
+    Backstage(Backstage),
 }

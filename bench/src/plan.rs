@@ -18,7 +18,7 @@ use crate::{
     manifests::{self, Callers, SERVICE_PORT, Size},
     rig::{Cpus, Rig},
     stats,
-    way::Way,
+    way::{Way, Workers},
 };
 
 const SIZE: Size = Size {
@@ -162,7 +162,7 @@ fn write(lab: &Lab, services: u32) -> Result<u64> {
     };
     put(
         "parties.yaml",
-        &manifests::parties(lab, &ENDPOINTS, Callers::Everybody),
+        &manifests::parties(lab, &ENDPOINTS, Callers::Everybody, Workers::None),
     )?;
     let total = services * SIZE.endpoints;
     let all: Vec<Ipv4Addr> = (0..total)

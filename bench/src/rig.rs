@@ -18,7 +18,8 @@ use crate::{
     lab::{Lab, Side, Wire},
     manifests::{self, Size},
     party::Party,
-    way::Way,
+    vendor::Vendor,
+    way::{Mesh, Way, Workers},
 };
 
 /// Seconds of load before each run that counts: the way before left other code in the caches.
@@ -52,12 +53,17 @@ impl Cpus {
     }
 }
 
-// Fields are dropped in this order: the lab's guard comes last.
+// Fields are dropped in this order: the agent before the vendor, the lab's guard last.
 pub struct Rig {
     pub off: Ends,
     pub on: Ends,
     stranger: Party,
     agent: Option<Agent>,
+    vendor: Option<Vendor>,
+    /// What runs, and whose connections the manifests give to workers.
+    running: Option<Mesh>,
+    written: Workers,
+    cpus: Cpus,
     /// False: no agent at any time.
     mesh: bool,
     /// The last case that could take the shortcut.
@@ -141,6 +147,10 @@ impl Rig {
             on: Ends::start(&lab, Side::On, cpus)?,
             stranger: Party::start("stranger", &["client"], &place)?,
             agent: None,
+            vendor: None,
+            running: None,
+            written: Workers::None,
+            cpus,
             mesh: true,
             learnt_from: None,
             rates: BTreeMap::new(),
@@ -155,22 +165,41 @@ impl Rig {
         self.on.start_app(kind, &self.lab, Side::On)
     }
 
-    /// Starts or removes the agent as the way wants it. Without mesh nothing of it is attached anywhere:
-    /// a program on any cgroup makes the kernel look for programs at every hook of every socket. True if
-    /// something changed.
+    /// Starts or removes the mesh as the way wants it. True if something changed.
     pub fn turn(&mut self, way: Way) -> Result<bool> {
-        let wanted = way.shortcut().filter(|_| self.mesh);
-        if self.agent.as_ref().map(|a| a.shortcut) == wanted {
+        self.turn_to(way.mesh())
+    }
+
+    /// Without mesh nothing of it is attached anywhere: a program on any cgroup makes the kernel look for
+    /// programs at every hook of every socket.
+    pub fn turn_to(&mut self, wanted: Option<Mesh>) -> Result<bool> {
+        let wanted = wanted.filter(|_| self.mesh);
+        if self.running == wanted {
             return Ok(false);
         }
+        self.running = None;
         if let Some(agent) = self.agent.take() {
             agent.uninstall(&self.lab)?;
+            self.vendor = None;
             std::thread::sleep(FREED);
         }
-        if let Some(shortcut) = wanted {
-            self.agent = Some(Agent::start(&self.lab, shortcut)?);
+        if let Some(mesh) = wanted {
+            if self.written != mesh.workers {
+                manifests::write_http(&self.lab, &self.lab.mesh_dir(), mesh.workers)?;
+                self.written = mesh.workers;
+            }
+            if mesh.workers != Workers::None {
+                self.vendor = Some(Vendor::start(&self.lab, self.cpus.of(true))?);
+            }
+            self.agent = Some(Agent::start(&self.lab, mesh.shortcut)?);
         }
+        self.running = wanted;
         Ok(true)
+    }
+
+    /// Of the workers, if they run.
+    pub fn vendor(&self) -> Option<&Vendor> {
+        self.vendor.as_ref()
     }
 
     pub fn agent(&self) -> Result<&Agent> {

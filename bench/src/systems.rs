@@ -4,23 +4,30 @@
 pub mod cases;
 mod cdf;
 mod envoy;
-mod field;
+pub mod field;
 mod haproxy;
 mod html;
+pub mod judge;
 mod load;
 mod nginx;
 mod proxy;
 pub mod rounds;
 pub mod rows;
+mod sidecar;
 mod table;
+mod words;
 
 use serde::{Serialize, Serializer};
 use underpass_abi::reason::{self, code};
 
-use crate::way::Way;
+use crate::{
+    lab::{Side, Wire},
+    way::{Mesh, Workers},
+};
 
 pub use html::page;
 pub use table::text;
+use words::text_of;
 
 /// What stands between client and server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +37,7 @@ pub enum System {
     /// The mesh, the shortcut off.
     Kernel,
     KernelShortcut,
-    /// The worker for one side, for both, and one beside each workload.
+    /// The client's worker, both sides' workers, with the shortcut; and a proxy beside each workload.
     Http,
     HttpBoth,
     Sidecar,
@@ -39,6 +46,12 @@ pub enum System {
     EnvoyPair,
     HaproxyHop,
     NginxHop,
+    /// The workers without the shortcut.
+    HttpPlain,
+    HttpBothPlain,
+    /// Of `underpass bench`: a client that the mesh does not know, and one that is in it.
+    Outside,
+    Inside,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +73,8 @@ impl System {
         Self::EnvoyPair,
         Self::HaproxyHop,
         Self::NginxHop,
+        Self::HttpPlain,
+        Self::HttpBothPlain,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -74,6 +89,10 @@ impl System {
             Self::EnvoyPair => "envoy-pair",
             Self::HaproxyHop => "haproxy-hop",
             Self::NginxHop => "nginx-hop",
+            Self::HttpPlain => "http-plain",
+            Self::HttpBothPlain => "http-both-plain",
+            Self::Outside => "outside",
+            Self::Inside => "inside",
         }
     }
 
@@ -82,13 +101,19 @@ impl System {
             Self::None => "client and server alone, no mesh on the machine: the baseline",
             Self::Kernel => "the mesh in the kernel: identity, policy and byte counts, no proxy",
             Self::KernelShortcut => "the same with --shortcut on",
-            Self::Http => "our HTTP worker on one side",
-            Self::HttpBoth => "our HTTP workers on both sides",
-            Self::Sidecar => "our proxy beside each workload",
+            Self::Http => "our HTTP worker on one side, the client's, with --shortcut on",
+            Self::HttpBoth => "our HTTP workers on both sides, of two tenants, with --shortcut on",
+            Self::Sidecar => {
+                "our proxy beside each workload, two processes, traffic captured by nft"
+            }
             Self::EnvoyHop => "one Envoy between client and server",
             Self::EnvoyPair => "two Envoys, as two sidecars",
             Self::HaproxyHop => "one HAProxy between client and server",
             Self::NginxHop => "one nginx between client and server",
+            Self::HttpPlain => "`http` with --shortcut off (only by name)",
+            Self::HttpBothPlain => "`http-both` with --shortcut off (only by name)",
+            Self::Outside => "a client that is no workload of the mesh: the baseline",
+            Self::Inside => "the same client as a workload of the mesh",
         }
     }
 
@@ -96,19 +121,64 @@ impl System {
         Self::ALL.iter().copied().find(|s| s.name() == name)
     }
 
-    /// Why it is refused whatever is installed.
-    pub fn refused(self) -> Option<Refusal> {
-        let unbuilt = matches!(self, Self::Http | Self::HttpBoth | Self::Sidecar);
-        unbuilt.then(|| Refusal::new(code::NOT_IMPLEMENTED, "the HTTP workers are not built yet"))
+    /// What the others of its round are compared with.
+    pub const fn is_baseline(self) -> bool {
+        matches!(self, Self::None | Self::Outside)
     }
 
-    /// What the agent does meanwhile.
-    pub const fn way(self) -> Way {
-        match self {
-            Self::Kernel => Way::Mesh,
-            Self::KernelShortcut => Way::Shortcut,
-            _ => Way::NoMesh,
+    /// Of the table, unless it is asked for.
+    pub const fn by_default(self) -> bool {
+        !matches!(self, Self::HttpPlain | Self::HttpBothPlain)
+    }
+
+    /// Why it is refused whatever is installed.
+    pub fn refused(self, wire: Wire) -> Option<Refusal> {
+        (self.own_hops() > 0 && wire == Wire::Loopback).then(|| {
+            let why =
+                "client and server share one, so a worker could not tell whose a connection is";
+            Refusal::new(code::OWN_NAMESPACE, why)
+        })
+    }
+
+    /// What of the mesh runs meanwhile.
+    pub const fn mesh(self) -> Option<Mesh> {
+        let (shortcut, workers) = match self {
+            Self::Kernel => (false, Workers::None),
+            Self::KernelShortcut => (true, Workers::None),
+            Self::Http => (true, Workers::Client),
+            Self::HttpPlain => (false, Workers::Client),
+            Self::HttpBoth => (true, Workers::Both),
+            Self::HttpBothPlain => (false, Workers::Both),
+            _ => return None,
+        };
+        Some(Mesh { shortcut, workers })
+    }
+
+    /// Whose parties carry it.
+    pub const fn side(self) -> Side {
+        match self.mesh() {
+            Some(_) => Side::On,
+            None => Side::Off,
         }
+    }
+
+    /// Our own proxies that each request passes.
+    pub const fn own_hops(self) -> usize {
+        match self {
+            Self::Http | Self::HttpPlain => 1,
+            Self::HttpBoth | Self::HttpBothPlain | Self::Sidecar => 2,
+            _ => 0,
+        }
+    }
+
+    /// Proxies that each request passes.
+    pub fn proxies(self) -> usize {
+        self.hops().map_or(self.own_hops(), |(_, hops)| hops.into())
+    }
+
+    /// The client dials the service's address.
+    pub fn dials_service(self) -> bool {
+        self.mesh().is_some() || self == Self::Sidecar
     }
 
     /// The proxies between client and server: whose, and how many.
@@ -124,7 +194,9 @@ impl System {
 
     /// A number for its ports and its color.
     pub fn index(self) -> usize {
-        Self::ALL.iter().position(|s| *s == self).unwrap_or(0)
+        // Those of `underpass bench` look like nothing and the kernel.
+        let own = Self::ALL.iter().position(|s| *s == self);
+        own.unwrap_or(usize::from(self == Self::Inside))
     }
 }
 
@@ -160,7 +232,7 @@ impl Refusal {
 
     /// Not a failure of this run.
     pub const fn is_expected(&self) -> bool {
-        self.code == code::NOT_IMPLEMENTED
+        matches!(self.code, code::NOT_IMPLEMENTED | code::OWN_NAMESPACE)
     }
 
     /// `UP0301 NOT_IMPLEMENTED: …`
@@ -188,16 +260,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused_by_its_code() {
-        let refused: Vec<_> = System::ALL
-            .iter()
-            .filter(|s| s.refused().is_some())
-            .collect();
-        assert_eq!(refused.len(), 3);
-        for system in refused {
-            let refusal = system.refused().unwrap();
-            assert!(refusal.is_expected() && system.hops().is_none());
-            assert!(refusal.line().starts_with("UP0301 NOT_IMPLEMENTED: "));
+    fn what_needs_namespaces_is_refused_where_they_are_shared() {
+        for system in System::ALL {
+            assert!(system.refused(Wire::Veth).is_none());
+            let refusal = system.refused(Wire::Loopback);
+            assert_eq!(refusal.is_some(), system.own_hops() > 0);
+            let said = refusal.map(|r| (r.is_expected(), r.line()));
+            assert!(said.is_none_or(|(e, line)| e && line.starts_with("UP0512 OWN_NAMESPACE: ")));
         }
+    }
+
+    #[test]
+    fn a_system_has_proxies_of_one_kind() {
+        for system in System::ALL {
+            assert!(system.hops().is_none() || system.own_hops() == 0);
+            let mesh = system.mesh().is_some_and(|m| m.workers != Workers::None);
+            assert!(!mesh || system.own_hops() > 0);
+        }
+        assert_eq!(System::EnvoyPair.proxies(), 2);
+        assert_eq!(System::HttpBoth.proxies(), 2);
+        assert_eq!(System::KernelShortcut.proxies(), 0);
     }
 }

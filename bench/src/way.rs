@@ -4,6 +4,24 @@ use serde::Serialize;
 
 use crate::lab::Side;
 
+/// Whose connections go through an HTTP worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Workers {
+    #[default]
+    None,
+    /// The client's, at its own.
+    Client,
+    /// Those of the server as well, at the server's.
+    Both,
+}
+
+/// What runs of the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mesh {
+    pub shortcut: bool,
+    pub workers: Workers,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
@@ -40,12 +58,14 @@ impl Way {
         }
     }
 
-    /// Of the agent that runs meanwhile, if one does.
-    pub const fn shortcut(self) -> Option<bool> {
-        match self {
-            Self::NoMesh | Self::Unix => None,
-            Self::Mesh => Some(false),
-            Self::Shortcut => Some(true),
-        }
+    /// What runs meanwhile, if anything does.
+    pub const fn mesh(self) -> Option<Mesh> {
+        let workers = Workers::None;
+        let shortcut = match self {
+            Self::NoMesh | Self::Unix => return None,
+            Self::Mesh => false,
+            Self::Shortcut => true,
+        };
+        Some(Mesh { shortcut, workers })
     }
 }

@@ -4,6 +4,7 @@
 pub mod client;
 mod pace;
 pub mod server;
+pub mod visit;
 
 use std::{net::SocketAddrV4, path::PathBuf};
 

@@ -1,6 +1,7 @@
 //! `underpass`: asks the node's agent and prints. Data goes to stdout, messages to stderr.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod client;
 mod codes;
@@ -52,6 +53,7 @@ fn run(verb: Verb) -> Result<bool, CliError> {
         Verb::Conns(options) => block_on(conns::run(&options)).map(|()| true),
         Verb::Stat(options) => block_on(stat::run(&options)).map(|()| true),
         Verb::Explain(options) => block_on(explain::run(&options)).map(|()| true),
+        Verb::Bench(options) => bench::run(&options),
         Verb::Codes(options) => codes::run(&options).map(|()| true),
         Verb::Completion { shell } => {
             let mut script = Vec::new();
@@ -59,7 +61,7 @@ fn run(verb: Verb) -> Result<bool, CliError> {
             render::emit(&String::from_utf8_lossy(&script))?;
             Ok(true)
         }
-        Verb::Other(words) => Err(unknown(&words)),
+        Verb::Other(words) => bench::part(&words).unwrap_or_else(|| Err(unknown(&words))),
     }
 }
 

@@ -1,16 +1,16 @@
 //! The command line: verbs, flags and filters, checked before anything is asked of the agent.
 
-use std::{net::IpAddr, path::PathBuf};
+mod filter;
+
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use underpass_abi::reason::code;
-use underpass_api::v1alpha1::ConnectionFilter;
+use underpass_bench::web::visit::Talk;
 
-use crate::error::CliError;
+pub use filter::{ServiceFilter, is_end};
 
 /// Verbs of the plan that are not built: refused, never guessed.
-pub const PLANNED: [&str; 12] = [
-    "bench",
+pub const PLANNED: [&str; 11] = [
     "dashboard",
     "demo",
     "dump",
@@ -31,7 +31,7 @@ pub const PLANNED: [&str; 12] = [
     version,
     after_help = "Exit codes: 0 ok, 1 failed or something was found (`check` and `status`: an error; `check -f`:\n\
         also a warning), 2 the command line is wrong.\n\
-        Planned, refused for now (UP0301): bench, dashboard, demo, dump, edges, import, install,\n\
+        Planned, refused for now (UP0301): dashboard, demo, dump, edges, import, install,\n\
         routes, tap, top, trace, why."
 )]
 pub struct Options {
@@ -51,6 +51,8 @@ pub enum Verb {
     Stat(Stat),
     /// Show what is decided about SRC calling DST:PORT, and which object decides it
     Explain(Explain),
+    /// Measure what the mesh costs a service of yours, with one client inside and one outside (needs root)
+    Bench(Bench),
     /// Explain a code such as UP0101 or POLICY_DENIED, or list all of them
     Codes(Codes),
     /// Print a completion script
@@ -225,147 +227,62 @@ pub struct Explain {
 }
 
 #[derive(Debug, Args)]
+pub struct Bench {
+    /// The service (namespace/name or name) or the address that is dialed, with its port
+    #[arg(value_name = "SERVICE:PORT")]
+    pub service: String,
+    /// What is spoken
+    #[arg(long, value_enum, default_value = "http1")]
+    pub protocol: Talk,
+    /// Path of each request; of a gRPC call /package.Service/Method, whose request is empty [default: /, or
+    /// /grpc.health.v1.Health/Check]
+    #[arg(long = "path", value_name = "PATH")]
+    pub asked: Option<String>,
+    /// Name of the host in each request [default: the service's]
+    #[arg(long, value_name = "AUTHORITY")]
+    pub host: Option<String>,
+    /// Requests under way
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub concurrency: u32,
+    /// Open loop: so many requests in a second, whether they are answered or not [default: closed loop]
+    #[arg(long, value_name = "RPS", value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    pub rate: Option<u32>,
+    /// Seconds of each run
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Rounds that are kept; one more warms up
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    pub rounds: usize,
+    /// One round of 0.2 seconds, whose figures mean nothing
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    pub quick: bool,
+    /// Namespace and service account of the client inside [default: the service's namespace, and its
+    /// account `default`]
+    #[arg(long = "as", value_name = "NAMESPACE/ACCOUNT")]
+    pub identity: Option<String>,
+    /// The clients have no network namespaces of their own: they reach what this machine reaches, and no
+    /// HTTP worker serves them
+    #[arg(long)]
+    pub shared: bool,
+    /// Directory of manifests, for the client inside [default: what the agent says]
+    #[arg(long, value_name = "DIR")]
+    pub mesh: Option<PathBuf>,
+    /// Writes the rows and the environment
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Writes a page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    #[command(flatten)]
+    pub api: Api,
+}
+
+#[derive(Debug, Args)]
 pub struct Codes {
     /// UP0101, 101 or POLICY_DENIED; without it all codes are listed
     pub code: Option<String>,
     #[command(flatten)]
     pub rows: Rows,
-}
-
-/// What `--service` names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceFilter {
-    /// Goes to the agent.
-    pub name: String,
-    /// The agent knows no port in a filter, so this is compared here.
-    pub port: Option<u16>,
-}
-
-impl ServiceFilter {
-    pub fn parse(text: &str) -> Result<Self, CliError> {
-        let (name, port) = match text.split_once(':') {
-            None => (text, None),
-            Some((name, port)) => {
-                // As tables print it: `shop/ledger:8080`, and in some places `/tcp` behind it.
-                let port = port.split('/').next().unwrap_or(port);
-                let Ok(port) = port.parse() else {
-                    return Err(bad_filter("service", text, SERVICE));
-                };
-                (name, Some(port))
-            }
-        };
-        if text.is_empty() || is_name(name) || is_qualified(name) {
-            return Ok(Self {
-                name: name.to_owned(),
-                port,
-            });
-        }
-        Err(bad_filter("service", text, SERVICE))
-    }
-
-    /// Whether a row's `namespace/name:port` (in some places with `/tcp` behind it) fits; the name was
-    /// compared by the agent.
-    pub fn matches(&self, service: &str) -> bool {
-        let Some(wanted) = self.port else { return true };
-        let port = service
-            .rsplit_once(':')
-            .and_then(|(_, port)| port.split('/').next());
-        port.is_some_and(|port| port.parse() == Ok(wanted))
-    }
-}
-
-impl Namespace {
-    pub fn check(&self) -> Result<(), CliError> {
-        match &self.namespace {
-            Some(n) if !is_name(n) => Err(bad_filter("namespace", n, "a namespace's name")),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether any of these `namespace/name…` is in the namespace asked for.
-    pub fn matches<'a>(&self, objects: impl IntoIterator<Item = &'a str>) -> bool {
-        let Some(wanted) = &self.namespace else {
-            return true;
-        };
-        objects
-            .into_iter()
-            .any(|o| o.split_once('/').is_some_and(|(ns, _)| ns == wanted))
-    }
-}
-
-impl Conns {
-    /// The filter as the agent takes it, and the part that is compared here.
-    pub fn filter(&self) -> Result<(ConnectionFilter, ServiceFilter), CliError> {
-        let service = ServiceFilter::parse(&self.service)?;
-        self.namespace.check()?;
-        let filter = ConnectionFilter {
-            from: peer("from", &self.from)?,
-            to: peer("to", &self.to)?,
-            service: service.name.clone(),
-            verdict: one_of("verdict", &self.verdict, &VERDICTS)?,
-            state: one_of("state", &self.state, &STATES)?,
-        };
-        Ok((filter, service))
-    }
-}
-
-const VERDICTS: [&str; 4] = ["allowed", "denied", "audited", "refused"];
-const STATES: [&str; 6] = [
-    "opening",
-    "established",
-    "closing",
-    "closed",
-    "failed",
-    "refused",
-];
-const PEER: &str = "namespace/name, namespace/, name, host, outside, or an address";
-const SERVICE: &str = "namespace/name or name, with :PORT if only one port is meant";
-
-fn peer(flag: &str, text: &str) -> Result<String, CliError> {
-    let namespace_only = text.strip_suffix('/').is_some_and(is_name);
-    if text.is_empty() || namespace_only || is_end(text) {
-        return Ok(text.to_owned());
-    }
-    Err(bad_filter(flag, text, PEER))
-}
-
-fn one_of(flag: &str, text: &str, known: &[&str]) -> Result<String, CliError> {
-    if text.is_empty() || known.contains(&text) {
-        return Ok(text.to_owned());
-    }
-    Err(bad_filter(
-        flag,
-        text,
-        &format!("one of: {}", known.join(", ")),
-    ))
-}
-
-fn bad_filter(flag: &str, text: &str, wanted: &str) -> CliError {
-    CliError::usage(
-        code::BAD_FILTER,
-        format!("--{flag} `{text}` is not {wanted}"),
-    )
-}
-
-/// A name, `namespace/name` or an address.
-pub fn is_end(text: &str) -> bool {
-    is_name(text) || is_qualified(text) || text.parse::<IpAddr>().is_ok()
-}
-
-fn is_qualified(text: &str) -> bool {
-    text.split_once('/')
-        .is_some_and(|(namespace, name)| is_name(namespace) && is_name(name))
-}
-
-/// A Kubernetes name (DNS subdomain, RFC 1123).
-fn is_name(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
-    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let bytes = text.as_bytes();
-    bytes.len() <= 253
-        && bytes.iter().all(|b| inner(*b))
-        && edge(bytes.first())
-        && edge(bytes.last())
 }
 
 #[cfg(test)]

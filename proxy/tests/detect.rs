@@ -1,6 +1,7 @@
 //! What a connection speaks is found out from its first bytes, and nobody waits for a clock but a client
 //! that is silent.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     rc::Rc,
@@ -313,7 +314,7 @@ fn an_opaque_upload_to_a_slow_reader_is_whole() {
         let rig = detecting(Settings::default()).await;
         let client = rig.client().await;
         let mut sent = CLIENT_HELLO.to_vec();
-        sent.extend((0..SIZE).map(|i| (i * 31 >> 3) as u8));
+        sent.extend((0..SIZE).map(|i| ((i * 31) >> 3) as u8));
         let expected = sent.clone();
         let mut writer = client.0;
         let writing = tokio::task::spawn_local(async move {

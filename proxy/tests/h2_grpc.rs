@@ -136,7 +136,9 @@ fn a_stream_goes_on_for_hours_and_not_for_ever_without_a_byte() {
         let start = Instant::now();
         let trailers = all(&mut from).await.unwrap().1.unwrap();
         assert_eq!(trailers["grpc-status"], "4");
-        assert!(start.elapsed() >= underpass_proxy::h2::STREAM_IDLE);
+        let (took, expected) = (start.elapsed(), underpass_proxy::h2::STREAM_IDLE);
+        let most = expected + Duration::from_secs(60);
+        assert!((expected..most).contains(&took), "{took:?}");
         assert_eq!(rig.count(Count::StreamIdle), 1);
         drop(back);
     });

@@ -1,6 +1,7 @@
 //! What is counted of requests is what clients saw, and of what is sent again each attempt at its
 //! destination.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -22,6 +23,9 @@ use underpass_proxy::{
 mod rig;
 
 use rig::{GET, OK, Peer, run};
+
+/// Of a series: requests, and how those that are over ended.
+type Settled = (Direction, u64, Vec<(Outcome, u64)>);
 
 /// `shop/web` dials `shop/api:80`, at which one endpoint answers.
 struct Mesh {
@@ -92,7 +96,7 @@ impl Mesh {
         self.reporter.report(None)
     }
 
-    fn settled(&mut self) -> Vec<(Direction, u64, Vec<(Outcome, u64)>)> {
+    fn settled(&mut self) -> Vec<Settled> {
         let report = self.reporter.report(None);
         let all = report.series.into_iter().map(|series| {
             let all = series

@@ -1,5 +1,6 @@
 //! Calls of gRPC are counted by what their trailers say, as their callers saw them.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{sync::Arc, time::Duration};
 

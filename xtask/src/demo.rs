@@ -70,8 +70,8 @@ fn bench(flags: &Flags) -> Result<()> {
     ebpf::build_default()?;
     let mut cargo = process::cargo(&["build", "--release", "--bins"]);
     // The others take longer to link than a short benchmark to run.
-    for package in ["underpass-bench", "underpass-agent", "underpass-cli"] {
-        cargo.args(["--package", package]);
+    for package in ["bench", "agent", "cli", "vend", "proxy"] {
+        cargo.args(["--package", &format!("underpass-{package}")]);
     }
     step("release binaries", &mut cargo, Duration::from_secs(3600))?;
     let mut driver = Command::new(workspace::target().join("release/underpass-bench"));

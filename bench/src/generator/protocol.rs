@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use serde::{Deserialize, Serialize};
 
 use super::{Load, Outcome};
-use crate::web::{Protocol, WebLoad};
+use crate::web::{Protocol, WebLoad, visit::Visits};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -17,6 +17,8 @@ pub enum Command {
     RunAt(Load, f64),
     /// To a web client.
     RunWeb(WebLoad),
+    /// To a web client: requests to a server that is none of ours.
+    Visit(Visits),
     /// To a web server: what new connections speak, and bytes of each body from now on.
     Speak(Protocol, u32),
     /// To a client: one connect and request.

@@ -162,8 +162,9 @@ impl Case {
 }
 
 /// The cases of these names, in the list's order: a case, or a family, which means all of it. Without names
-/// all. `rates`: each closed loop among them with requests under way at once, in open loop as well.
-pub fn wanted(names: &[String], rates: &[u32]) -> Result<Vec<Case>, String> {
+/// all. `rates`: each closed loop among them with requests under way at once, in open loop as well. `quick`:
+/// only [`QUICK`] of a family, and of all.
+pub fn wanted(names: &[String], rates: &[u32], quick: bool) -> Result<Vec<Case>, String> {
     let named = |case: &Case, name: &str| case.family.name() == name || case.name() == name;
     for name in names {
         if !CASES.iter().any(|case| named(case, name)) {
@@ -176,7 +177,9 @@ pub fn wanted(names: &[String], rates: &[u32]) -> Result<Vec<Case>, String> {
     }
     let mut all: Vec<Case> = Vec::new();
     for case in CASES {
-        if !names.is_empty() && !names.iter().any(|name| named(case, name)) {
+        let short = quick && !QUICK.contains(&case.name().as_str());
+        let meant = |name: &String| named(case, name) && !(short && *name != case.name());
+        if !names.iter().any(meant) && !(names.is_empty() && !short) {
             continue;
         }
         let more = rates.iter().map(|rate| case.at(*rate));
@@ -217,7 +220,7 @@ mod tests {
     fn a_family_is_all_its_cases_and_a_rate_adds_open_loops() {
         let of = |names: &[&str], rates: &[u32]| {
             let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-            wanted(&names, rates).map(|all| all.iter().map(Case::name).collect::<Vec<_>>())
+            wanted(&names, rates, false).map(|all| all.iter().map(Case::name).collect::<Vec<_>>())
         };
         assert_eq!(of(&[], &[]).unwrap().len(), CASES.len());
         assert_eq!(of(&["tcp", "tcp-1k-c1"], &[]).unwrap().len(), 6);
@@ -227,5 +230,17 @@ mod tests {
         );
         assert_eq!(of(&["http1-1k-c1"], &[700]).unwrap(), ["http1-1k-c1"]);
         assert!(of(&["http3"], &[]).is_err() && of(&[], &[1]).is_err());
+    }
+
+    #[test]
+    fn a_smoke_test_takes_little_of_a_family() {
+        let of = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            let all = wanted(&names, &[], true).unwrap();
+            all.iter().map(Case::name).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), QUICK);
+        assert_eq!(of(&["http1", "http2", "grpc", "tcp"]), QUICK);
+        assert_eq!(of(&["tcp", "http1-1k-c1"]), ["http1-1k-c1", "tcp-1k-c16"]);
     }
 }

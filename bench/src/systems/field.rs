@@ -1,7 +1,11 @@
 //! Where all systems of one family are measured: the lab, client and server with and without mesh, and the
 //! proxies, which stay up between runs.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use underpass_abi::reason::code;
@@ -9,17 +13,20 @@ use underpass_abi::reason::code;
 use super::{
     Refusal, System,
     cases::{Case, Family},
+    judge::{behind, worked},
     load::{self, Run, Web, differs},
     proxy::{self, Proxy},
+    sidecar::{self, Capture},
 };
 use crate::{
     BenchError, Result,
-    cpu::{Clocks, Cpu},
+    cpu::{self, Clocks, Cpu},
     generator::{Latency, Outcome, Targets, protocol::Command},
     lab::{Side, Wire},
     manifests::{self, Size},
     rig::{Cpus, Rig},
-    way::Way,
+    vendor::Vendor,
+    way::Workers,
 };
 
 const SIZE: Size = Size {
@@ -28,12 +35,10 @@ const SIZE: Size = Size {
 };
 /// Seconds of load before each run that counts.
 const WARM_UP: f64 = 0.1;
+/// Our own proxies must serve after so long.
+const SERVES_WITHIN: Duration = Duration::from_secs(3);
 /// The agent's counters may be as old as this.
 const COUNTER_AGE: Duration = Duration::from_millis(210);
-/// A schedule is kept if so much of its requests were made, and it ended at most so much of its time and
-/// so many seconds late: the last answers may take a moment on a busy machine.
-const KEPT: f64 = 0.97;
-const LATE: f64 = 0.05;
 
 /// One run of one case through one system.
 #[derive(Clone, Debug, Serialize)]
@@ -84,6 +89,8 @@ impl Sample {
 pub struct Field {
     pub family: Family,
     proxies: BTreeMap<System, Vec<Proxy>>,
+    /// Sends both sides' connections to the proxies beside them, while those are measured.
+    capture: Option<Capture>,
     pub refused: BTreeMap<System, Refusal>,
     /// Off and on; none for TCP, whose parties the rig has.
     web: Vec<Web>,
@@ -93,9 +100,9 @@ pub struct Field {
 impl Field {
     /// Everything but the mesh, which comes and goes with the runs.
     pub fn start(family: Family, systems: &[System], wire: Wire, cpus: Cpus) -> Result<Self> {
-        let mesh = systems.iter().any(|s| s.way() != Way::NoMesh);
+        let mesh = systems.iter().any(|s| s.mesh().is_some());
         let mut rig = Rig::of_size(SIZE, wire, cpus, mesh)?;
-        rig.turn(Way::NoMesh)?;
+        rig.turn_to(None)?;
         let mut web = Vec::new();
         if family.protocol().is_some() {
             manifests::add_app(&rig.lab)?;
@@ -105,18 +112,26 @@ impl Field {
         let mut field = Self {
             family,
             proxies: BTreeMap::new(),
+            capture: None,
             refused: BTreeMap::new(),
             web,
             rig,
         };
         let server = field.targets(System::None).at(0);
         for &system in systems {
-            let started = match system.refused() {
+            let lab = &field.rig.lab;
+            let started = match system.refused(wire) {
                 Some(refusal) => Err(refusal),
-                None => proxy::start(&field.rig.lab, system, family, server, cpus),
+                None if system == System::Sidecar => sidecar::start(lab, cpus),
+                None => proxy::start(lab, system, family, server, cpus),
             };
             match started {
-                Ok(proxies) => drop(field.proxies.insert(system, proxies)),
+                Ok(proxies) => {
+                    if system == System::Sidecar {
+                        field.capture = Some(Capture::new(lab));
+                    }
+                    field.proxies.insert(system, proxies);
+                }
                 Err(refusal) => drop(field.refused.insert(system, refusal)),
             }
         }
@@ -131,9 +146,12 @@ impl Field {
         };
         let mut lines = vec![format!("underpass-bench party {client}")];
         lines.extend(self.proxies_of(system).map(|p| p.command_line.clone()));
-        if let Some(shortcut) = system.way().shortcut() {
-            let shortcut = if shortcut { "on" } else { "off" };
+        if let Some(mesh) = system.mesh() {
+            let shortcut = if mesh.shortcut { "on" } else { "off" };
             lines.push(format!("underpass-agent --shortcut {shortcut}"));
+            if mesh.workers != Workers::None {
+                lines.push("underpass-vend --worker underpass-proxy --idle 0".to_owned());
+            }
         }
         lines.push(format!("underpass-bench party {server}"));
         lines
@@ -149,23 +167,41 @@ impl Field {
 
     /// A short run, then one that counts, of which both ends must say the same.
     pub fn measure(&mut self, case: &Case, system: System, seconds: f64) -> Result<Sample> {
-        self.prepare(system)?;
+        self.prepare(system).map_err(|e| match e {
+            // The next system begins with a mesh of its own.
+            BenchError::Agent(why) => wrong(case, system, why),
+            other => other,
+        })?;
         // In closed loop always: the shortcut takes connections of few messages for short ones, and stays out.
         let warm_up = Case {
             rate: None,
             ..*case
         };
-        self.run(&warm_up, system, WARM_UP)?;
-        let before = self.passed()?;
+        self.warm_up(&warm_up, system)?;
+        let (before, hops) = (self.passed()?, self.hops(system)?);
         let (outcome, cpu) = self.run(case, system, seconds)?;
+        let worked = worked(&hops, &self.hops(system)?, outcome.operations);
+        if worked != system.proxies() {
+            let mut why = format!("requests passed {worked} proxies, not {}", system.proxies());
+            if let Some(vendor) = self.rig.vendor() {
+                let workers = self.rig.agent()?.status()?["workers"].take();
+                why = format!("{why}; {workers}; {}", vendor.log_tail());
+            }
+            return Err(wrong(case, system, why));
+        }
         let passed = self.passed_since(before)?;
-        let may = system == System::KernelShortcut;
+        let may = system.mesh().is_some_and(|mesh| mesh.shortcut);
         // Else the row would not show what it says.
         if (passed > 0 && !may) || (passed == 0 && may && case.takes_shortcut()) {
             let why = format!("{passed} messages took the shortcut");
             return Err(wrong(case, system, why));
         }
-        let saturated = behind(case, seconds, &outcome);
+        let saturated = behind(
+            case.rate.map(f64::from),
+            case.concurrency,
+            seconds,
+            &outcome,
+        );
         Ok(Sample {
             operations: outcome.operations,
             seconds: outcome.seconds,
@@ -178,25 +214,59 @@ impl Field {
         })
     }
 
+    /// What has just been installed gets a moment until it serves.
+    fn warm_up(&mut self, case: &Case, system: System) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            match self.run(case, system, WARM_UP) {
+                Err(BenchError::Row { .. })
+                    if system.own_hops() > 0 && begin.elapsed() < SERVES_WITHIN => {}
+                done => return done.map(drop),
+            }
+        }
+    }
+
     /// Brings the mesh to what the system needs.
     fn prepare(&mut self, system: System) -> Result<()> {
-        let way = system.way();
-        if way == Way::Shortcut {
+        let mesh = system.mesh();
+        if mesh.is_some_and(|mesh| mesh.shortcut) {
             // What the mesh has learnt from another case would keep this one out.
-            self.rig.turn(Way::NoMesh)?;
+            self.rig.turn_to(None)?;
         }
-        if !self.rig.turn(way)? {
+        if let Some(capture) = &mut self.capture {
+            capture.set(system == System::Sidecar)?;
+        }
+        let Some(mesh) = mesh else {
+            self.rig.turn_to(None)?;
+            return Ok(());
+        };
+        if !self.rig.turn_to(Some(mesh))? {
             return Ok(());
         }
         // An agent that has just started knows a listener only if it sees it begin to listen.
-        match self.web.get_mut(way.side() as usize) {
+        match self.web.get_mut(Side::On as usize) {
             Some(web) => web.order(&Command::Listen)?,
-            None => self.rig.side(way.side()).listen_anew()?,
+            None => self.rig.on.listen_anew()?,
         }
-        if way == Way::Shortcut {
+        if mesh.shortcut {
             self.rig.agent()?.wait_watched()?;
         }
+        if let Some(vendor) = self.rig.vendor() {
+            self.rig.agent()?.wait_workers(vendor)?;
+        }
         Ok(())
+    }
+
+    /// CPU of each proxy so far, microseconds, by a name of its own.
+    fn hops(&self, system: System) -> Result<BTreeMap<String, f64>> {
+        if let Some(vendor) = self.rig.vendor() {
+            return vendor.tenants();
+        }
+        let of = |proxy: &Proxy| {
+            let used = cpu::usage(&proxy.cgroup.join("cpu.stat"))?;
+            Ok((proxy.cgroup.display().to_string(), used))
+        };
+        self.proxies_of(system).map(of).collect()
     }
 
     fn passed(&self) -> Result<Option<u64>> {
@@ -212,10 +282,11 @@ impl Field {
     }
 
     fn memory(&self, system: System) -> Result<u64> {
-        if system.way() != Way::NoMesh {
-            return Ok(self.rig.agent()?.memory()?.pss);
+        if system.mesh().is_none() {
+            return self.proxies_of(system).map(Proxy::pss).sum();
         }
-        self.proxies_of(system).map(Proxy::pss).sum()
+        let vendor = self.rig.vendor().map_or(Ok(0), Vendor::pss)?;
+        Ok(self.rig.agent()?.memory()?.pss + vendor)
     }
 
     fn run(&mut self, case: &Case, system: System, seconds: f64) -> Result<(Outcome, Cpu)> {
@@ -226,7 +297,7 @@ impl Field {
             seconds,
             clocks: &self.clocks(system)?,
         };
-        let side = system.way().side();
+        let side = system.side();
         let (outcome, cpu, counted) = match self.web.get_mut(side as usize) {
             Some(web) => web.run(&run)?,
             None => {
@@ -241,52 +312,38 @@ impl Field {
     }
 
     fn clocks(&self, system: System) -> Result<Clocks> {
-        let side = system.way().side();
+        let side = system.side();
         let lab = &self.rig.lab;
         let agent = (side == Side::On).then(|| lab.agent_cgroup());
         let cgroup = |party: &str| lab.party_cgroup(side, party);
         let clocks = Clocks::new(&cgroup("client"), &cgroup("server"), agent.as_deref())?;
-        let proxies: Vec<&Path> = self
-            .proxies_of(system)
-            .map(|p| p.cgroup.as_path())
-            .collect();
-        Ok(clocks.with_proxies(proxies))
+        let workers = self.rig.vendor().into_iter().flat_map(Vendor::cgroups);
+        let proxies = self.proxies_of(system).map(|p| &p.cgroup);
+        Ok(clocks.with_proxies(proxies.chain(workers).map(PathBuf::as_path)))
     }
 
     /// Whom the client dials: the proxy beside it, or the server.
     fn dialed(&self, system: System) -> Targets {
         match self.proxies_of(system).next() {
-            Some(proxy) => Targets {
+            Some(proxy) if !system.dials_service() => Targets {
                 base: *proxy.at.ip(),
                 count: 1,
                 port: proxy.at.port(),
             },
-            None => self.targets(system),
+            _ => self.targets(system),
         }
     }
 
     /// The server, or under the mesh its service.
     fn targets(&self, system: System) -> Targets {
         let base = self.rig.lab.wire.base();
-        match (system.way(), self.family) {
-            (Way::NoMesh, Family::Tcp) => SIZE.endpoints(base),
-            (Way::NoMesh, _) => manifests::app_endpoint(base),
-            (_, Family::Tcp) => SIZE.services(),
-            (..) => manifests::app_service(),
+        match (system.dials_service(), self.family) {
+            (false, Family::Tcp) => SIZE.endpoints(base),
+            (false, _) => manifests::app_endpoint(base),
+            (true, Family::Tcp) => SIZE.services(),
+            (true, _) => manifests::app_service(),
         }
     }
-}
-
-/// True if an open loop did not keep its schedule, or half of its requests took longer than the connections
-/// can carry them at that rate, so that they waited for one.
-fn behind(case: &Case, seconds: f64, outcome: &Outcome) -> bool {
-    let Some(rate) = case.rate.map(f64::from) else {
-        return false;
-    };
-    let carried = f64::from(case.concurrency) / rate;
-    (outcome.operations as f64) < KEPT * rate * seconds
-        || outcome.seconds > seconds / KEPT + LATE
-        || outcome.latency.p50 as f64 / 1e9 > carried
 }
 
 fn wrong(case: &Case, system: System, why: String) -> BenchError {
@@ -299,38 +356,4 @@ fn wrong(case: &Case, system: System, why: String) -> BenchError {
 /// The code of what stopped a row.
 pub fn refusal(error: &BenchError) -> Refusal {
     Refusal::new(code::NOT_MEASURED, error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::systems::cases::CASES;
-
-    #[test]
-    fn a_schedule_that_was_not_kept_is_told() {
-        let closed = CASES.iter().find(|case| case.concurrency == 16).unwrap();
-        let outcome = |operations, seconds, p50| Outcome {
-            operations,
-            connections: 16,
-            errors: 0,
-            first_error: None,
-            seconds,
-            latency: Latency {
-                p50,
-                p90: None,
-                p99: p50,
-                p999: None,
-                max: p50,
-            },
-            distribution: Vec::new(),
-        };
-        let is =
-            |operations, took, p50| behind(&closed.at(500), 1.0, &outcome(operations, took, p50));
-        assert!(!is(500, 1.0, 100_000) && !is(500, 1.05, 100_000));
-        assert!(is(500, 1.2, 100_000), "all were made, too late");
-        assert!(is(450, 1.0, 100_000));
-        // 16 connections carry 500 in a second if each takes 32 ms.
-        assert!(is(500, 1.0, 33_000_000) && !is(500, 1.0, 31_000_000));
-        assert!(!behind(closed, 1.0, &outcome(9, 9.0, 1)), "closed loop");
-    }
 }

@@ -8,32 +8,29 @@ use super::{
     rows::{Figures, no_difference},
     table::{mib, note, told},
 };
-use crate::{lab::Wire, rig::Cpus, stats::Ratio};
+use crate::stats::Ratio;
 
 const STYLE: &str = include_str!("style.css");
-
-const METHOD: &str = "Client and server are two single-threaded processes that check every answer; each \
-    system stands between the same two, one worker thread for each proxy, and each party has a cgroup of \
-    its own. <b>CPU</b> is that of all parties together, client and server included, with the softirq work \
-    that falls to them, divided by the requests. Every round runs every system once, in random order, and \
-    each ratio is taken to <code>none</code> of the same round, so that a noisy machine hits all alike. \
-    Shown are medians over the rounds, with a bootstrap interval of 95 %; a ratio whose interval holds 1 is \
-    called “no difference”, and a round whose baseline is more than 15 % off is rejected and listed below. \
-    In open loop (<code>@rate</code>) requests begin by an absolute schedule and latency counts from the \
-    scheduled time; a system that does not reach the rate is marked saturated and not compared.";
 
 pub fn page(report: &Report) -> String {
     let mut text = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>Underpass: the comparison</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <h1>What stands between client and server</h1>\n"
+         <title>Underpass: {0}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
+         <h1>{0}</h1>\n",
+        report.text.title
     );
     if report.options.quick {
         text += "<p class=\"warn\">A smoke test (<code>--quick</code>): its figures mean nothing.</p>\n";
     }
     text += &glance(report);
-    let _ = writeln!(text, "<h2>Method</h2>\n<p>{METHOD}</p>\n{}", layout(report));
+    let of = &report.text;
+    let _ = writeln!(
+        text,
+        "<h2>Method</h2>\n<p>{}</p>\n<p>{}</p>",
+        of.method,
+        escaped(&of.layout)
+    );
     for measured in &report.cases {
         text += &section(measured, &report.options.systems);
     }
@@ -45,10 +42,10 @@ pub fn page(report: &Report) -> String {
 /// CPU ratios of everything on one screen.
 fn glance(report: &Report) -> String {
     let mut text = String::from(
-        "<h2>CPU per request, compared with no mesh</h2>\n<div class=\"wide\"><table class=\"glance\">\n\
+        "<h2>CPU per request, compared with the first</h2>\n<div class=\"wide\"><table class=\"glance\">\n\
          <tr><th>case</th>",
     );
-    let shown = |system: &&System| system.refused().is_none();
+    let shown = |system: &&System| system.refused(report.options.wire).is_none();
     let systems: Vec<System> = report
         .options
         .systems
@@ -61,12 +58,12 @@ fn glance(report: &Report) -> String {
     }
     text += "</tr>\n";
     for measured in &report.cases {
-        let name = measured.case.name();
+        let name = &measured.name;
         let _ = write!(text, "<tr><th><a href=\"#{name}\">{name}</a></th>");
         for system in &systems {
             let _ = match measured.figures(*system) {
                 None => write!(text, "<td class=\"none\">not measured</td>"),
-                Some(f) if *system == System::None => write!(text, "<td>{:.1} µs</td>", f.cpu_us),
+                Some(f) if system.is_baseline() => write!(text, "<td>{:.1} µs</td>", f.cpu_us),
                 Some(f) => {
                     let told = told(*system, &f, f.cpu);
                     write!(text, "<td class=\"{}\">{}</td>", grade(f.cpu), times(&told))
@@ -97,31 +94,14 @@ fn times(told: &str) -> String {
     }
 }
 
-fn layout(report: &Report) -> String {
-    let options = &report.options;
-    let wire = match options.wire {
-        Wire::Loopback => "all parties share one network namespace",
-        Wire::Veth => "client and server have a network namespace each, joined by a veth pair",
-    };
-    let cpus = match options.cpus {
-        Cpus::One => "all parties run on one CPU",
-        Cpus::Two => "the client runs on the first CPU, server and proxies on the second",
-        Cpus::Any => "the scheduler places the parties",
-    };
-    format!(
-        "<p>Here {wire}, {cpus}; rounds: {}, {} s for each run.</p>",
-        options.rounds, options.seconds
-    )
-}
-
 fn section(measured: &Measured, systems: &[System]) -> String {
-    let name = measured.case.name();
+    let name = &measured.name;
     let mut text = format!(
         "<section id=\"{name}\">\n<h2>{name}</h2>\n<p>{}</p>\n<div class=\"wide\"><table>\n\
          <tr><th>system</th><th class=\"bars\">CPU of a request: client and server, \
          <b>what stands between</b></th><th>µs</th><th>ratio</th><th>95 %</th><th>p50 µs</th>\
          <th>ratio</th><th>p90</th><th>p99</th><th>requests/s</th><th>memory</th></tr>\n",
-        measured.case.describe()
+        measured.about
     );
     let figures: Vec<(System, Option<Figures>)> =
         systems.iter().map(|s| (*s, measured.figures(*s))).collect();
@@ -159,7 +139,7 @@ fn section(measured: &Measured, systems: &[System]) -> String {
 
 fn row(system: System, f: &Figures, most: f64) -> String {
     let interval = match f.cpu {
-        Some(ratio) if system != System::None => format!("{:.3}–{:.3}", ratio.low, ratio.high),
+        Some(ratio) if !system.is_baseline() => format!("{:.3}–{:.3}", ratio.low, ratio.high),
         _ => "–".to_owned(),
     };
     let ends = f.client_us + f.server_us;
@@ -177,14 +157,14 @@ fn row(system: System, f: &Figures, most: f64) -> String {
         share(ends),
         share(between),
         f.cpu_us,
-        if system == System::None {
+        if system.is_baseline() {
             "same"
         } else {
             grade(f.cpu)
         },
         times(&told(system, f, f.cpu)),
         f.p50_us,
-        if system == System::None {
+        if system.is_baseline() {
             "same"
         } else {
             grade(f.p50)
@@ -236,7 +216,7 @@ fn rejected(report: &Report) -> String {
             let _ = writeln!(
                 text,
                 "<li>{} round {}: {}</li>",
-                measured.case.name(),
+                measured.name,
                 index + 1,
                 costs.join(", ")
             );

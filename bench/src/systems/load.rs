@@ -127,9 +127,9 @@ pub fn differs(outcome: &Outcome, counted: &Counted, run: &Run) -> Option<String
     if let Some(error) = &outcome.first_error {
         return Some(format!("{} errors, the first: {error}", outcome.errors));
     }
-    let connections = match run.system.hops() {
-        Some(_) => counted.connections <= 2 * u64::from(run.case.concurrency),
-        None => counted.connections == outcome.connections,
+    let connections = match run.system.proxies() {
+        0 => counted.connections == outcome.connections,
+        _ => counted.connections <= 2 * u64::from(run.case.concurrency),
     };
     let same = counted.requests == outcome.operations && outcome.operations > 0;
     (!connections || !same || counted.wrong > 0).then(|| {

@@ -13,7 +13,7 @@ use super::{Peer, Refusal, System, cases::Family, envoy, haproxy, nginx};
 use crate::{
     BenchError, Context as _, Result,
     apps::packaged::{self, wait_ready},
-    lab::Lab,
+    lab::{Lab, Place},
     rig::Cpus,
 };
 
@@ -111,6 +111,12 @@ pub fn version(peer: Peer) -> String {
         .to_owned()
 }
 
+/// What a reader is told of a proxy.
+pub struct Told {
+    pub command_line: String,
+    pub config: String,
+}
+
 impl Proxy {
     fn start(
         lab: &Lab,
@@ -129,32 +135,47 @@ impl Proxy {
         };
         let path = dir.join(file);
         fs::write(&path, &config).context(path.display())?;
+        // The lab's directory is gone when somebody reads this.
+        let (path, own) = (path.display().to_string(), file);
         let mut words = vec![program.to_owned()];
         words.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        words.push(path.display().to_string());
+        words.push(path.clone());
         let place = lab.proxy_place(place, name, cpus.of(true))?;
+        let shown = words[1..].join(" ").replace(&path, own);
+        let told = Told {
+            command_line: format!("{} {shown}", peer.name()),
+            config,
+        };
+        Self::launch(name, &words, leg.at, &dir, &place, told)
+    }
+
+    /// Starts it, and waits until it listens; what it says goes to `dir`.
+    pub fn launch(
+        name: &str,
+        words: &[String],
+        at: SocketAddrV4,
+        dir: &Path,
+        place: &Place,
+        told: Told,
+    ) -> Result<Self> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let log = dir.join("log");
         let output = File::create(&log).context(log.display())?;
-        let child = packaged::command(&words, &place)?
+        let child = packaged::command(&words, place)?
             .stdin(Stdio::null())
             .stdout(output.try_clone().context(log.display())?)
             .stderr(output)
             .spawn()
             .context(name)?;
-        // The lab's directory is gone when somebody reads this.
-        let shown = words[1..]
-            .join(" ")
-            .replace(&path.display().to_string(), file);
         let mut proxy = Self {
-            at: leg.at,
-            cgroup: place.cgroup.unwrap_or_default(),
-            command_line: format!("{} {shown}", peer.name()),
-            config,
+            at,
+            cgroup: place.cgroup.clone().unwrap_or_default(),
+            command_line: told.command_line,
+            config: told.config,
             child,
         };
         let pid = proxy.child.id();
-        wait_ready(name, &mut proxy.child, || listens(pid, leg.at.port()))
+        wait_ready(name, &mut proxy.child, || listens(pid, at.port()))
             .map_err(|e| BenchError::Setup(format!("{e}: {}", tail(&log))))?;
         Ok(proxy)
     }
@@ -163,13 +184,8 @@ impl Proxy {
     pub fn pss(&self) -> Result<u64> {
         let path = self.cgroup.join("cgroup.procs");
         let pids = fs::read_to_string(&path).context(path.display())?;
-        let mut bytes = 0;
-        for pid in pids.lines() {
-            let path = format!("/proc/{pid}/smaps_rollup");
-            let text = fs::read_to_string(&path).context(&path)?;
-            bytes += kib(&text).ok_or_else(|| BenchError::Setup(format!("{path}: no Pss")))? * 1024;
-        }
-        Ok(bytes)
+        let pids = pids.lines().filter_map(|pid| pid.parse().ok());
+        pids.map(crate::cpu::pss).sum()
     }
 }
 
@@ -182,15 +198,10 @@ impl Drop for Proxy {
     }
 }
 
-fn kib(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse().ok()
-}
-
 /// True if something in the process's network namespace listens on the port.
 fn listens(pid: u32, port: u16) -> bool {
-    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
-    listed(&table, port)
+    let table = |name| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+    listed(&table("tcp"), port) || listed(&table("tcp6"), port)
 }
 
 fn listed(table: &str, port: u16) -> bool {
@@ -221,12 +232,5 @@ mod tests {
         assert!(listed(table, 0x1bbc));
         assert!(!listed(table, 0x1bbd), "a connection");
         assert!(!listed(table, 0x9c40) && !listed("", 1));
-    }
-
-    #[test]
-    fn memory_is_the_proportional_share() {
-        let text = "5581 r--p [rollup]\nRss:    9000 kB\nPss:    1234 kB\nPss_Anon: 5 kB\n";
-        assert_eq!(kib(text), Some(1234));
-        assert_eq!(kib("Rss: 1 kB\n"), None);
     }
 }

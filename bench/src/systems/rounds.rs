@@ -34,6 +34,7 @@ pub struct Options {
 }
 
 pub struct Report {
+    pub text: Text,
     pub environment: Environment,
     /// Of the peers.
     pub versions: BTreeMap<&'static str, String>,
@@ -41,9 +42,22 @@ pub struct Report {
     pub cases: Vec<Measured>,
 }
 
+/// What a person reads about all of it.
+pub struct Text {
+    pub title: &'static str,
+    /// What CPU means, and what ratios are taken to.
+    pub cpu: &'static str,
+    /// How it was measured, as HTML.
+    pub method: &'static str,
+    /// Where.
+    pub layout: String,
+}
+
 /// One case.
 pub struct Measured {
-    pub case: Case,
+    pub name: String,
+    pub family: &'static str,
+    pub about: String,
     pub rounds: Vec<Round>,
     /// The systems without figures, and why.
     pub refused: BTreeMap<System, Refusal>,
@@ -85,6 +99,7 @@ pub fn run(cases: &[Case], options: &Options, progress: Progress) -> Result<Repo
         field = (!broken).then_some(here);
     }
     Ok(Report {
+        text: super::text_of(options),
         environment,
         versions: versions.into_iter().collect(),
         options: options.clone(),
@@ -157,7 +172,9 @@ fn one_case(
         }
     }
     let measured = Measured {
-        case: *case,
+        name: case.name(),
+        family: case.family.name(),
+        about: case.describe(),
         rounds,
         refused,
         command_lines: of_each(options, |system| field.command_lines(system)),
@@ -171,8 +188,9 @@ fn of_each(options: &Options, of: impl Fn(System) -> Vec<String>) -> BTreeMap<Sy
     all.map(|system| (*system, of(*system))).collect()
 }
 
-fn costs(samples: &BTreeMap<System, Sample>) -> String {
-    let base = samples.get(&System::None).map_or(f64::NAN, Sample::cost);
+/// Of all systems of a round.
+pub fn costs(samples: &BTreeMap<System, Sample>) -> String {
+    let base = baseline(samples).map_or(f64::NAN, Sample::cost);
     let all = samples.iter().map(|(system, sample)| {
         let cost = sample.cost();
         format!("{} {cost:.1} µs ({:.2})", system.name(), cost / base)
@@ -180,11 +198,14 @@ fn costs(samples: &BTreeMap<System, Sample>) -> String {
     all.collect::<Vec<_>>().join(", ")
 }
 
-fn judged(rounds: Vec<BTreeMap<System, Sample>>) -> Vec<Round> {
-    let baseline = |samples: &BTreeMap<System, Sample>| {
-        samples.get(&System::None).map_or(f64::NAN, Sample::cost)
-    };
-    let accepted = stats::accepted(&rounds.iter().map(baseline).collect::<Vec<_>>());
+pub fn baseline(samples: &BTreeMap<System, Sample>) -> Option<&Sample> {
+    let mut all = samples.iter();
+    all.find_map(|(system, sample)| system.is_baseline().then_some(sample))
+}
+
+pub fn judged(rounds: Vec<BTreeMap<System, Sample>>) -> Vec<Round> {
+    let cost = |samples| baseline(samples).map_or(f64::NAN, Sample::cost);
+    let accepted = stats::accepted(&rounds.iter().map(cost).collect::<Vec<_>>());
     let rounds = rounds.into_iter().zip(accepted);
     rounds
         .map(|(samples, accepted)| Round { samples, accepted })
@@ -192,7 +213,7 @@ fn judged(rounds: Vec<BTreeMap<System, Sample>>) -> Vec<Round> {
 }
 
 /// Says so if too few rounds count.
-fn swings(rounds: &[Round], options: &Options) -> Option<String> {
+pub fn swings(rounds: &[Round], options: &Options) -> Option<String> {
     let kept = rounds.iter().filter(|round| round.accepted).count();
     let enough = if options.quick {
         1

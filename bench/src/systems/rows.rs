@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     Refusal, System,
     field::Sample,
-    rounds::{Measured, Report, Round},
+    rounds::{Measured, Report, Round, baseline},
 };
 use crate::{
     BenchError, Result,
@@ -81,7 +81,7 @@ impl Measured {
         }
         let pairs: Vec<(&Sample, &Sample)> = self
             .kept()
-            .filter_map(|r| Some((r.samples.get(&system)?, r.samples.get(&System::None)?)))
+            .filter_map(|r| Some((r.samples.get(&system)?, baseline(&r.samples)?)))
             .collect();
         let all = |figure: &dyn Fn(&Sample) -> f64| -> (Vec<f64>, Vec<f64>) {
             pairs
@@ -142,7 +142,7 @@ impl Measured {
         let (cpu, p50) = figures.as_ref().map_or((None, None), |f| (f.cpu, f.p50));
         let interval = |r: Ratio| [round(r.low, 4), round(r.high, 4)];
         Row {
-            case: self.case.name(),
+            case: self.name.clone(),
             system,
             cpu_us_per_request: of(|f| f.cpu_us),
             proxy_cpu_us_per_request: of(|f| f.proxy_us),
@@ -216,7 +216,7 @@ impl Report {
         for measured in &self.cases {
             for (system, refusal) in &measured.refused {
                 all.push(Missing {
-                    case: measured.case.name(),
+                    case: measured.name.clone(),
                     system: *system,
                     refusal,
                 });
@@ -231,7 +231,7 @@ impl Report {
         for measured in &self.cases {
             for system in &self.options.systems {
                 if measured.figures(*system).is_some_and(|f| f.saturated) {
-                    all.push([measured.case.name(), system.name().to_owned()]);
+                    all.push([measured.name.clone(), system.name().to_owned()]);
                 }
             }
         }
@@ -245,7 +245,7 @@ impl Report {
             for (index, round) in rounds.filter(|(_, round)| !round.accepted) {
                 let samples = round.samples.iter();
                 all.push(Rejected {
-                    case: measured.case.name(),
+                    case: measured.name.clone(),
                     round: index + 1,
                     samples: samples.map(|(system, s)| (system.name(), s)).collect(),
                 });
@@ -260,7 +260,7 @@ impl Report {
         for measured in &self.cases {
             for (system, configs) in &measured.configs {
                 for (hop, config) in (1..).zip(configs) {
-                    let family = measured.case.family.name();
+                    let family = measured.family;
                     let name = format!("{family}, {}, hop {hop}", system.name());
                     all.insert(name, config.as_str());
                 }
@@ -317,7 +317,9 @@ mod tests {
         };
         let refusal = Refusal::new(code::NO_PROGRAM, "nowhere");
         Measured {
-            case: CASES[0],
+            name: CASES[0].name(),
+            family: "http1",
+            about: CASES[0].describe(),
             rounds: rounds.iter().map(round).collect(),
             refused: [(System::NginxHop, refusal)].into(),
             command_lines: [(System::None, vec!["a".to_owned()])].into(),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     System,
-    rounds::{Measured, Report},
+    rounds::{Measured, Report, baseline},
     rows::{Figures, no_difference},
 };
 use crate::{report::columns, stats::Ratio};
@@ -29,9 +29,8 @@ pub const SAME: &str = "no difference";
 pub fn text(report: &Report) -> String {
     let e = &report.environment;
     let mut text = format!(
-        "{} on {} × {}, {} build of {}; load {}\n\
-         CPU: all parties and softirq, for one request; ratios: to `none` in the same round\n",
-        e.kernel, e.cpus, e.cpu, e.build, e.commit, e.load
+        "{} on {} × {}, {} build of {}; load {}\n{}\n",
+        e.kernel, e.cpus, e.cpu, e.build, e.commit, e.load, report.text.cpu
     );
     for measured in &report.cases {
         text += &case(measured, &report.options.systems);
@@ -39,11 +38,11 @@ pub fn text(report: &Report) -> String {
     for measured in &report.cases {
         let rounds = measured.rounds.iter().enumerate();
         for (index, round) in rounds.filter(|(_, round)| !round.accepted) {
-            let name = measured.case.name();
-            let baseline = round.samples.get(&System::None);
+            let name = &measured.name;
+            let baseline = baseline(&round.samples);
             let _ = writeln!(
                 text,
-                "rejected: {name} round {}: none {:.2} µs is not within 15 % of its median",
+                "rejected: {name} round {}: the baseline, {:.2} µs, is not within 15 % of its median",
                 index + 1,
                 baseline.map_or(f64::NAN, |sample| sample.cost()),
             );
@@ -56,8 +55,7 @@ pub fn text(report: &Report) -> String {
 }
 
 fn case(measured: &Measured, systems: &[System]) -> String {
-    let name = measured.case.name();
-    let mut text = format!("\n{name}: {}\n", measured.case.describe());
+    let mut text = format!("\n{}: {}\n", measured.name, measured.about);
     let mut lines = vec![HEAD.map(str::to_owned)];
     let mut notes = String::new();
     for system in systems {
@@ -76,7 +74,7 @@ fn case(measured: &Measured, systems: &[System]) -> String {
 
 fn cells(system: System, f: &Figures) -> [String; 11] {
     let interval = |ratio: Option<Ratio>| match ratio {
-        Some(_) if system == System::None => "-".to_owned(),
+        Some(_) if system.is_baseline() => "-".to_owned(),
         Some(ratio) => format!("{:.3}-{:.3}", ratio.low, ratio.high),
         None => "-".to_owned(),
     };
@@ -97,7 +95,7 @@ fn cells(system: System, f: &Figures) -> [String; 11] {
 
 /// How much of it went past TCP; empty where nothing can.
 pub fn note(system: System, figures: &Figures) -> String {
-    if system != System::KernelShortcut {
+    if !system.mesh().is_some_and(|mesh| mesh.shortcut) {
         return String::new();
     }
     let (name, passed) = (system.name(), figures.passed);
@@ -107,7 +105,7 @@ pub fn note(system: System, figures: &Figures) -> String {
 /// A ratio as a person reads it.
 pub fn told(system: System, figures: &Figures, ratio: Option<Ratio>) -> String {
     match ratio {
-        Some(_) if system == System::None => "1".to_owned(),
+        Some(_) if system.is_baseline() => "1".to_owned(),
         Some(ratio) if no_difference(&ratio) => SAME.to_owned(),
         Some(ratio) => format!("{:.3}", ratio.median),
         None if figures.saturated => "saturated".to_owned(),

@@ -27,7 +27,7 @@ use super::{
     Protocol, WebLoad,
     echo::{self, echo_client::EchoClient},
     pace::{Pace, paces},
-    runtime,
+    runtime, visit,
 };
 use crate::generator::{
     Latency, Outcome,
@@ -37,10 +37,12 @@ use crate::generator::{
 
 /// Until a connection without requests must have ended.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
+/// Bytes of an answer that is no success.
+const SHOWN: usize = 120;
 const AUTHORITY: &str = "bench";
 const URI: &str = "http://bench/";
 
-type Failure = Box<dyn Error + Send + Sync>;
+pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// Does what standard input says until it ends.
 pub fn run() -> io::Result<()> {
@@ -49,6 +51,10 @@ pub fn run() -> io::Result<()> {
     for line in io::stdin().lock().lines() {
         let reply = match serde_json::from_str(&line?) {
             Ok(Command::RunWeb(load)) => match runtime.block_on(perform(&load)) {
+                Ok(outcome) => Answer::Ran(outcome),
+                Err(why) => Answer::Failed(why.to_string()),
+            },
+            Ok(Command::Visit(load)) => match runtime.block_on(visit::perform(&load)) {
                 Ok(outcome) => Answer::Ran(outcome),
                 Err(why) => Answer::Failed(why.to_string()),
             },
@@ -76,7 +82,8 @@ async fn perform(load: &WebLoad) -> Result<Outcome, Failure> {
     let shared = Shared::new(Mutex::new(Latency::histogram()));
     let begin = Instant::now();
     let mut running = JoinSet::new();
-    for (number, (caller, pace)) in (0..).zip(callers.into_iter().zip(paces(load, begin)?)) {
+    let paces = paces(load.concurrency, load.rate, load.seconds, begin)?;
+    for (number, (caller, pace)) in (0..).zip(callers.into_iter().zip(paces)) {
         running.spawn(caller.repeat(number, pace, begin, load.bytes, shared.clone()));
     }
     let (mut errors, mut first_error) = (0, None);
@@ -205,10 +212,14 @@ impl Caller {
 }
 
 async fn whole(response: Response<Incoming>) -> Result<Bytes, Failure> {
-    if response.status() != StatusCode::OK {
-        return Err(response.status().to_string().into());
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    if status == StatusCode::OK {
+        return Ok(body);
     }
-    Ok(response.into_body().collect().await?.to_bytes())
+    // A worker's begins with its code.
+    let said = String::from_utf8_lossy(&body[..body.len().min(SHOWN)]).into_owned();
+    Err(format!("{status}: {said}").into())
 }
 
 /// No two requests of a run are alike; at least eight bytes.

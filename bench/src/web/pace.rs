@@ -12,7 +12,6 @@ use std::{
 
 use tokio::io::unix::AsyncFd;
 
-use super::WebLoad;
 use crate::generator::{open::Schedule, timer};
 
 /// All callers stand ready before the schedule begins.
@@ -29,18 +28,23 @@ pub enum Pace {
     },
 }
 
-/// One for each caller.
-pub fn paces(load: &WebLoad, begin: Instant) -> io::Result<Vec<Pace>> {
-    let callers = 0..load.concurrency;
-    let Some(rate) = load.rate else {
-        let end = begin + Duration::from_secs_f64(load.seconds);
+/// One for each caller. `rate`: requests in a second by a schedule; closed loop without.
+pub fn paces(
+    callers: u32,
+    rate: Option<f64>,
+    seconds: f64,
+    begin: Instant,
+) -> io::Result<Vec<Pace>> {
+    let callers = 0..callers;
+    let Some(rate) = rate else {
+        let end = begin + Duration::from_secs_f64(seconds);
         return Ok(callers.map(|_| Pace::Closed(end)).collect());
     };
     let next = Arc::new(AtomicU64::new(0));
     let schedule = Schedule {
         begin: begin + LEAD,
         rate,
-        seconds: load.seconds,
+        seconds,
     };
     #[expect(
         deprecated,

@@ -57,6 +57,19 @@ fn manifests(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Of all that can be read in a directory.
+pub fn model(dir: &Path) -> Result<Model, CliError> {
+    let names = manifests(dir)
+        .map_err(|e| CliError::failed(code::UNREADABLE, format!("{}: {e}", dir.display())))?;
+    let mut model = Model::default();
+    for name in names.iter().take(FILES_MAX) {
+        if let Ok(text) = read(&dir.join(name)) {
+            model.set_file(name, &text);
+        }
+    }
+    Ok(model)
+}
+
 fn findings(dir: &Path, names: &[String]) -> Vec<Finding> {
     if names.is_empty() {
         let detail = "no *.yaml, *.yml or *.json file";

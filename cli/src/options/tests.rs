@@ -1,8 +1,10 @@
 //! Filters, and the command line as a whole.
 
 use clap::CommandFactory as _;
+use underpass_api::v1alpha1::ConnectionFilter;
 
 use super::*;
+use crate::error::CliError;
 
 fn conns(args: &[&str]) -> Result<(ConnectionFilter, ServiceFilter), CliError> {
     let all = ["underpass", "conns"].iter().chain(args);

@@ -59,6 +59,7 @@ fn fixed() -> Document {
             ..Default::default()
         }),
         node: "demo".into(),
+        mesh_dir: "/etc/underpass/mesh".into(),
         version: "0.1.0".into(),
         uptime_ms: 192_000,
         plan_version: 4,

@@ -304,7 +304,7 @@ fn a_wrong_command_line_exits_with_2_and_a_code() {
             "UP0503 BAD_ARGUMENT",
         ),
         (&["frobnicate"], "UP0503 BAD_ARGUMENT"),
-        (&["bench", "--help"], "UP0301 NOT_IMPLEMENTED"),
+        (&["bench", "shop/ledger"], "UP0503 BAD_ARGUMENT"),
         (&["why", "demo/1", "-o", "json"], "UP0301 NOT_IMPLEMENTED"),
     ] {
         let output = underpass(args).output().expect("the binary runs");

@@ -43,18 +43,17 @@ pub struct Endpoint {
 pub fn endpoint(listener: TcpListener, builder: server::Builder) -> Endpoint {
     let (to, asked) = unbounded_channel();
     tokio::task::spawn_local(async move {
-        let mut connections = 0;
+        let mut number = 0;
         loop {
-            let number = connections;
-            connections += 1;
             let (stream, _) = listener.accept().await.unwrap();
-            let (to, builder) = (to.clone(), builder.clone());
+            let (to, builder, at) = (to.clone(), builder.clone(), number);
+            number += 1;
             tokio::task::spawn_local(async move {
                 let Ok(mut connection) = builder.handshake(stream).await else {
                     return;
                 };
                 while let Some(Ok(asked)) = connection.accept().await {
-                    if to.send((number, asked)).is_err() {
+                    if to.send((at, asked)).is_err() {
                         break;
                     }
                 }
