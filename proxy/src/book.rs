@@ -311,7 +311,8 @@ impl Book {
             // Whoever it is.
             Str::default(),
             service.map_or(String::new(), |name| format!("{name}:{}", at.port())),
-        );
+        )
+        .to(name.clone());
         Some(Plan {
             scope,
             authority: at.to_string(),

@@ -182,6 +182,8 @@ pub struct Scope {
     metrics: Rc<Metrics>,
     direction: Direction,
     source: Str,
+    /// Where each goes, if that is known before; also of what is refused.
+    destination: Str,
     /// `namespace/name:port`.
     service: String,
     known: RefCell<HashMap<Key, Rc<Series>, BuildHasherDefault<Mixer>>>,
@@ -213,8 +215,17 @@ impl Scope {
             metrics,
             direction,
             source,
+            destination: Str::default(),
             service,
             known: RefCell::default(),
+        }
+    }
+
+    /// All requests are for this workload (`namespace/name`).
+    pub fn to(self, destination: Str) -> Self {
+        Self {
+            destination,
+            ..self
         }
     }
 
@@ -243,10 +254,14 @@ impl Scope {
             true => Direction::Inbound,
             false => self.direction,
         };
+        let destination = match &*way.destination {
+            "" => &self.destination,
+            _ => &way.destination,
+        };
         Labels {
             direction,
             source: self.source.to_string(),
-            destination: way.destination.to_string(),
+            destination: destination.to_string(),
             service: self.service.clone(),
             route: way.route.to_string(),
             rule: way.rule,
