@@ -114,10 +114,9 @@ fn observed_objects_have_figures_without_a_route() -> Result<()> {
     let mut sent = 0;
     for _ in 0..2 {
         let report = scene.requests(&scene.client.place, web(), 200, &[])?;
-        assert_eq!(
-            (&report["failed"], answers(&report, "v1") > 0),
-            (&Value::from(0), true)
-        );
+        // Which of the two a lone client is given is the balancer's choice.
+        let answered = answers(&report, "v1") + answers(&report, "v2");
+        assert_eq!((&report["failed"], answered), (&Value::from(0), 200));
         sent += 200;
         thread::sleep(Duration::from_millis(2_200));
     }

@@ -63,7 +63,12 @@ fn a_worker_has_its_tenants_last_snapshot_whenever_it_starts() -> Result<()> {
             }
         })?;
     }
-    assert_ne!(vend.tenant("blue")?["child"], line["child"]);
+    until("another child", Duration::from_secs(5), || {
+        let now = vend.tenant("blue").map_err(|f| f.0)?;
+        (now["child"] != line["child"])
+            .then_some(())
+            .ok_or_else(|| format!("{now:?}"))
+    })?;
     vend.wait("blue", "applied", "9")?;
 
     // With its last workload the tenant's is forgotten.

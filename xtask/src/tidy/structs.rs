@@ -118,10 +118,10 @@ pub fn default(repository: &Repository, attribute: &str) -> String {
             // A constant of the API.
             let name = rest.split([',', ')']).next().unwrap_or_default();
             let name = name.rsplit("::").next().unwrap_or_default();
-            let api = repository.text("api/src/lib.rs");
-            quoted(&api, &format!("{name}: &str = \""))
-                .unwrap_or("?")
-                .to_owned()
+            let sources = ["api/src/lib.rs", "api/src/vend.rs"].map(|file| repository.text(file));
+            let start = format!("{name}: &str = \"");
+            let found = sources.iter().find_map(|text| quoted(text, &start));
+            found.unwrap_or("?").to_owned()
         }
     };
     if value.is_empty() {
