@@ -90,6 +90,8 @@ struct Shared {
     /// The vendor's cgroup, once the kernel's programs know it: only then do they take its listeners for a
     /// worker's. The thread forgets it with each vendor.
     known: Mutex<Option<PathBuf>>,
+    /// Workloads whose listeners the programs do not know, though the vendor has them.
+    unheard: Mutex<BTreeSet<Str>>,
     /// Readable for the thread: something is wanted, or it is to end.
     ask: OwnedFd,
     /// Readable for the loop: something has changed.
@@ -121,6 +123,7 @@ impl Workers {
             standing: Mutex::new(Arc::new(standing)),
             reports: Reports::default(),
             known: Mutex::default(),
+            unheard: Mutex::default(),
             ask: eventfd(0, flags)?,
             answer: eventfd(0, flags)?,
         });
@@ -162,6 +165,15 @@ impl Workers {
 
     pub fn is_known(&self, cgroup: &Path) -> bool {
         self.shared.is_known(cgroup)
+    }
+
+    /// The programs have not seen these workloads' listeners begin to listen: a vendor that was started
+    /// again made them by itself, before it was known. They are made anew, once for each vendor.
+    pub fn listen_anew(&self, workloads: BTreeSet<Str>) {
+        if !workloads.is_empty() {
+            *lock(&self.shared.unheard) = workloads;
+            ring(&self.shared.ask);
+        }
     }
 
     /// What was wanted last.

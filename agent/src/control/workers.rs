@@ -97,6 +97,9 @@ impl Control {
         let doors = match self.know_vendor(&standing) {
             Ok(()) => {
                 self.failures.remove("vendor");
+                if standing.vendor.is_some() {
+                    self.workers.listen_anew(self.unheard(&standing.doors));
+                }
                 standing.doors.clone()
             }
             Err(problem) => {
@@ -112,6 +115,23 @@ impl Control {
             self.facts.doors = doors;
             self.update();
         }
+    }
+
+    /// Doors whose listeners the programs do not know.
+    fn unheard(&self, doors: &BTreeSet<Str>) -> BTreeSet<Str> {
+        if doors.is_empty() {
+            return BTreeSet::new();
+        }
+        let Ok(heard) = self.kernel.doors() else {
+            return BTreeSet::new();
+        };
+        let wanted = &self.workers.wanted().doors;
+        let unheard = |name: &&Str| {
+            wanted
+                .get(*name)
+                .is_some_and(|d| !heard.contains(&d.cookie))
+        };
+        doors.iter().filter(unheard).cloned().collect()
     }
 
     /// Whose sockets are a worker's. Before a door is open.

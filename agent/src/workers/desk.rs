@@ -47,6 +47,8 @@ pub struct Desk {
     counts: Counts,
     away_since: Instant,
     problem: Option<Problem>,
+    /// Whose listeners this vendor was asked to make anew.
+    renewed: BTreeSet<Str>,
 }
 
 impl Desk {
@@ -62,6 +64,7 @@ impl Desk {
             counts: Counts::default(),
             away_since: Instant::now(),
             problem: None,
+            renewed: BTreeSet::new(),
         }
     }
 
@@ -126,6 +129,7 @@ impl Desk {
     /// Until the vendor is lost, or the agent's other end is gone.
     fn serve(&mut self, session: &Session) -> io::Result<()> {
         *super::lock(&self.shared.known) = None;
+        self.renewed.clear();
         let (vendor, tenants) = session.status()?;
         let cgroup = vendor.cgroup;
         for (name, line) in &tenants {
@@ -139,7 +143,11 @@ impl Desk {
                 self.told.doubt();
             }
             // A listener that the programs do not take for a worker's when it begins to listen stays unknown.
-            let wanted = self.shared.wanted().filter(|_| self.shared.is_known(&cgroup));
+            let wanted = self
+                .shared
+                .wanted()
+                .filter(|_| self.shared.is_known(&cgroup));
+            self.renew(session)?;
             let newest = match &wanted {
                 Some(wanted) => self.bring(session, wanted)?,
                 None => true,
@@ -154,6 +162,21 @@ impl Desk {
                 let until = Instant::now() + look;
                 let until = self.told.retry_at().map_or(until, |at| at.min(until));
                 wait(&self.shared, Some(session), until);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends workloads whose listeners the programs do not know; what is wanted of them is then asked for
+    /// again.
+    fn renew(&mut self, session: &Session) -> io::Result<()> {
+        for name in std::mem::take(&mut *super::lock(&self.shared.unheard)) {
+            if self.told.has(&name) && self.renewed.insert(name.clone()) {
+                let gone = Request::Gone {
+                    name: name.to_string(),
+                };
+                session.ask(&gone, &[])?;
+                self.told.forget(&name);
             }
         }
         Ok(())

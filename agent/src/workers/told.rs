@@ -177,6 +177,17 @@ impl Told {
         }
     }
 
+    /// True if all its listeners were asked for and are there.
+    pub fn has(&self, name: &Str) -> bool {
+        let known = self.known.get(name);
+        known.is_some_and(|k| PORTS.iter().all(|p| k.ports.contains_key(p)))
+    }
+
+    /// The vendor no longer has it.
+    pub fn forget(&mut self, name: &Str) {
+        self.known.remove(name);
+    }
+
     /// Workloads whose ports all have a listener.
     pub fn open(&self, wanted: &Wanted) -> BTreeSet<Str> {
         let open = |(name, door): &(&Str, &Door)| {
