@@ -256,7 +256,7 @@ codes! {
     691 NOT_ALLOWED "403: no rule of the port's AuthorizationPolicies allows this method and path to this source"
         "add a rule with `methods` and `paths` that hold for it";
     692 PEER_UNKNOWN "403: a rule would allow this method and path to some sources, and the worker was not told who asks"
-        "rules with `methods` or `paths` hold for every source only, as long as `underpass status` says so";
+        "the caller is of this node and its connect was not seen, or it has just been enrolled; a sidecar is never told: there only rules for every source hold";
     693 NOT_HTTP "400: the connection does not begin as HTTP does, and the port's rules are about requests"
         "remove the rules, or declare another protocol by the Service's appProtocol";
 }

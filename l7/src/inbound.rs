@@ -21,8 +21,10 @@ pub enum Peer<'a> {
     /// It is not known, so that no rule that asks for an identity holds.
     #[default]
     Unknown,
-    /// From outside the mesh.
+    /// Off this node and no workload.
     Outside,
+    /// A process of this node that is no workload.
+    Host,
     Workload {
         /// SPIFFE id.
         identity: &'a str,
@@ -169,6 +171,7 @@ impl Rule {
             }
             // Its address is not asked for, so no block holds.
             Peer::Outside => sources.outside,
+            Peer::Host => sources.host,
             Peer::Unknown => false,
         }
     }

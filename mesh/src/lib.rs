@@ -24,7 +24,7 @@ pub use problem::{Problem, Severity};
 pub use tables::{Batch, Change, Deletes, Dump, Names, Round, Tables, TablesError};
 
 /// The registry of codes and the workers' ports, for rooms that use `mesh` only.
-pub use underpass_abi::{reason, tables::door};
+pub use underpass_abi::{reason, tables::door, worker};
 
 /// A shared string, one word wide: names occur in many places of a plan.
 pub type Str = arcstr::ArcStr;

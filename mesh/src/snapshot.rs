@@ -29,6 +29,34 @@ pub struct Snapshot {
     /// Every service port that gets requests: those of `services`, and those that routes name, if they
     /// exist. A rule's backend that is not here gets its share of the requests answered with 500.
     pub backends: Vec<Backend>,
+    /// The workloads of the plan by the numbers that the kernel tells of them, if a rule asks for sources.
+    /// A plan knows no numbers; the agent adds them.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
+}
+
+/// Who a number is. Another identity has another number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    pub index: u32,
+    /// SPIFFE id.
+    pub identity: Str,
+    pub namespace: Str,
+}
+
+impl Snapshot {
+    /// A rule of one of its ports asks who sends a request.
+    pub fn asks_who(&self) -> bool {
+        let ports = self.workloads.iter().flat_map(|w| &w.inbound);
+        ports.into_iter().any(Inbound::asks_who)
+    }
+}
+
+impl Inbound {
+    pub fn asks_who(&self) -> bool {
+        let rules = self.allow.iter().flatten();
+        rules.into_iter().any(|rule| rule.sources.is_some())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

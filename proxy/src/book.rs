@@ -21,7 +21,7 @@ use underpass_mesh::{
 use crate::{
     draft::Draft,
     metrics::{Metrics, Scope},
-    plan::{Backend, Backends, Endpoint, Plan},
+    plan::{Backend, Backends, Endpoint, Plan, Sender},
     pool::{Identity, Key},
     port::Port,
     workload::Workload,
@@ -43,6 +43,19 @@ pub struct Arrived {
     pub side: Side,
     /// Where its client meant to connect.
     pub original: SocketAddr,
+    pub who: Who,
+}
+
+/// Whose connection it is, as the kernel tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// Nobody has told.
+    #[default]
+    Unknown,
+    Host,
+    Outside,
+    /// By its number in the kernel's tables.
+    Workload(u32),
 }
 
 /// Of one tenant and one shard.
@@ -58,8 +71,9 @@ pub struct Book {
     backends: Rc<Backends>,
     endpoints: HashSet<EndpointId>,
     metrics: Rc<Metrics>,
-    /// Made when they are asked for the first time. No more than there are workloads and addresses.
-    plans: RefCell<HashMap<(u64, Side, SocketAddr), Rc<Plan>>>,
+    /// Made when they are asked for the first time. No more than there are workloads and addresses; of ports whose rules ask for sources, for each workload that calls.
+    plans: RefCell<HashMap<(u64, Side, SocketAddr, Who), Rc<Plan>>>,
+    peers: HashMap<u32, (Str, Str)>,
 }
 
 #[derive(Debug)]
@@ -161,6 +175,9 @@ impl Book {
             passes: draft.passes,
             ..Self::default()
         };
+        let peers = snapshot.peers.iter();
+        let peers = peers.map(|p| (p.index, (p.identity.clone(), p.namespace.clone())));
+        book.peers = peers.collect();
         for workload in &snapshot.workloads {
             let before = before.workloads.get(&workload.name);
             book.add_workload(workload, before, numbers, shards);
@@ -244,7 +261,8 @@ impl Book {
         if let Some(plan) = &self.anyone {
             return Some(plan.clone());
         }
-        let key = (arrived.workload.id, arrived.side, arrived.original);
+        let who = self.who(arrived);
+        let key = (arrived.workload.id, arrived.side, arrived.original, who);
         if let Some(plan) = self.plans.borrow().get(&key) {
             return Some(plan.clone());
         }
@@ -281,8 +299,33 @@ impl Book {
             default: service.name.clone(),
             backends: self.backends.clone(),
             inbound: None,
-            peer: Some((own.identity.0.clone(), namespace.into())),
+            peer: Sender::Workload(own.identity.0.clone(), namespace.into()),
         })
+    }
+
+    /// Who it is, if that makes a difference.
+    fn who(&self, arrived: &Arrived) -> Who {
+        let own = self.workloads.get(&arrived.workload.name);
+        let port = own.and_then(|own| own.inbound(arrived.original.port()));
+        match arrived.side {
+            Side::Inbound if port.is_some_and(|p| p.inbound.asks_who()) => arrived.who,
+            _ => Who::Unknown,
+        }
+    }
+
+    fn sender(&self, who: Who) -> Sender {
+        match who {
+            Who::Unknown => Sender::Unknown,
+            Who::Host => Sender::Host,
+            Who::Outside => Sender::Outside,
+            Who::Workload(index) => match self.peers.get(&index) {
+                Some((identity, namespace)) => {
+                    Sender::Workload(identity.clone(), namespace.clone())
+                }
+                // It has ended, or a snapshot that knows it is on its way.
+                None => Sender::Unknown,
+            },
+        }
     }
 
     /// To the application at the address that was dialed.
@@ -323,7 +366,7 @@ impl Book {
             backends: Rc::new(Backends::from([(default.clone(), backend)])),
             default,
             inbound: Some(port.clone()),
-            peer: None,
+            peer: self.sender(arrived.who),
         })
     }
 

@@ -18,7 +18,7 @@ use tokio::{
 use underpass_api::vend::Family;
 
 use crate::{
-    book::{Arrived, Side},
+    book::{Arrived, Side, Who},
     connector::Connector,
     counters::{Count, Counters},
     draft::Draft,
@@ -278,10 +278,16 @@ fn arrive(shard: &Rc<Shard>, incoming: Incoming) {
             return None;
         };
         let workload = shard.workload(workload, &name);
+        // Beside a workload nobody knows who dials: only the node's programs are told that.
+        let who = match (&shard.connector, side) {
+            (Connector::Vended(_), Side::Inbound) => original::who(&stream),
+            _ => Who::Unknown,
+        };
         let arrived = Arrived {
             workload,
             side,
             original,
+            who,
         };
         Some((stream, arrived))
     });

@@ -32,7 +32,7 @@ use tokio::{
 };
 
 use crate::{
-    book::{Arrived, Side},
+    book::{Arrived, Side, Who},
     clock::Clock,
     counters::Count,
     detect::Begin,
@@ -63,6 +63,7 @@ pub async fn listen(shard: Rc<Shard>, listener: TcpListener) {
                     workload: workload.clone(),
                     side: Side::Outbound,
                     original,
+                    who: Who::Unknown,
                 };
                 spawn(&shard, stream, arrived);
             }

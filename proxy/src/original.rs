@@ -7,8 +7,9 @@ use std::{
 
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::TcpStream;
+use underpass_mesh::worker::kind;
 
-use crate::book::Side;
+use crate::book::{Side, Who};
 
 /// `SO_ORIGINAL_DST`: what the mesh's programs have kept for a vended socket, and conntrack for one that
 /// a rule of nftables redirected. A connection that was steered and not rewritten still has the port that
@@ -23,6 +24,20 @@ pub fn destination(stream: &TcpStream, side: Side, listener: u16) -> Option<Sock
         SocketAddr::V6(_) => v6(stream),
     };
     original.ok().filter(|original| *original != here)
+}
+
+/// `SO_PEERCRED`, which the mesh's programs answer for a vended socket: who dialed
+/// (`abi::worker::Peer`). The kernel itself says of every TCP socket that its peer is process 0.
+pub fn who(stream: &TcpStream) -> Who {
+    let Ok(peer) = getsockopt(stream, sockopt::PeerCredentials) else {
+        return Who::Unknown;
+    };
+    match u32::try_from(peer.pid()) {
+        Ok(kind::WORKLOAD) => Who::Workload(peer.uid()),
+        Ok(kind::HOST) => Who::Host,
+        Ok(kind::OUTSIDE) => Who::Outside,
+        _ => Who::Unknown,
+    }
 }
 
 fn v4(stream: &TcpStream) -> io::Result<SocketAddr> {

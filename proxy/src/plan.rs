@@ -47,10 +47,20 @@ pub struct Plan {
     pub backends: Rc<Backends>,
     /// What must hold for each request, if this is a port of the workload's own.
     pub inbound: Option<Rc<Port>>,
-    /// SPIFFE id and namespace of whoever sends; `None`: it is not known.
-    pub peer: Option<(Str, Str)>,
+    pub peer: Sender,
     /// What is counted of its requests.
     pub scope: Scope,
+}
+
+/// Who sends, as far as it is proven.
+#[derive(Clone, Debug, Default)]
+pub enum Sender {
+    #[default]
+    Unknown,
+    Host,
+    Outside,
+    /// SPIFFE id and namespace.
+    Workload(Str, Str),
 }
 
 /// The endpoints of one service port. It stays when a new snapshot has the same, so that what is known
@@ -256,8 +266,10 @@ impl Plan {
 
     fn peer(&self) -> Peer<'_> {
         match &self.peer {
-            None => Peer::Unknown,
-            Some((identity, namespace)) => Peer::Workload {
+            Sender::Unknown => Peer::Unknown,
+            Sender::Host => Peer::Host,
+            Sender::Outside => Peer::Outside,
+            Sender::Workload(identity, namespace) => Peer::Workload {
                 identity,
                 namespace,
             },

@@ -81,6 +81,7 @@ impl Mesh {
             workload: self.shard.workload(side as u64, name),
             side,
             original,
+            who: Default::default(),
         };
         forward::spawn(&self.shard, stream, arrived);
         Peer(client)

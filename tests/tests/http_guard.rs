@@ -289,3 +289,71 @@ fn a_tenants_worker_serves_both_sides_in_one_hop() -> Result<()> {
         }
     })
 }
+
+#[test]
+fn rules_of_sources_hold_for_requests() -> Result<()> {
+    let mut scene = Scene::new("guardwho", &[])?;
+    let stranger = scene.lab.pod("stranger")?;
+    let outside = scene.lab.outside()?;
+    let rule = |source: &str, path: &str| {
+        format!(
+            "  - {{ sources: [{{ {source} }}], ports: [{{ port: {PORT} }}], methods: [GET], \
+             paths: [{path}] }}\n"
+        )
+    };
+    let policy = format!(
+        "apiVersion: underpass.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+         metadata: {{ name: who, namespace: app }}\nspec:\n  action: ALLOW\n  \
+         targetRefs: [{{ kind: Workload, labelSelector: {{ matchLabels: {{ app: v1 }} }} }}]\n  \
+         rules:\n{}{}{}{}{}",
+        rule("serviceAccounts: [{ name: client }]", "/client"),
+        rule("serviceAccounts: [{ name: v2 }]", "/v2"),
+        rule("namespaces: [other]", "/other"),
+        rule("host: true", "/host"),
+        rule("outside: true", "/outside"),
+    );
+    scene.lab.mesh_file(POLICY, &policy)?;
+    wait_inbound(&scene, "http")?;
+    let v4: SocketAddr = (scene.versions[0].v4, PORT).into();
+    let v6: SocketAddr = (scene.versions[0].v6, PORT).into();
+    let service = format!("{}:{PORT}", VERSIONS[0]).parse().unwrap();
+    let callers: [(&str, &Place, [SocketAddr; 2]); 5] = [
+        ("/client", &scene.client.place, [service, v6]),
+        ("/v2", &scene.versions[1].place, [service, v4]),
+        ("/other", &scene.other.place, [service, v4]),
+        ("/host", &stranger.place, [service, v6]),
+        ("/outside", &outside.place, [v4, v6]),
+    ];
+    let paths = callers.map(|(own, ..)| own);
+    let mut allowed = 0;
+    for (own, place, all) in callers {
+        for (to, path) in all.into_iter().flat_map(|to| paths.map(|p| (to, p))) {
+            let seen = scene.requests(place, to, 2, &["--path", path])?;
+            let status = if path == own { "200" } else { "403" };
+            let expected = [(status.to_owned(), 2)].into();
+            assert_eq!(
+                by_status(&seen),
+                expected,
+                "{own} asks {to} for {path}: {seen}"
+            );
+            allowed += u64::from(path == own) * 2;
+        }
+    }
+    // The same where its own worker judges, and where another tenant's worker dials.
+    scene.route(&split(100, 0))?;
+    scene.wait_layer("other/client", "app/web", "http")?;
+    for (own, place) in [
+        ("/client", &scene.client.place),
+        ("/other", &scene.other.place),
+    ] {
+        for path in paths {
+            let seen = scene.requests(place, web(), 2, &["--path", path])?;
+            let status = if path == own { "200" } else { "403" };
+            let expected = [(status.to_owned(), 2)].into();
+            assert_eq!(by_status(&seen), expected, "{own} asks for {path}: {seen}");
+            allowed += u64::from(path == own) * 2;
+        }
+    }
+    assert_eq!(served(&mut scene)?[1], allowed);
+    Ok(())
+}

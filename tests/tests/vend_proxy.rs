@@ -106,6 +106,7 @@ impl Stage {
             }],
             services: vec![service("shop/api", SERVICE), service("shop/slow", OTHER)],
             backends: vec![backend("shop/api", endpoints), backend("shop/slow", &[])],
+            peers: vec![],
         }
     }
 

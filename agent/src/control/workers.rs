@@ -10,7 +10,7 @@ use underpass_abi::{
     reason::code,
     tables::{NameKind, maps, workload},
 };
-use underpass_mesh::{Dump, Plan, Str, Tables, plan::Resting};
+use underpass_mesh::{Dump, Plan, Str, Tables, plan::Resting, snapshot::Peer, split_name};
 
 use super::{Control, of_kernel};
 use crate::{
@@ -53,11 +53,30 @@ impl Control {
             services: services.map(|s| (s.name.clone(), s.port)).collect(),
         };
         let snapshots = plan.snapshots_with(&resting).into_iter();
-        let snapshots = snapshots.map(|s| (s.tenant.clone(), Arc::new(s)));
-        self.workers.want(Wanted {
-            snapshots: snapshots.collect(),
-            doors,
+        let mut peers = None;
+        let snapshots = snapshots.map(|mut s| {
+            if s.asks_who() {
+                s.peers = peers.get_or_insert_with(|| self.peers(plan)).clone();
+            }
+            (s.tenant.clone(), Arc::new(s))
         });
+        let snapshots = snapshots.collect();
+        self.workers.want(Wanted { snapshots, doors });
+    }
+
+    /// The plan's workloads by their index. Names of removed ones stay in the register.
+    fn peers(&self, plan: &Plan) -> Vec<Peer> {
+        let all = self.tables.names().iter(NameKind::Workload);
+        let known = all.filter_map(|(index, name)| {
+            let (name, identity) = crate::telemetry::row::workload_name(name);
+            let workload = plan.workload(name).filter(|w| w.identity == identity)?;
+            Some(Peer {
+                index,
+                identity: workload.identity.clone(),
+                namespace: split_name(name).0.into(),
+            })
+        });
+        known.collect()
     }
 
     /// The same plan; its workloads may be found in another way by now.

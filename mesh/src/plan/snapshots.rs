@@ -73,6 +73,7 @@ impl Plan {
                 workloads: workloads.iter().map(|w| self.world.served(*w)).collect(),
                 services: parts.services.clone(),
                 backends,
+                peers: Vec::new(),
             }
         });
         all.collect()

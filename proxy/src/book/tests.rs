@@ -36,6 +36,7 @@ fn arrive(shard: &Shard, side: Side, original: &str) -> Arrived {
         workload: shard.workload(4, "shop/web"),
         side,
         original: original.parse().unwrap(),
+        who: Who::Unknown,
     }
 }
 

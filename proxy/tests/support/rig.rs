@@ -119,6 +119,7 @@ pub fn arrived(original: SocketAddr) -> Arrived {
         workload: Rc::default(),
         side: Side::Outbound,
         original,
+        who: Default::default(),
     }
 }
 
