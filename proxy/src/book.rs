@@ -58,6 +58,9 @@ pub enum Who {
     Workload(u32),
 }
 
+/// Which workload's connection, to where, from whom.
+type Way = (u64, Side, SocketAddr, Who);
+
 /// Of one tenant and one shard.
 #[derive(Debug, Default)]
 pub struct Book {
@@ -71,8 +74,9 @@ pub struct Book {
     backends: Rc<Backends>,
     endpoints: HashSet<EndpointId>,
     metrics: Rc<Metrics>,
-    /// Made when they are asked for the first time. No more than there are workloads and addresses; of ports whose rules ask for sources, for each workload that calls.
-    plans: RefCell<HashMap<(u64, Side, SocketAddr, Who), Rc<Plan>>>,
+    /// Made when they are asked for the first time. No more than there are workloads and addresses; of
+    /// ports whose rules ask for sources, for each workload that calls.
+    plans: RefCell<HashMap<Way, Rc<Plan>>>,
     peers: HashMap<u32, (Str, Str)>,
 }
 
