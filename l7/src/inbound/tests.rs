@@ -283,3 +283,24 @@ proptest! {
         prop_assert!(!verdict(&[]));
     }
 }
+
+#[test]
+fn the_node_and_what_is_off_it_are_sources_of_their_own() {
+    let sources = |host, outside| Sources {
+        host,
+        outside,
+        ..Sources::default()
+    };
+    for (sources, allowed) in [
+        (sources(true, false), Peer::Host),
+        (sources(false, true), Peer::Outside),
+    ] {
+        let mut rule = allow(&[], &[], &[], &[]);
+        rule.sources = Some(sources);
+        let mut guard = guard(vec![rule]);
+        for peer in [Peer::Host, Peer::Outside, Peer::Unknown, WEB] {
+            let ok = holds(&mut guard, "GET /", peer).is_ok();
+            assert_eq!(ok, peer == allowed, "{peer:?}");
+        }
+    }
+}
