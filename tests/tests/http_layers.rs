@@ -80,8 +80,9 @@ fn connections_through_a_worker_outlive_their_route() -> Result<()> {
     thread::sleep(3 * PAUSE);
     let report = stop_clean(load)?;
     assert_eq!(report["connections"], 4, "they are the same ones: {report}");
+    // How many is the balancer's choice; with the route there was none.
     assert!(
-        answers(&report, "v1") > 20,
+        answers(&report, "v1") > 0,
         "without the route, both versions: {report}"
     );
     Ok(())

@@ -183,9 +183,11 @@ impl Told {
         known.is_some_and(|k| PORTS.iter().all(|p| k.ports.contains_key(p)))
     }
 
-    /// The vendor no longer has it.
+    /// The vendor no longer has it, nor the snapshot of its tenant if it was the last one.
     pub fn forget(&mut self, name: &Str) {
-        self.known.remove(name);
+        if let Some(known) = self.known.remove(name) {
+            self.snapshots.remove(&known.door.tenant);
+        }
     }
 
     /// Workloads whose ports all have a listener.
