@@ -194,9 +194,7 @@ impl Told {
     pub fn open(&self, wanted: &Wanted) -> BTreeSet<Str> {
         let open = |(name, door): &(&Str, &Door)| {
             let known = self.known.get(*name);
-            known.is_some_and(|k| {
-                k.door.cookie == door.cookie && PORTS.iter().all(|p| k.ports.contains_key(p))
-            })
+            self.has(name) && known.is_some_and(|k| k.door.cookie == door.cookie)
         };
         let doors = wanted.doors.iter().filter(open);
         doors.map(|(name, _)| name.clone()).collect()
